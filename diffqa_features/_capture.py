@@ -1,0 +1,74 @@
+"""Observe one UNet pass at named modules; stop early; leave no hook behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A module of the UNet and what to do with the tensor that leaves it.
+
+    A module that returns a tuple (a down block) hands over its first entry, the hidden
+    state. ``see`` may return nothing: what the module passes on is never changed.
+    """
+
+    module: str
+    see: Callable[[torch.Tensor], None]
+
+
+class _EverythingSeen(Exception):
+    """Raised inside the last hook to leave the forward pass."""
+
+
+def run_unet(
+    unet,
+    sample: torch.Tensor,
+    timestep: int,
+    states: torch.Tensor,
+    taps: Sequence[Tap] = (),
+    *,
+    whole: bool = True,
+) -> torch.Tensor | None:
+    """Run one pass on ``sample`` (B, C, h, w) with text ``states`` (B, L, D).
+
+    With ``whole=False`` the pass ends as soon as every tap has seen its tensor, and
+    ``None`` is returned in place of the output. Which module comes last is counted
+    while the data flows, never read off the order of registration: there ``mid_block``
+    stands behind ``up_blocks``.
+
+    The UNet's own processors and forward methods stay as they are, so its output is
+    bit-identical with and without taps. Whoever shares ``unet`` between threads holds
+    its backbone's lock around this call.
+    """
+    unseen = {index: tap.module for index, tap in enumerate(taps)}
+    handles = []
+
+    def hook_of(index, tap):
+        def hook(module, args, output):
+            tap.see(output[0] if isinstance(output, tuple) else output)
+            unseen.pop(index, None)
+            if not unseen and not whole:
+                raise _EverythingSeen
+
+        return hook
+
+    try:
+        for index, tap in enumerate(taps):
+            module = unet.get_submodule(tap.module)
+            handles.append(module.register_forward_hook(hook_of(index, tap)))
+        output = unet(
+            sample, timestep, encoder_hidden_states=states, return_dict=False
+        )[0]
+    except _EverythingSeen:
+        output = None
+    finally:
+        for handle in handles:
+            handle.remove()
+    if unseen:
+        names = ", ".join(sorted(set(unseen.values())))
+        raise RuntimeError(f"The UNet's forward pass never reached: {names}.")
+    return output

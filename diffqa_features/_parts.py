@@ -1,0 +1,86 @@
+"""A list of file names -> the files of a diffusers folder that make a backbone."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# Part -> stem of its weight files. Full precision first: a variant is read only where
+# nothing else is there, so that what is loaded does not depend on the dtype asked for.
+_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+_STEMS["text_encoder"] = "model"
+_VARIANTS = (None, "fp16", "bf16")
+_TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
+_TOKENIZER_EXTRA = ("tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_EXTRA += ("added_tokens.json",)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files to read, the weight variant of each part, and what is missing."""
+
+    configs: tuple[str, ...]
+    weights: tuple[tuple[str, str | None, tuple[str, ...]], ...]  # part, variant, files
+    problems: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file of the backbone, relative to its folder."""
+        return self.configs + tuple(f for _, _, files in self.weights for f in files)
+
+    def weights_of(self, part: str) -> tuple[str | None, tuple[str, ...]]:
+        """Return the variant and the files that hold the weights of `part`."""
+        return next((v, files) for name, v, files in self.weights if name == part)
+
+
+def list_parts(names: Iterable[str]) -> Parts:
+    """Choose the safetensors, JSON and text files that a backbone needs.
+
+    `names` are paths relative to the model folder, with forward slashes; they may come
+    from a disk or from a hub listing.
+    """
+    names = set(names)
+    configs, weights, problems = [], [], []
+    for part, stem in _STEMS.items():
+        _require(f"{part}/config.json", names, configs, problems)
+        variant, files = _find_weights(part, stem, names)
+        if files:
+            weights.append((part, variant, files))
+        elif any(n.startswith(f"{part}/") and n.endswith(".bin") for n in names):
+            problems.append(f"{part}/ has .bin weights only")
+        else:
+            problems.append(f"{part}/{stem}.safetensors is missing")
+    _require("scheduler/scheduler_config.json", names, configs, problems)
+
+    present = [f for f in _TOKENIZER if f"tokenizer/{f}" in names]
+    if "tokenizer.json" not in present and len(present) < 2:
+        problems.append(
+            "tokenizer/ has neither tokenizer.json nor vocab.json + merges.txt"
+        )
+    extra = [f for f in _TOKENIZER_EXTRA if f"tokenizer/{f}" in names]
+    configs += [f"tokenizer/{f}" for f in present + extra]
+    return Parts(tuple(configs), tuple(weights), tuple(problems))
+
+
+def _require(name: str, names: set[str], found: list[str], problems: list[str]) -> None:
+    if name in names:
+        found.append(name)
+    else:
+        problems.append(f"{name} is missing")
+
+
+def _find_weights(
+    part: str, stem: str, names: set[str]
+) -> tuple[str | None, tuple[str, ...]]:
+    for variant in _VARIANTS:
+        dotted = f".{variant}" if variant else ""
+        single = f"{part}/{stem}{dotted}.safetensors"
+        if single in names:
+            return variant, (single,)
+        # Both spellings of a sharded variant are in use on the hub.
+        tag = f"({re.escape(dotted)})?"
+        shard = rf"{part}/{stem}{tag}-\d+-of-\d+{tag}\.safetensors"
+        shards = sorted(name for name in names if re.fullmatch(shard, name))
+        index = f"{part}/{stem}.safetensors.index{dotted}.json"
+        if index in names and shards:
+            return variant, (index, *shards)
+    return None, ()

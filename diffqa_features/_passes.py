@@ -1,0 +1,201 @@
+"""Views in, latents and records out: the backbone at work, in batches that fit."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from diffqa_features._backbone import load_backbone
+from diffqa_features._capture import run_unet
+from diffqa_features._recorder import Recorder
+from diffqa_features._records import Recipe
+from diffqa_features._views import to_pixels
+
+log = logging.getLogger(__name__)
+
+_TEXTS_KEPT = 512
+_NOISES_KEPT = 64
+
+
+class Passes:
+    """One backbone at work for one call of an estimator.
+
+    Stages have batch sizes of their own, because they gain differently: on a CPU the
+    VAE is fastest alone and the UNet from about eight rows on. Whatever does not fit
+    into memory is tried again in halves.
+
+    Parameters
+    ----------
+    backbone : str
+        Alias, hub id or folder.
+    device, dtype : str or None
+    seed : int
+        Seeds the noise, with the timestep and the shape of the latents.
+    batch_size : int or None
+        UNet rows (frame and prompt) per pass.
+    """
+
+    def __init__(self, backbone, device, dtype, seed, batch_size=None):
+        self._name = backbone
+        self._device = device
+        self._dtype = dtype
+        self._seed = seed
+        self._batch_size = batch_size
+        self._vae_batch = None
+        self._texts = OrderedDict()
+        self._noises = OrderedDict()
+
+    @cached_property
+    def backbone(self):
+        return load_backbone(self._name, self._device, self._dtype)
+
+    @property
+    def batch_size(self) -> int:
+        """UNet rows per pass."""
+        if self._batch_size is None:
+            self._batch_size = 8 if self.backbone.device.type == "cpu" else 32
+        return self._batch_size
+
+    def latents(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """Encode uint8 views of one size: float32 (N, C, h, w)."""
+        if self._vae_batch is None:
+            on_cpu = self.backbone.device.type == "cpu"
+            self._vae_batch = 1 if on_cpu else self.batch_size
+
+        def encode(chunk):
+            pixels = to_pixels(np.stack(chunk))
+            return self.backbone.encode_images(pixels).cpu().numpy()
+
+        parts, self._vae_batch = _in_halves(encode, views, self._vae_batch)
+        return np.concatenate(parts)
+
+    def observe(
+        self,
+        recipe: Recipe,
+        kinds: Sequence[str],
+        timestep: int,
+        latents: Sequence[np.ndarray],
+        texts: Sequence[str],
+    ) -> list[dict[str, np.ndarray]]:
+        """Pass rows (latent, prompt) at one timestep; one dict of records per row."""
+
+        def run(chunk):
+            rows = self._observe(self.backbone, recipe, kinds, timestep, chunk)
+            if self.backbone.dtype != torch.float32 and not _finite(rows):
+                log.warning(
+                    "%s overflows in %s at timestep %d: the rows are taken in float32.",
+                    self._name,
+                    str(self.backbone.dtype).removeprefix("torch."),
+                    timestep,
+                )
+                exact = load_backbone(self._name, self._device, "float32")
+                rows = self._observe(exact, recipe, kinds, timestep, chunk)
+            return rows
+
+        pairs = list(zip(latents, texts, strict=True))
+        parts, self._batch_size = _in_halves(run, pairs, self.batch_size)
+        return [row for part in parts for row in part]
+
+    @torch.inference_mode()
+    def _observe(self, backbone, recipe, kinds, timestep, pairs):
+        latents = torch.from_numpy(np.stack([latent for latent, _ in pairs]))
+        latents = latents.to(backbone.device)
+        noise = self._noise(timestep, latents.shape[1:]).to(backbone.device)
+        noisy = backbone.add_noise(latents, timestep, noise.expand_as(latents))
+        texts = [self._text(backbone, text) for _, text in pairs]
+        states = torch.stack([states for states, _ in texts])
+        content = torch.stack([content for _, content in texts])
+        recorder = Recorder(
+            recipe, kinds, content.to(backbone.device), latents.shape[2:]
+        )
+        whole = "error" in kinds
+        with backbone.lock:
+            output = run_unet(
+                backbone.unet,
+                noisy.to(backbone.dtype),
+                timestep,
+                states,
+                recorder.taps(),
+                whole=whole,
+            )
+        if whole:
+            predicted = backbone.to_noise(output, noisy, timestep)
+            recorder.see_error(predicted, noise.expand_as(latents))
+        records = recorder.records()
+        return [
+            {kind: values[i] for kind, values in records.items()}
+            for i in range(len(pairs))
+        ]
+
+    def _text(self, backbone, text):
+        key = (text, backbone.dtype)
+        if key not in self._texts:
+            states, content = backbone.encode_text([text])
+            self._texts[key] = states[0], content[0]
+            if len(self._texts) > _TEXTS_KEPT:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(key)
+        return self._texts[key]
+
+    def _noise(self, timestep, shape):
+        """Noise (C, h, w) in float32, the same for every row, machine and device."""
+        key = (timestep, tuple(shape))
+        if key not in self._noises:
+            words = f"{self._seed}|{timestep}|{'x'.join(map(str, shape))}".encode()
+            seed = int.from_bytes(hashlib.blake2b(words, digest_size=7).digest(), "big")
+            generator = torch.Generator().manual_seed(seed)
+            self._noises[key] = torch.randn(shape, generator=generator)
+            if len(self._noises) > _NOISES_KEPT:
+                self._noises.popitem(last=False)
+        return self._noises[key]
+
+
+def _finite(rows):
+    return all(np.isfinite(v).all() for row in rows for v in row.values())
+
+
+def _in_halves(run, items, size):
+    """Run over chunks of ``size``; on out-of-memory halve the size and go on.
+
+    Returns the results in order and the size that worked.
+    """
+    results, start = [], 0
+    while start < len(items):
+        chunk = items[start : start + size]
+        failed = False
+        try:
+            results.append(run(chunk))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(chunk) == 1:
+                if "primitive" in str(error):
+                    raise  # oneDNN does not say whether memory was the reason
+                raise MemoryError(
+                    "Not even a batch of one fits into memory. Choose a smaller "
+                    "image_size, dtype='float16' or 'bfloat16', or another device."
+                ) from error
+            failed = True
+        # Outside the handler, where the failed attempt's tensors can be freed.
+        if failed:
+            size = max(1, len(chunk) // 2)
+            log.warning("Out of memory: going on with batches of %d.", size)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        else:
+            start += len(chunk)
+    return results, size
+
+
+def _is_out_of_memory(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    signs = "out of memory", "can't allocate memory", "could not create a primitive"
+    return any(sign in text for sign in signs)

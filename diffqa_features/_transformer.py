@@ -1,0 +1,215 @@
+"""What the frozen transformers share: parameters, checks, and the way to the engine."""
+
+import os
+import warnings
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from diffqa_features._blocks import select_blocks
+from diffqa_features._engine import extract
+from diffqa_features._media import as_rows
+from diffqa_features._records import Recipe
+from diffqa_features._request import Request
+from diffqa_features._resolve import describe_backbone
+from diffqa_features._store import FeatureStore, as_store
+from diffqa_features._views import VIEWS
+
+FRAME_STATISTICS = ("mean", "std", "max", "min")
+
+
+class BackboneTransformer(TransformerMixin, BaseEstimator):
+    """Base of the transformers that read a frozen backbone.
+
+    It has no constructor: a subclass lists its parameters, as scikit-learn wants them.
+    """
+
+    _parameter_constraints: dict = {
+        "backbone": [str, os.PathLike],
+        "timesteps": [Interval(Integral, 0, None, closed="left"), "array-like"],
+        "blocks": [str, "array-like"],
+        "prompts": [str, "array-like"],
+        "image_size": [Interval(Integral, 8, None, closed="left"), None],
+        "view": [StrOptions(set(VIEWS))],
+        "frame_rate": [Interval(Real, 0, None, closed="neither")],
+        "max_frames": [Interval(Integral, 1, None, closed="left"), None],
+        "random_state": [Interval(Integral, 0, None, closed="left")],
+        "memory": [str, os.PathLike, FeatureStore, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "device": [str, None],
+        "dtype": [StrOptions({"float32", "float16", "bfloat16"}), None],
+        "n_jobs": [Integral, None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "verbose": ["verbose"],
+    }
+
+    def fit(self, X=None, y=None):
+        """Check the parameters; nothing is learned and no media is opened.
+
+        Parameters
+        ----------
+        X : list, array or DataFrame of N media rows, default=None
+            Checked to be a container of rows when given.
+        y : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The estimator itself.
+        """
+        self._validate_params()
+        self._plan()
+        if X is not None:
+            as_rows(X)
+        return self
+
+    def _extract(self, X):
+        """Rows to matrix: (N, D) in float32; fills ``failed_``."""
+        self._validate_params()
+        rows = as_rows(X)
+        request = self._request()
+        matrix, self.failed_ = extract(
+            rows,
+            request,
+            store=as_store(self.memory),
+            n_jobs=self.n_jobs,
+            on_error=self.on_error,
+            verbose=self.verbose,
+        )
+        if self.failed_:
+            shown = "; ".join(reason for _, reason in self.failed_[:3])
+            more = len(self.failed_) - 3
+            warnings.warn(
+                f"{len(self.failed_)} of {len(rows)} rows could not be read and are "
+                f"NaN; `failed_` lists them. {shown}"
+                + (f"; and {more} more." if more > 0 else ""),
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return matrix
+
+    # -- parameters to plan ----------------------------------------------------------
+
+    def _plan(self):
+        """Check what spans several parameters or the backbone; read no weights."""
+        info = describe_backbone(self._backbone_name())
+        self._timesteps()
+        self._prompts()
+        self._checked_image_size(info)
+        return info
+
+    def _request(self):
+        info = self._plan()
+        from diffqa_features._backbone import _pick_device as resolve_device
+        from diffqa_features._backbone import _pick_dtype as resolve_dtype
+
+        device = resolve_device(self.device)
+        recipe, layout = self._recipe_and_layout(info)
+        return Request(
+            backbone=self._backbone_name(),
+            identity=info.identity,
+            recipe=recipe,
+            timesteps=self._timesteps(),
+            prompts=self._prompts(),
+            view=self.view,
+            image_size=self._checked_image_size(info),
+            multiple=info.multiple,
+            max_frames=self.max_frames,
+            frame_statistics=self._frame_statistics(),
+            seed=int(self.random_state),
+            device=None if self.device is None else str(self.device),
+            dtype=str(resolve_dtype(self.dtype, device)).removeprefix("torch."),
+            batch_size=self.batch_size,
+            layout=layout,
+        )
+
+    def _recipe(self, info, kinds, blocks, stages, statistics, all_statistics, **more):
+        """What passes record: with a store all blocks and statistics, else the asked.
+
+        A pass is what costs. Kept whole, it serves every later choice of blocks and
+        pooling, so that a grid search takes each pass once.
+        """
+        keep_all = self.memory is not None
+        return Recipe(
+            kinds=tuple(dict.fromkeys(kinds)),
+            blocks=info.blocks if keep_all else tuple(blocks),
+            stages=info.stages if keep_all else tuple(stages),
+            statistics=all_statistics if keep_all else tuple(statistics),
+            latent_channels=info.latent_channels,
+            **more,
+        )
+
+    def _backbone_name(self):
+        name = os.fspath(self.backbone)
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+
+    def _timesteps(self):
+        values = np.atleast_1d(np.asarray(self.timesteps, dtype=object)).tolist()
+        good = all(
+            isinstance(t, Integral) and not isinstance(t, bool) and 0 <= t <= 999
+            for t in values
+        )
+        if not values or not good or len(set(values)) < len(values):
+            raise self._complaint(
+                "timesteps", "distinct ints in the range [0, 999], at least one"
+            )
+        return tuple(int(t) for t in values)
+
+    def _prompts(self):
+        values = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)
+        if not values or not all(isinstance(text, str) for text in values):
+            raise self._complaint("prompts", "a str or a sequence of str, at least one")
+        return tuple(map(str, values))
+
+    def _choice(self, name, allowed):
+        """A parameter that is one of a closed set of words, or several of them."""
+        value = getattr(self, name)
+        values = (value,) if isinstance(value, str) else tuple(value)
+        known = all(isinstance(v, str) and v in allowed for v in values)
+        if not values or not known or len(set(values)) < len(values):
+            raise self._complaint(name, f"one or several of {set(allowed)}")
+        return values
+
+    def _frame_statistics(self):
+        return ("mean",)
+
+    def _checked_image_size(self, info):
+        size = info.image_size if self.image_size is None else int(self.image_size)
+        if size % info.multiple:
+            below = size // info.multiple * info.multiple
+            near = " or ".join(str(s) for s in (below, below + info.multiple) if s)
+            raise self._complaint(
+                "image_size", f"a multiple of {info.multiple} for {info.name} ({near})"
+            )
+        return size
+
+    def _selected(self, info):
+        """Chosen cross-attention blocks and stages, in the order data meets them."""
+        stage_of = {b.name: b.name.split(".")[0] for b in info.blocks}
+        names = [*stage_of, *(stage.name for stage in info.stages)]
+        patterns = self.blocks if isinstance(self.blocks, str) else list(self.blocks)
+        chosen = set(select_blocks(patterns, names))
+        blocks = [block for block in info.blocks if block.name in chosen]
+        inside = {stage_of[block.name] for block in blocks}
+        stages = [s for s in info.stages if s.name in chosen or s.name in inside]
+        return blocks, stages
+
+    def _complaint(self, name, allowed):
+        return ValueError(
+            f"The {name!r} parameter of {type(self).__name__} must be {allowed}. "
+            f"Got {getattr(self, name)!r} instead."
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = False
+        tags.no_validation = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags

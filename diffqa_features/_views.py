@@ -1,0 +1,60 @@
+"""Frames of any size in, frames of the size that the backbone sees out."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+VIEWS = ("stretch", "fit", "crop")
+
+
+def view_frames(
+    frames: np.ndarray, view: str, size: int, multiple: int
+) -> np.ndarray:
+    """Bring uint8 frames (T, H, W, 3) to uint8 frames (T, h, w, 3).
+
+    ``stretch``: ``size`` x ``size``, whatever the aspect ratio (as the papers do).
+    ``fit``: the longer side becomes ``size``, the aspect ratio is kept up to rounding
+    both sides to a ``multiple``; nothing is padded.
+    ``crop``: the central ``size`` x ``size`` pixels as they are; only a picture whose
+    shorter side is below ``size`` is enlarged first.
+
+    Resampling is Pillow's bicubic, which is antialiased when it reduces.
+    """
+    height, width = frames.shape[1:3]
+    if view == "stretch":
+        return _resize(frames, size, size)
+    if view == "fit":
+        scale = size / max(height, width)
+        h, w = (
+            max(multiple, round(side * scale / multiple) * multiple)
+            for side in (height, width)
+        )
+        return _resize(frames, h, w)
+    short = min(height, width)
+    if short < size:
+        height = max(size, round(height * size / short))
+        width = max(size, round(width * size / short))
+        frames = _resize(frames, height, width)
+    top, left = (height - size) // 2, (width - size) // 2
+    return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
+
+
+def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    if frames.shape[1:3] == (height, width):
+        return frames
+    bicubic = Image.Resampling.BICUBIC
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(frame).resize((width, height), bicubic))
+            for frame in frames
+        ]
+    )
+
+
+def to_pixels(frames: np.ndarray):
+    """Turn uint8 frames (N, h, w, 3) into a float32 tensor (N, 3, h, w) in [-1, 1]."""
+    import torch  # views are also made in decoding threads that never need it
+
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    return pixels.float() / 127.5 - 1

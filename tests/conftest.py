@@ -1,0 +1,52 @@
+"""Seeds for every test; small random backbones in diffusers layout for the session."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from random_models import KINDS, write_model
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory):
+    """Folders of random models by kind: ``sd1``, ``sd2``, ``odd``, ``deep``."""
+    root = tmp_path_factory.mktemp("models")
+    return {kind: write_model(root / kind, kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="session", params=sorted(KINDS))
+def model_folder(request, model_folders):
+    """Each random model in turn."""
+    return model_folders[request.param]
+
+
+@pytest.fixture(scope="session")
+def sd1_folder(model_folders):
+    """A small model of the Stable Diffusion 1 kind (epsilon, slow tokenizer)."""
+    return model_folders["sd1"]
+
+
+@pytest.fixture(scope="session")
+def sd2_folder(model_folders):
+    """A small model of the Stable Diffusion 2 kind (v-prediction, heads per level)."""
+    return model_folders["sd2"]
+
+
+@pytest.fixture(scope="session")
+def odd_folder(model_folders):
+    """A model with odd widths, no attention in the middle, a factor of four."""
+    return model_folders["odd"]
+
+
+@pytest.fixture(scope="session")
+def deep_folder(model_folders):
+    """A model with two transformer layers per block and an AutoencoderTiny."""
+    return model_folders["deep"]

@@ -1,0 +1,148 @@
+"""What is installed: light imports, true names, the shipped model, nothing unsafe."""
+
+import importlib.metadata
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import diffqa_features
+
+PACKAGE = Path(diffqa_features.__file__).parent
+ROOT = PACKAGE.parent
+HEAVY = ("torch", "diffusers", "transformers")
+
+# Runs a statement, then tells on stderr which heavy modules it left behind.
+REPORT_HEAVY = """
+import sys
+try:
+    {statement}
+except SystemExit as stop:
+    if stop.code:
+        raise
+found = [name for name in {heavy} if name in sys.modules]
+sys.stderr.write("loaded:" + ",".join(found))
+"""
+
+LIGHT = {
+    "import": "import diffqa_features",
+    "dir": "import diffqa_features; dir(diffqa_features)",
+    "datasets": "from diffqa_features import datasets",
+    "metrics": "from diffqa_features import metrics",
+    "cli": "import diffqa_features.cli",
+    "main --help": "from diffqa_features.cli import main; main(['--help'])",
+    "python -m": (
+        "import runpy; sys.argv = ['diffqa', '--help'];"
+        "runpy.run_module('diffqa_features.cli', run_name='__main__')"
+    ),
+}
+
+
+def loaded_after(statement):
+    run = subprocess.run(
+        [sys.executable, "-c", REPORT_HEAVY.format(statement=statement, heavy=HEAVY)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stderr.rpartition("loaded:")[2]
+
+
+@pytest.mark.parametrize("statement", LIGHT.values(), ids=LIGHT.keys())
+def test_heavy_libraries_are_not_imported(statement):
+    assert loaded_after(statement) == ""
+
+
+def test_the_report_of_heavy_libraries_works():
+    assert loaded_after("import torch") == "torch"
+
+
+def test_the_installed_command_answers():
+    command = Path(sysconfig.get_path("scripts")) / "diffqa"
+    run = subprocess.run(
+        [command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    for verb in ("demo", "info", "extract", "fit", "score"):
+        assert verb in run.stdout
+
+
+def test_version_is_the_installed_one():
+    assert diffqa_features.__version__ == importlib.metadata.version("diffqa-features")
+
+
+def test_all_is_sorted_true_and_listed():
+    names = diffqa_features.__all__
+    assert list(names) == sorted(set(names))
+    assert set(names) <= set(dir(diffqa_features))
+    for name in names:
+        assert getattr(diffqa_features, name) is not None
+
+
+def test_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = diffqa_features.no_such_name
+
+
+def test_lazy_names_are_those_of_star_import():
+    namespace = {}
+    exec("from diffqa_features import *", namespace)
+    assert set(diffqa_features.__all__) <= set(namespace)
+
+
+def test_weights_are_safetensors_only():
+    # Formats that may run code when they are loaded, whatever their size.
+    unsafe = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy"}
+    assert [str(p) for p in PACKAGE.rglob("*") if p.suffix in unsafe] == []
+
+
+def test_tiny_holds_weights_configs_and_card_only():
+    files = [p for p in (PACKAGE / "tiny").rglob("*") if p.is_file()]
+    assert {p.suffix for p in files} <= {".json", ".safetensors", ".md", ".txt"}
+    assert sum(p.stat().st_size for p in files) <= 16 * 2**20
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    if not (ROOT / "pyproject.toml").is_file():
+        pytest.skip("installed from a wheel: there is no source tree to build from")
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_wheel_holds_the_package_and_all_of_tiny(wheel):
+    shipped = {name for name in wheel.namelist() if name.startswith("diffqa_features/")}
+    on_disk = {
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert shipped == on_disk
+    assert "diffqa_features/tiny/unet/diffusion_pytorch_model.safetensors" in shipped
+
+
+def test_wheel_holds_no_other_top_level_package(wheel):
+    tops = {name.partition("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "diffqa_features"
+    }
+
+
+def test_wheel_metadata_names_licence_and_command(wheel):
+    (info,) = {name for name in wheel.namelist() if name.endswith("/METADATA")}
+    metadata = wheel.read(info).decode()
+    assert "License-Expression: Apache-2.0" in metadata
+    (points,) = {name for name in wheel.namelist() if name.endswith("entry_points.txt")}
+    assert "diffqa = diffqa_features.cli:main" in wheel.read(points).decode()
