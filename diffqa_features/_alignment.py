@@ -219,7 +219,5 @@ class PromptAlignmentMaps(BackboneTransformer):
         kind = "signed_map" if self.signed else "map"
         size = self._map_size()
         recipe = self._recipe(info, (kind,), blocks, (), (), (), map_size=size)
-        layout = MapLayout(
-            self._timesteps(), len(self._prompts()), kind, blocks, size
-        )
+        layout = MapLayout(self._timesteps(), len(self._prompts()), kind, blocks, size)
         return recipe, layout

@@ -63,8 +63,8 @@ def load_backbone(
     OSError
         If files are missing or hold other weights than the configuration asks for.
     """
-    device = _pick_device(device)
-    dtype = _pick_dtype(dtype, device)
+    device = pick_device(device)
+    dtype = pick_dtype(dtype, device)
     info = describe_backbone(name)
     key = (info.identity, device, dtype)
     backbone = _find_loaded(key)
@@ -281,7 +281,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _pick_device(device: str | torch.device | None) -> torch.device:
+def pick_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         has_mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -303,7 +303,7 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
     return torch.device("cpu") if device.type == "cpu" else device
 
 
-def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     if dtype is None or dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     name = str(dtype).removeprefix("torch.")

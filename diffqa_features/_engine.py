@@ -69,7 +69,9 @@ def extract(
             rows[start : start + _ROWS_PER_TASK]
             for start in range(0, len(rows), _ROWS_PER_TASK)
         ]
-        parallel = Parallel(n_jobs=n_jobs, return_as="generator", pre_dispatch="2*n_jobs")
+        parallel = Parallel(
+            n_jobs=n_jobs, return_as="generator", pre_dispatch="2*n_jobs"
+        )
         matrices, failed = [], []
         results = parallel(
             delayed(_take)(task, request, store, on_error) for task in tasks
@@ -87,9 +89,9 @@ def _take(rows, request, store, on_error):
 
 
 def _refuse_shared_gpu(device, jobs):
-    from diffqa_features._backbone import _pick_device as resolve_device
+    from diffqa_features._backbone import pick_device
 
-    kind = resolve_device(device).type
+    kind = pick_device(device).type
     backend, _ = get_active_backend()
     if kind != "cpu" and not backend.supports_sharedmem:
         raise ValueError(
@@ -255,9 +257,7 @@ class _Run:
             latents = self.passes.latents([frame.view for frame in blank])
             for frame, latent in zip(blank, latents, strict=True):
                 frame.latent = latent
-            self._keep(
-                {self.request.latent_key(f.key): f.latent for f in blank}
-            )
+            self._keep({self.request.latent_key(f.key): f.latent for f in blank})
         # Passes that lack the same kinds at the same timestep go together.
         wanted: dict[tuple, list[tuple[_Frame, str]]] = {}
         for frame, texts in frames:

@@ -253,8 +253,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         -------
         list of dict
             One per column, with the keys ``name``, ``timestep``, ``block`` (or stage),
-            ``kind``, ``prompt`` (text), ``statistic``, ``channel``, ``frame_statistic``,
-            ``backbone`` and ``backbone_commit`` (of the hub, where there is one);
+            ``kind``, ``prompt`` (its text), ``statistic``, ``channel``,
+            ``frame_statistic``, ``backbone`` and ``backbone_commit`` (of the hub);
             ``pandas.DataFrame`` takes the list as it is.
         """
         self._validate_params()

@@ -10,9 +10,7 @@ LAMBDA = 0.14
 _CHUNK = 2**24  # attention logits held at once: 64 MiB in float32
 
 
-def alignment(
-    queries: torch.Tensor, keys: torch.Tensor, heads: int
-) -> torch.Tensor:
+def alignment(queries: torch.Tensor, keys: torch.Tensor, heads: int) -> torch.Tensor:
     """Log-sum-exp alignment of a picture with a text, one number per row: (B,).
 
     ``mean over heads and tokens of (1/lambda) log sum_HW exp(lambda S)`` with
@@ -68,9 +66,7 @@ def _logits(queries, keys, heads):
     return q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
 
 
-def pool_space(
-    hidden: torch.Tensor, statistics: tuple[str, ...]
-) -> torch.Tensor:
+def pool_space(hidden: torch.Tensor, statistics: tuple[str, ...]) -> torch.Tensor:
     """Pool (B, HW, C) or (B, C, h, w) over space in float32: (B, statistics, C).
 
     ``std`` is the population standard deviation.

@@ -112,9 +112,13 @@ class SharedFile:
             if self.ready and self.identity == _identity(self.path):
                 return True
             self._disconnect()
+        if not create and _identity(self.path) is None:
+            return False
         # A folder that may not be written, or has no room for WAL's shared memory,
         # can be read without taking part in locking, for this one operation.
-        modes = ["mode=rwc"] if create else ["mode=rw", "mode=ro", "immutable=1"]
+        modes = (
+            ["mode=rwc"] if create else ["mode=rw", "mode=ro", "mode=ro&immutable=1"]
+        )
         for mode in modes:
             try:
                 return self._connect(mode, create)

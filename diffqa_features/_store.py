@@ -350,12 +350,12 @@ def _evict(connection: sqlite3.Connection, max_size: int) -> None:
         ) as oldest:
             for rowid, length in oldest:
                 victims.append((rowid,))
-                excess -= length
+                excess -= length or 0  # NULL where damaged
                 if excess <= 0:
                     break
-        if not victims:
+        # Nothing more to drop, or an index that is damaged and names no row.
+        if connection.executemany(_DELETE, victims).rowcount < 1:
             break
-        connection.executemany(_DELETE, victims)
     if _pages(connection)[0] > max_size:
         for _ in range(scalar(connection, "PRAGMA freelist_count")):
             # Without a number too, Python runs it for a single page.

@@ -104,10 +104,9 @@ class BackboneTransformer(TransformerMixin, BaseEstimator):
 
     def _request(self):
         info = self._plan()
-        from diffqa_features._backbone import _pick_device as resolve_device
-        from diffqa_features._backbone import _pick_dtype as resolve_dtype
+        # torch loads here, at first use.
+        from diffqa_features._backbone import pick_device, pick_dtype
 
-        device = resolve_device(self.device)
         recipe, layout = self._recipe_and_layout(info)
         return Request(
             backbone=self._backbone_name(),
@@ -122,7 +121,9 @@ class BackboneTransformer(TransformerMixin, BaseEstimator):
             frame_statistics=self._frame_statistics(),
             seed=int(self.random_state),
             device=None if self.device is None else str(self.device),
-            dtype=str(resolve_dtype(self.dtype, device)).removeprefix("torch."),
+            dtype=str(pick_dtype(self.dtype, pick_device(self.device))).removeprefix(
+                "torch."
+            ),
             batch_size=self.batch_size,
             layout=layout,
         )

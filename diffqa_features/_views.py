@@ -8,9 +8,7 @@ from PIL import Image
 VIEWS = ("stretch", "fit", "crop")
 
 
-def view_frames(
-    frames: np.ndarray, view: str, size: int, multiple: int
-) -> np.ndarray:
+def view_frames(frames: np.ndarray, view: str, size: int, multiple: int) -> np.ndarray:
     """Bring uint8 frames (T, H, W, 3) to uint8 frames (T, h, w, 3).
 
     ``stretch``: ``size`` x ``size``, whatever the aspect ratio (as the papers do).

@@ -71,5 +71,5 @@ def test_after_an_exception_inside_the_unet(backbone):
 
 def test_after_a_bad_block(backbone, sd1_folder, image):
     features = DiffusionQAFeatures(str(sd1_folder), blocks="up9.9", image_size=64)
-    with pytest.raises(ValueError, match="up9.9"):
+    with pytest.raises(ValueError, match=r"up9\.9"):
         features.transform([image])

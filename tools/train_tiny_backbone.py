@@ -192,7 +192,9 @@ def build_tokenizer():
     )
     raw.train_from_iterator(
         corpus(),
-        trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", min_frequency=2),
+        trainers.BpeTrainer(
+            vocab_size=2000, end_of_word_suffix="</w>", min_frequency=2
+        ),
     )
     merges = json.loads(raw.to_str())["model"]["merges"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -265,9 +267,7 @@ def train(args):
     while step < args.steps:
         for group in optimizer.param_groups:
             group["lr"] = args.lr * schedule(step, args.steps)
-        losses = loss_of(
-            step, args, pool, tokenizer, text, unet, vae, alphas, device
-        )
+        losses = loss_of(step, args, pool, tokenizer, text, unet, vae, alphas, device)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

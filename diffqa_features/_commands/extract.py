@@ -1,0 +1,129 @@
+"""`diffqa extract`: files in, a table of features out; goes on where it was killed."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+from tqdm import tqdm
+
+from diffqa_features import __version__
+from diffqa_features._commands._chunks import Chunks
+from diffqa_features._commands._estimator import (
+    MACHINE,
+    make_features,
+    prompt_columns,
+    transform_files,
+)
+from diffqa_features._commands._inputs import collect_files
+from diffqa_features._commands._outputs import (
+    check_output,
+    note,
+    report_bad,
+    whole_file,
+)
+from diffqa_features._resolve import describe_backbone
+
+
+def run(args):
+    """Run the command; what is wrong with the arguments shows before any work."""
+    out = check_output(args.out, tuple(_WRITERS))
+    features = make_features(args)
+    files = collect_files(
+        args.inputs,
+        path_column=args.path_column,
+        recursive=args.recursive,
+        columns=prompt_columns(features),
+    )
+    settings = _settings(features)
+    folder = out.with_name(out.name + ".part")
+    chunks = Chunks(folder, settings, files, args.chunk_size)
+    computed = _compute(chunks, features, args.quiet)
+
+    finished = [chunks.load(number) for number in range(len(chunks))]
+    if any(chunk is None for chunk in finished):
+        raise RuntimeError(
+            f"files or {chunks.folder} changed while they were worked on; run the same "
+            "command again: what still fits is taken up."
+        )
+    matrices, goods, bad = zip(*finished)
+    bad = [pair for pairs in bad for pair in pairs]
+    if len(bad) == len(files):
+        chunks.remove()  # nothing in it is worth going on from
+    code = report_bad(bad, len(files), out)
+    names = files.index[np.concatenate(goods)].to_list()
+    matrix = np.concatenate(matrices)
+    with whole_file(out) as path:
+        columns = features.get_feature_names_out().tolist()
+        _WRITERS[out.suffix.lower()](path, names, matrix, columns, settings)
+    chunks.remove()
+    note(
+        f"wrote {out}: {matrix.shape[0]} rows x {matrix.shape[1]} features "
+        f"({computed} of {len(files)} files computed now)"
+    )
+    return code
+
+
+def _compute(chunks, features, quiet):
+    """Compute the chunks that are not there yet; return how many files that were."""
+    missing = [i for i in range(len(chunks)) if chunks.load(i) is None]
+    total = len(chunks.files)
+    todo = sum(len(chunks.rows(i)) for i in missing)
+    if todo < total:
+        note(f"going on in {chunks.folder}: {total - todo} of {total} files are done")
+    with tqdm(
+        total=total, initial=total - todo, unit="file", disable=quiet
+    ) as progress:
+        for number in missing:
+            rows = chunks.rows(number)
+            chunks.save(number, *transform_files(features, rows))
+            progress.update(len(rows))
+    return todo
+
+
+def _settings(features):
+    """All that decides the numbers, as JSON has it."""
+    info = describe_backbone(features.backbone)
+    parameters = {
+        name: value
+        for name, value in features.get_params().items()
+        if name not in MACHINE
+    }
+    settings = {
+        **parameters,
+        "backbone": info.name,
+        "backbone_identity": info.identity,
+        "backbone_commit": info.commit,
+        "diffqa_features": __version__,
+    }
+    return json.loads(json.dumps(settings))
+
+
+def _write_parquet(path, names, matrix, columns, settings):
+    schema = pa.schema(
+        [("path", pa.string()), *((name, pa.float32()) for name in columns)],
+        metadata={"diffqa_features": json.dumps(settings)},
+    )
+    arrays = [pa.array(names, pa.string()), *(pa.array(column) for column in matrix.T)]
+    parquet.write_table(pa.table(arrays, schema=schema), path)
+
+
+def _write_csv(path, names, matrix, columns, settings):
+    table = pd.DataFrame(matrix, columns=columns)
+    table.insert(0, "path", names)
+    table.to_csv(path, index=False)
+
+
+def _write_npz(path, names, matrix, columns, settings):
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            features=matrix,
+            names=np.array(columns, dtype=str),
+            paths=np.array(names, dtype=str),
+            settings=json.dumps(settings),
+        )
+
+
+_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".npz": _write_npz}

@@ -1,0 +1,20 @@
+"""What a saved model may hold: the types that skops is told to trust."""
+
+TRUSTED_TYPES = (
+    "diffqa_features._alignment.PromptAlignmentMaps",
+    "diffqa_features._features.DiffusionQAFeatures",
+    "diffqa_features._scene_statistics.NaturalSceneStatistics",
+    "diffqa_features._store.FeatureStore",
+    "diffqa_features.metrics.krcc_score",
+    "diffqa_features.metrics.plcc_score",
+    "diffqa_features.metrics.rmse",
+    "diffqa_features.metrics.srcc_score",
+    "sklearn.metrics._scorer._Scorer",
+    "sklearn.model_selection._split.GroupKFold",
+)
+"""Names for ``skops.io.load(file, trusted=TRUSTED_TYPES)``.
+
+They are what skops does not trust by itself in this library's pipelines and in searches
+over them. None runs code when it is loaded. A loaded model may still name a `memory`
+folder and a `backbone`, which its `transform` would use.
+"""

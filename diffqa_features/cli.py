@@ -1,0 +1,302 @@
+"""The command `diffqa`: arguments in, an exit code out; it parses, then imports."""
+
+import argparse
+import os
+import sys
+import warnings
+from importlib import import_module
+
+from diffqa_features import __version__
+
+_EXIT_CODES = """
+exit codes:
+  0  all went well
+  1  nothing came out: files, disk, a missing model or package
+  2  the command line or a parameter is wrong
+  3  done, but some files could not be read; they are listed
+"""
+
+
+def main(argv=None):
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str, default=None
+        Arguments without the program's name; ``None`` takes ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        0 all well, 1 nothing came out, 2 wrong arguments, 3 some files were bad.
+    """
+    args = _parser().parse_args(argv)
+    with warnings.catch_warnings():
+        if not args.debug:
+            warnings.showwarning = _show_warning
+        try:
+            return _run(args)
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            if args.debug:
+                raise
+            print(f"diffqa: error: {_sentence(error)}", file=sys.stderr)
+            return 2 if isinstance(error, (ValueError, TypeError)) else 1
+        except MemoryError:
+            print(
+                "diffqa: error: out of memory; choose a smaller --batch-size, "
+                "--image-size or number of --jobs.",
+                file=sys.stderr,
+            )
+            return 1
+        except KeyboardInterrupt:
+            print("diffqa: interrupted", file=sys.stderr)
+            return 130
+
+
+def _run(args):
+    try:
+        command = import_module(f"diffqa_features._commands.{args.command}")
+        code = command.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has enough. Python would complain once more
+        # when it closes stdout, so give it one that takes everything.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _sentence(error):
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.strerror}: {str(error.filename)!r}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    print(f"diffqa: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="diffqa",
+        description="Image quality features from a frozen diffusion model.",
+        epilog=_EXIT_CODES + "\n'diffqa COMMAND --help' shows examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = f"diffqa-features {__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (_add_demo, _add_info, _add_extract, _add_fit, _add_score):
+        add(commands)
+    return parser
+
+
+def _add_command(commands, name, summary, usage, examples):
+    command = commands.add_parser(
+        name,
+        help=summary[0].lower() + summary[1:].rstrip("."),
+        description=summary,
+        usage=f"diffqa {name} {usage}",
+        epilog="examples:\n" + "".join(f"  $ {line}\n" for line in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--debug", action="store_true", help="show tracebacks and warnings in full"
+    )
+    return command
+
+
+def _add_demo(commands):
+    demo = _add_command(
+        commands,
+        "demo",
+        "Predict the quality of distorted photographs, offline, in minutes.",
+        "[-o FOLDER] [options]",
+        ["diffqa demo", "diffqa demo --out /tmp/demo", "diffqa demo --photos 4"],
+    )
+    add = demo.add_argument
+    add("-o", "--out", default="demo", metavar="FOLDER", help="default: demo")
+    add("--photos", type=_positive, default=10, metavar="N",
+        help="photographs, 2 to 16 (default: 10)")  # fmt: skip
+    add("--size", type=_positive, default=None, metavar="PIXELS",
+        help="side of the pictures (default: the backbone's own)")  # fmt: skip
+    add("--backbone", default="tiny", metavar="NAME", help=_BACKBONE)
+    add("--device", metavar="NAME", help=_DEVICE)
+
+
+def _add_info(commands):
+    info = _add_command(
+        commands,
+        "info",
+        "Show versions, devices, a backbone's blocks, or what a feature store holds.",
+        "[BACKBONE] [--memory FOLDER]",
+        ["diffqa info", "diffqa info sd15", "diffqa info --memory features"],
+    )
+    add = info.add_argument
+    add("name", nargs="?", metavar="BACKBONE", help=_BACKBONE)
+    add("--backbone", metavar="NAME", help="the same, spelt as in the other commands")
+    add("--memory", metavar="FOLDER", help="describe this feature store instead")
+
+
+def _add_extract(commands):
+    extract = _add_command(
+        commands,
+        "extract",
+        "Compute the features of pictures and write them to a table.",
+        "INPUT [INPUT ...] -o FILE [options]",
+        [
+            "diffqa extract photos/ --out features.parquet",
+            "diffqa extract 'photos/*.jpg' -o features.csv --timesteps 20 50",
+            "diffqa extract scores.csv -o f.npz --path-column image --memory store",
+            "diffqa extract photos/ -o up.parquet --blocks 'up*' mid.0 --kinds query",
+        ],
+    )
+    _add_inputs(extract)
+    add = extract.add_argument
+    add("-o", "--out", required=True, metavar="FILE",
+        help=".parquet, .csv or .npz: the column path, then one per feature. Parquet "
+        "and npz also hold the settings. An interrupted run leaves FILE.part behind "
+        "and goes on from there when it is started again")  # fmt: skip
+    _add_bad_files(extract, "FILE.bad.csv")
+    add("--chunk-size", type=_positive, default=64, metavar="N",
+        help="files that are finished before they are kept in FILE.part "
+        "(default: 64)")  # fmt: skip
+    _add_features(extract)
+
+
+def _add_fit(commands):
+    fit = _add_command(
+        commands,
+        "fit",
+        "Fit a quality model (features, StandardScaler, SVR) to files with scores.",
+        "TABLE -o MODEL.skops [options]",
+        [
+            "diffqa fit scores.csv --out model.skops",
+            "diffqa fit koniq.csv -o model.skops --path-column image_name "
+            "--target-column MOS",
+            "diffqa fit kadid.csv -o model.skops --group-column reference "
+            "--grid-timesteps 5 20 50 100 --C 1 10 100 --memory store",
+        ],
+    )
+    add = fit.add_argument
+    add("table", metavar="TABLE", help=f"CSV or Parquet. {_RELATIVE}")
+    add("-o", "--out", required=True, metavar="MODEL.skops",
+        help="the fitted pipeline; loading it runs no code from the file")  # fmt: skip
+    add("--path-column", default="path", metavar="NAME", help="default: path")
+    add("--target-column", default="mos", metavar="NAME",
+        help="the scores, higher is better (default: mos)")  # fmt: skip
+    add("--group-column", metavar="NAME",
+        help="rows of one group (versions of one photograph) stay on one side of "
+        "every split")  # fmt: skip
+    add("--folds", type=_positive, default=5, metavar="N",
+        help="of the cross-validation (default: 5)")  # fmt: skip
+    add("--grid-timesteps", type=int, nargs="+", metavar="T",
+        help="try each and keep the best SRCC")  # fmt: skip
+    add("--C", type=float, nargs="+", default=[10.0], metavar="C",
+        help="of the SVR; several are tried like timesteps (default: 10)")  # fmt: skip
+    _add_bad_files(fit, "MODEL.skops.bad.csv")
+    _add_features(fit)
+
+
+def _add_score(commands):
+    score = _add_command(
+        commands,
+        "score",
+        "Predict the quality of pictures with a model of 'diffqa fit'.",
+        "MODEL INPUT [INPUT ...] [-o FILE] [options]",
+        [
+            "diffqa score model.skops new/*.jpg --out predicted.csv",
+            "diffqa score model.skops photos/ | sort -k2 -g -r | head",
+        ],
+    )
+    score.add_argument("model", metavar="MODEL", help="what 'diffqa fit' wrote")
+    _add_inputs(score)
+    add = score.add_argument
+    add("-o", "--out", metavar="FILE",
+        help=".csv, .tsv or .parquet with the columns path and score; without it, "
+        "both go to the standard output, separated by a tab")  # fmt: skip
+    _add_bad_files(score, "FILE.bad.csv (with -o)")
+    add("--chunk-size", type=_positive, default=64, metavar="N",
+        help="files that are scored together (default: 64)")  # fmt: skip
+    _add_machine(score)
+
+
+def _add_inputs(command):
+    add = command.add_argument
+    add("inputs", nargs="+", metavar="INPUT",
+        help="a picture, a folder, a pattern in quotes ('a/**/*.png'), or a CSV or "
+        f"Parquet table of paths. {_RELATIVE} Inputs come before the "
+        "options")  # fmt: skip
+    add("-r", "--recursive", action="store_true", help="folders within folders too")
+    add("--path-column", default="path", metavar="NAME",
+        help="column of a table that holds the paths (default: path)")  # fmt: skip
+
+
+def _add_bad_files(command, listing):
+    command.add_argument(
+        "--on-error",
+        choices=("skip", "raise"),
+        default="skip",
+        help=f"files that cannot be read: leave them out and list them in {listing} "
+        "(default, exit code 3), or stop at the first",
+    )
+
+
+def _add_features(command):
+    """Options that go to DiffusionQAFeatures; those not given keep its defaults."""
+    features = command.add_argument_group(
+        "features", "parameters of DiffusionQAFeatures; see its documentation"
+    )
+    add = features.add_argument
+    add("--backbone", metavar="NAME", help=_BACKBONE)
+    add("--timesteps", type=int, nargs="+", metavar="T",
+        help="training steps, 0 to 999 (default: 50)")  # fmt: skip
+    add("--blocks", nargs="+", metavar="NAME",
+        help="names or quoted patterns, see 'diffqa info' (default: all)")  # fmt: skip
+    add("--prompts", nargs="+", metavar="TEXT",
+        help="quoted texts; {name} is filled from that column of a table "
+        "(default: 'Good photo.' 'Bad photo.')")  # fmt: skip
+    add("--kinds", nargs="+", metavar="KIND",
+        help="alignment, query, attended, hidden, error "
+        "(default: alignment error)")  # fmt: skip
+    add("--pooling", nargs="+", metavar="STATISTIC",
+        help="mean, std, max (default: mean)")  # fmt: skip
+    add("--image-size", type=int, metavar="PIXELS",
+        help="side that the backbone sees (default: its own)")  # fmt: skip
+    add("--view", metavar="VIEW", help="stretch, fit or crop (default: stretch)")
+    add("--dtype", metavar="DTYPE",
+        help="float32, float16 or bfloat16 (default: by device)")  # fmt: skip
+    add("--seed", type=int, dest="random_state", metavar="N",
+        help="of the noise (default: 0)")  # fmt: skip
+    _add_machine(command)
+
+
+def _add_machine(command):
+    machine = command.add_argument_group("machine", "what changes speed, not results")
+    add = machine.add_argument
+    add("--device", metavar="NAME", help=_DEVICE)
+    add("--batch-size", type=int, metavar="N", help="UNet rows per pass")
+    add("--jobs", type=int, dest="n_jobs", metavar="N", help="processes (default: 1)")
+    add("--memory", metavar="FOLDER",
+        help="keep every pass in this feature store, for later runs with other "
+        "settings")  # fmt: skip
+    add("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def _positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
+    return int(text)
+
+
+_BACKBONE = "tiny, sd15, sd21-base, a hub id or a folder (default: tiny)"
+_DEVICE = "cpu, cuda, cuda:1 or mps (default: the first accelerator, else the CPU)"
+_RELATIVE = (
+    "Relative paths in a table start in the working directory or, if they are not "
+    "there, in the table's folder."
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""A fitted grid search in, a heat map of its scores over two parameters out."""
+
+import numpy as np
+from sklearn.utils._optional_dependencies import check_matplotlib_support
+
+
+class SearchHeatmapDisplay:
+    """Scores of a grid search over two of its parameters.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (R, C)
+        Mean test scores, higher is better; NaN where nothing was tried.
+
+    row_values : sequence of length R
+        Values of the parameter down the side.
+
+    column_values : sequence of length C
+        Values of the parameter along the bottom.
+
+    row_name : str, default="rows"
+        What the side is called.
+
+    column_name : str, default="columns"
+        What the bottom is called.
+
+    score_name : str, default="score"
+        What the colours are called.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        What was drawn on.
+    figure_ : matplotlib Figure
+        The figure that holds it.
+    image_ : matplotlib AxesImage
+        The colours.
+    text_ : ndarray of shape (R, C) of matplotlib Text
+        The numbers; None where nothing was tried.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from diffqa_features.inspection import SearchHeatmapDisplay
+    >>> scores = np.array([[0.61, 0.72], [0.58, 0.70]])
+    >>> display = SearchHeatmapDisplay(scores, [20, 50], ["down*", "up*"]).plot()
+    >>> [cell.get_text() for cell in display.text_[0]]
+    ['0.610', '0.720']
+    """
+
+    def __init__(
+        self,
+        scores,
+        row_values,
+        column_values,
+        *,
+        row_name="rows",
+        column_name="columns",
+        score_name="score",
+    ):
+        self.scores = scores
+        self.row_values = row_values
+        self.column_values = column_values
+        self.row_name = row_name
+        self.column_name = column_name
+        self.score_name = score_name
+
+    def plot(self, ax=None, *, cmap="viridis", values_format=".3f"):
+        """Draw the heat map; the best cell has a frame.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            ``None`` makes a figure.
+        cmap : str or matplotlib Colormap, default="viridis"
+            Colours of the scores.
+        values_format : str, default=".3f"
+            Format of the numbers in the cells.
+
+        Returns
+        -------
+        SearchHeatmapDisplay
+            Itself.
+        """
+        check_matplotlib_support(f"{type(self).__name__}.plot")
+        import matplotlib.pyplot as plt
+
+        rows, columns = self.scores.shape
+        if ax is None:
+            size = (1.1 * columns + 2.4, 0.6 * rows + 1.5)
+            _, ax = plt.subplots(figsize=size, layout="constrained")
+        self.ax_ = ax
+        self.figure_ = ax.figure
+        self.image_ = ax.imshow(self.scores, cmap=cmap, aspect="auto")
+        self.figure_.colorbar(self.image_, ax=ax, label=self.score_name)
+        self.text_ = np.full(self.scores.shape, None, dtype=object)
+        for (row, column), score in np.ndenumerate(self.scores):
+            if np.isfinite(score):
+                self.text_[row, column] = ax.text(
+                    column,
+                    row,
+                    format(score, values_format),
+                    ha="center",
+                    va="center",
+                    color=self._ink(score),
+                )
+        row, column = np.unravel_index(np.nanargmax(self.scores), self.scores.shape)
+        ax.add_patch(
+            plt.Rectangle(
+                (column - 0.47, row - 0.45), 0.94, 0.9, fill=False, ec="#D55E00", lw=2.5
+            )
+        )
+        ax.set(
+            xticks=range(columns),
+            xticklabels=list(map(_label, self.column_values)),
+            xlabel=self.column_name,
+            yticks=range(rows),
+            yticklabels=list(map(_label, self.row_values)),
+            ylabel=self.row_name,
+        )
+        return self
+
+    def _ink(self, score):
+        """Black on light cells, white on dark ones."""
+        red, green, blue, _ = self.image_.cmap(self.image_.norm(score))
+        return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+    @classmethod
+    def from_estimator(
+        cls,
+        search,
+        *,
+        rows,
+        columns,
+        metric="score",
+        ax=None,
+        cmap="viridis",
+        values_format=".3f",
+    ):
+        """Draw the scores of a fitted search.
+
+        Parameters
+        ----------
+        search : GridSearchCV
+            Or any fitted search with ``cv_results_``.
+        rows : str
+            Parameter down the side, for example ``"features__timesteps"``.
+        columns : str
+            Parameter along the bottom, for example ``"features__blocks"``.
+        metric : str, default="score"
+            Name of the score, where the search has several.
+        ax : matplotlib Axes, default=None
+            See :meth:`plot`.
+        cmap : str or matplotlib Colormap, default="viridis"
+            See :meth:`plot`.
+        values_format : str, default=".3f"
+            See :meth:`plot`.
+
+        Returns
+        -------
+        SearchHeatmapDisplay
+            What was drawn. Where other parameters were searched too, a cell holds the
+            best over them.
+
+        Raises
+        ------
+        ValueError
+            If the search has no such parameter or metric.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        results = search.cv_results_
+        key = f"mean_test_{metric}"
+        if key not in results:
+            names = [
+                name.removeprefix("mean_test_")
+                for name in results
+                if name.startswith("mean_test_")
+            ]
+            raise ValueError(f"The search has no metric {metric!r}, but {names}.")
+        for name in (rows, columns):
+            if f"param_{name}" not in results:
+                known = sorted(results["params"][0])
+                raise ValueError(f"The search has no parameter {name!r}, but {known}.")
+        settings = [(p[rows], p[columns]) for p in results["params"]]
+        row_values = _distinct(row for row, _ in settings)
+        column_values = _distinct(column for _, column in settings)
+        scores = np.full((len(row_values), len(column_values)), np.nan)
+        for (row, column), score in zip(settings, results[key]):
+            cell = _place(row_values, row), _place(column_values, column)
+            scores[cell] = np.fmax(scores[cell], score)
+        display = cls(
+            scores,
+            row_values,
+            column_values,
+            row_name=rows.rpartition("__")[2],
+            column_name=columns.rpartition("__")[2],
+            score_name=f"mean test {metric}",
+        )
+        return display.plot(ax, cmap=cmap, values_format=values_format)
+
+
+def _distinct(values) -> list:
+    """Each value once, in order; values may be lists."""
+    found = []
+    for value in values:
+        if not any(_same(value, other) for other in found):
+            found.append(value)
+    return found
+
+
+def _place(values: list, value) -> int:
+    return next(i for i, other in enumerate(values) if _same(value, other))
+
+
+def _same(a, b) -> bool:
+    return type(a) is type(b) and np.array_equal(a, b)
+
+
+def _label(value) -> str:
+    several = isinstance(value, (list, tuple, np.ndarray))
+    return ", ".join(map(str, value)) if several else str(value)
