@@ -26,14 +26,17 @@ _HOMES = {
     "DiffusionQAFeatures": "_features",
     "FeatureStore": "_store",
     "PromptAlignmentMaps": "_alignment",
+    "TRUSTED_TYPES": "_persistence",
 }
-_ROOMS = ("datasets", "metrics")
+_ROOMS = ("datasets", "inspection", "metrics")
 
 __all__ = [
     "DiffusionQAFeatures",
     "FeatureStore",
     "PromptAlignmentMaps",
+    "TRUSTED_TYPES",
     "datasets",
+    "inspection",
     "metrics",
 ]
 

@@ -232,7 +232,7 @@ class _Run:
 
     @property
     def _frames_per_batch(self):
-        """Frames that are taken together: a few UNet passes' worth, for full batches."""
+        """Frames that are taken together: enough for full UNet batches."""
         return 2 * (self.request.batch_size or 8)
 
     @property

@@ -10,7 +10,7 @@ KINDS = ("alignment", "query", "attended", "hidden", "error")
 
 
 class DiffusionQAFeatures(BackboneTransformer):
-    """Quality features of images and videos from a frozen text-to-image diffusion model.
+    """Quality features of images and videos from a frozen latent diffusion model.
 
     Each picture is encoded, noised to one or several timesteps, and shown once to the
     UNet under each prompt. What the UNet makes of it is pooled to named columns for

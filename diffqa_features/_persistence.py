@@ -9,6 +9,8 @@ TRUSTED_TYPES = (
     "diffqa_features.metrics.plcc_score",
     "diffqa_features.metrics.rmse",
     "diffqa_features.metrics.srcc_score",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
     "sklearn.metrics._scorer._Scorer",
     "sklearn.model_selection._split.GroupKFold",
 )

@@ -181,6 +181,11 @@ class FeatureStore:
     def __exit__(self, *exception):
         self.close()
 
+    def __getstate__(self):
+        # As text: a saved model loads on any system, and holds no connection.
+        path = os.fspath(self.path) if isinstance(self.path, Path) else self.path
+        return {"path": path, "max_size": self.max_size}
+
     def __eq__(self, other):
         if not isinstance(other, FeatureStore):
             return NotImplemented

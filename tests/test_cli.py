@@ -12,7 +12,7 @@ from command_line import close, python
 from diffqa_features import DiffusionQAFeatures, FeatureStore
 from diffqa_features.cli import _parser, main
 
-pytest_plugins = ["command_line"]
+pytest_plugins = ["command_line_fixtures"]
 
 COMMANDS = ("demo", "info", "extract", "fit", "score")
 HEAVY = ("torch", "diffusers", "transformers", "sklearn", "pandas", "numpy")

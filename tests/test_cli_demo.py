@@ -13,7 +13,7 @@ from sklearn.svm import SVR
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore, metrics
 
-pytest_plugins = ["command_line"]
+pytest_plugins = ["command_line_fixtures"]
 
 
 class TestDemo:

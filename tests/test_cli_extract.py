@@ -15,7 +15,7 @@ from command_line import close, names_in, picture, python, read
 
 from diffqa_features import FeatureStore
 
-pytest_plugins = ["command_line"]
+pytest_plugins = ["command_line_fixtures"]
 
 
 class TestExtract:

@@ -20,7 +20,7 @@ from skops import io as skops_io
 from diffqa_features import metrics
 from diffqa_features._persistence import TRUSTED_TYPES
 
-pytest_plugins = ["command_line"]
+pytest_plugins = ["command_line_fixtures"]
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_clone_and_set_params(estimator, images):
 def test_clone_keeps_the_store(estimator, tmp_path):
     store = FeatureStore(tmp_path)
     copy = clone(estimator.set_params(memory=store))
-    assert copy.memory.path == store.path
+    assert copy.memory == store
 
 
 def test_sklearns_own_check(estimator):

@@ -46,7 +46,7 @@ class PredictionDisplay:
     >>> from diffqa_features.inspection import PredictionDisplay
     >>> display = PredictionDisplay.from_predictions([1, 2, 3], [1.2, 1.9, 2.5])
     >>> display.ax_.get_title()
-    'SRCC 1.000   PLCC 0.995   RMSE 0.316'
+    'SRCC 1.000   PLCC 0.999   RMSE 0.316'
     """
 
     def __init__(self, y_true, y_pred, *, labels=None):
