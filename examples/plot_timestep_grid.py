@@ -25,7 +25,10 @@ from diffqa_features.metrics import srcc_scorer
 
 photos = load_sample_photos(image_size=96).data[:4]
 images = make_distorted_images(
-    photos, families=["gaussian_blur", "white_noise"], n_levels=3, image_size=96
+    photos,
+    families=["gaussian_blur", "white_noise", "jpeg"],
+    n_levels=3,
+    image_size=96,
 )
 
 # %%
