@@ -31,10 +31,10 @@ _HOMES = {
 _ROOMS = ("datasets", "inspection", "metrics")
 
 __all__ = [
+    "TRUSTED_TYPES",
     "DiffusionQAFeatures",
     "FeatureStore",
     "PromptAlignmentMaps",
-    "TRUSTED_TYPES",
     "datasets",
     "inspection",
     "metrics",

@@ -75,7 +75,7 @@ class Request:
             text = row.columns[match[1]]
             if text is None or text != text:  # NaN is unequal to itself
                 raise ValueError(
-                    f"{str(row).capitalize()}: the column {match[1]!r} of the prompts "
+                    f"Row{str(row)[3:]}: the column {match[1]!r} of the prompts "
                     "is empty here. Fill it or leave the row out."
                 )
             return str(text)

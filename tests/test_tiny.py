@@ -44,10 +44,13 @@ def test_golden_vector():
 def test_it_has_stable_diffusions_topology():
     info = describe_backbone("tiny")
     names = [block.name for block in info.blocks]
-    assert names == (
-        "down0.0 down0.1 down1.0 down1.1 down2.0 down2.1 mid.0 up1.0 up1.1 up1.2 "
-        "up2.0 up2.1 up2.2 up3.0 up3.1 up3.2"
-    ).split()
+    assert (
+        names
+        == (
+            "down0.0 down0.1 down1.0 down1.1 down2.0 down2.1 mid.0 up1.0 up1.1 up1.2 "
+            "up2.0 up2.1 up2.2 up3.0 up3.1 up3.2"
+        ).split()
+    )
     assert len(info.blocks) == 16
 
 
