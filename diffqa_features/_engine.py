@@ -60,6 +60,8 @@ def extract(
     not change a row's numbers beyond rounding.
     """
     request.check_columns(rows[0])
+    if store is not None:
+        store.info()  # a store that cannot be is one error, not a bad row each
     jobs = min(effective_n_jobs(n_jobs), len(rows))
     with tqdm(total=len(rows), unit="row", disable=not verbose) as progress:
         if jobs == 1:
@@ -182,10 +184,11 @@ class _Run:
     def _open(self, row):
         texts = self.request.texts(row)
         media = open_media(row)
-        if media.is_still and self.store is not None:
+        store = self.store  # the main thread may give it up meanwhile
+        if media.is_still and store is not None:
             # What is stored is not decoded again.
             frame = _Frame(media.key, None)
-            self._recall(frame, texts)
+            self._recall(store, frame, texts)
             if not self._missing(frame, texts):
                 return _Opened(row, texts, [frame])
             frame.view = self._views(media)[0]
@@ -195,9 +198,9 @@ class _Run:
         if not media.is_still:
             keys = [pixel_key(f) for f in media.frames(self.request.max_frames)]
         frames = [_Frame(k, v) for k, v in zip(keys, views, strict=True)]
-        if self.store is not None:
+        if store is not None:
             for frame in frames:
-                self._recall(frame, texts)
+                self._recall(store, frame, texts)
         return _Opened(row, texts, frames)
 
     def _views(self, media: Media):
@@ -205,16 +208,16 @@ class _Run:
         frames = media.frames(request.max_frames)
         return view_frames(frames, request.view, request.image_size, request.multiple)
 
-    def _recall(self, frame, texts):
+    def _recall(self, store, frame, texts):
         keys = {
             self.request.record_key(frame.key, *cell): cell
             for cell in self._cells(texts)
         }
         latent_key = self.request.latent_key(frame.key)
-        found = self.store.get(list(keys))
+        found = store.get(list(keys))
         frame.records = {keys[key]: value for key, value in found.items()}
         if len(found) < len(keys):
-            frame.latent = self.store.get([latent_key]).get(latent_key)
+            frame.latent = store.get([latent_key]).get(latent_key)
 
     # -- computing -------------------------------------------------------------------
 

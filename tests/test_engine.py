@@ -242,6 +242,13 @@ def test_a_store_that_cannot_be_written_costs_nothing_but_the_store(features, tm
         assert_close(features.transform(images), expected)
 
 
+def test_a_store_that_is_a_file_is_an_error_of_the_call(features, tmp_path):
+    (tmp_path / "taken").write_text("not a folder")
+    features.set_params(memory=tmp_path / "taken", on_error="nan")
+    with pytest.raises(OSError, match="taken"):
+        features.transform(pictures(2))
+
+
 # -- prompts from columns --------------------------------------------------------------
 
 
