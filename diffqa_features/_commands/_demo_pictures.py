@@ -12,7 +12,7 @@ from diffqa_features.inspection import (
     SearchHeatmapDisplay,
 )
 
-PROMPTS = ("sharp photo.", "blurred photo.")
+PROMPTS = ("a sharp photo.", "a blurred photo.")
 _PHOTOS = ("coffee", "chelsea")
 
 
