@@ -3,7 +3,8 @@
     python tools/train_tiny_backbone.py --out runs/tiny --steps 8000
     python tools/train_tiny_backbone.py --out runs/tiny --export diffqa_features/tiny
 
-Training resumes from the last checkpoint in ``--out``. Everything it sees is drawn by
+Training resumes from the last checkpoint in ``--out``; a new run in another folder can
+go on from an exported model with ``--start diffqa_features/tiny --seed 1``. Everything it sees is drawn by
 ``diffqa_features.datasets``: no photograph enters.
 
 The objective is noise prediction under a caption, plus a *caption ranking* term: of two
@@ -44,6 +45,7 @@ def main():
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint-every", type=int, default=250)
+    parser.add_argument("--start", type=Path, help="exported model to begin with")
     parser.add_argument("--export", type=Path, help="write the model here and stop")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -129,7 +131,7 @@ def to_pixels(images):
 # -- model -----------------------------------------------------------------------------
 
 
-def build(pool, seed):
+def build(seed):
     from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -171,7 +173,7 @@ def build(pool, seed):
         num_decoder_blocks=(1, 1, 1),
         scaling_factor=1.0,
     )
-    set_linear_encoder(vae.encoder.layers, pool)
+    vae.encoder.requires_grad_(False)
     scheduler = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -248,10 +250,13 @@ def set_linear_encoder(layers, pool):
 def train(args):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pool = clean_pool(args.out, args.pool, args.seed)
-    tokenizer, text, unet, vae, scheduler = build(pool, args.seed)
-    model = torch.nn.ModuleDict({"text": text, "unet": unet, "decoder": vae.decoder})
-    model.to(device)
-    vae.to(device)
+    tokenizer, text, unet, vae, scheduler = build(args.seed)
+    model = torch.nn.ModuleDict({"text": text, "unet": unet, "vae": vae})
+    if args.start:
+        start(model, args.start)
+    else:
+        set_linear_encoder(vae.encoder.layers, pool)
+    model.to(device, memory_format=torch.channels_last)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, (0.9, 0.99))
     step, checkpoint = 0, args.out / "checkpoint.pt"
@@ -289,11 +294,24 @@ def train(args):
                 "average": average,
                 "optimizer": optimizer.state_dict(),
                 "step": step,
-                "pool": args.pool,
-                "seed": args.seed,
             }
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+
+def start(model, folder):
+    """Take the weights of an exported model."""
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    parts = (
+        ("text", CLIPTextModel, "text_encoder"),
+        ("unet", UNet2DConditionModel, "unet"),
+        ("vae", AutoencoderTiny, "vae"),
+    )
+    for part, kind, subfolder in parts:
+        loaded = kind.from_pretrained(folder / subfolder, torch_dtype=torch.float32)
+        model[part].load_state_dict(loaded.state_dict())
 
 
 def schedule(step, steps):
@@ -344,9 +362,8 @@ def export(out, folder):
     from diffusers import StableDiffusionPipeline
 
     state = torch.load(out / "checkpoint.pt", weights_only=True, map_location="cpu")
-    pool = clean_pool(out, state["pool"], state["seed"])
-    tokenizer, text, unet, vae, scheduler = build(pool, state["seed"])
-    model = torch.nn.ModuleDict({"text": text, "unet": unet, "decoder": vae.decoder})
+    tokenizer, text, unet, vae, scheduler = build(seed=0)
+    model = torch.nn.ModuleDict({"text": text, "unet": unet, "vae": vae})
     model.load_state_dict(state["average"])
     pipeline = StableDiffusionPipeline(
         vae=vae,
