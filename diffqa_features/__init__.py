@@ -28,7 +28,7 @@ _HOMES = {
     "PromptAlignmentMaps": "_alignment",
     "TRUSTED_TYPES": "_persistence",
 }
-_ROOMS = ("datasets", "inspection", "metrics")
+_ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 
 __all__ = [
     "TRUSTED_TYPES",
@@ -36,6 +36,7 @@ __all__ = [
     "FeatureStore",
     "PromptAlignmentMaps",
     "datasets",
+    "evaluation",
     "inspection",
     "metrics",
 ]

@@ -3,6 +3,7 @@
 TRUSTED_TYPES = (
     "diffqa_features._alignment.PromptAlignmentMaps",
     "diffqa_features._features.DiffusionQAFeatures",
+    "diffqa_features._logistic.LogisticMapping",
     "diffqa_features._scene_statistics.NaturalSceneStatistics",
     "diffqa_features._store.FeatureStore",
     "diffqa_features.metrics.krcc_score",
