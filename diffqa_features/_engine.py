@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from diffqa_features._media import Media, Row, open_media, pixel_key
 from diffqa_features._request import Request
+from diffqa_features._stages import stage
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
 
@@ -181,6 +182,7 @@ class _Run:
             finally:
                 readers.shutdown(cancel_futures=True)
 
+    @stage("decode")
     def _open(self, row):
         texts = self.request.texts(row)
         media = open_media(row)
@@ -313,6 +315,7 @@ class _Run:
             )
             self.store = None
 
+    @stage("pool")
     def _finish(self, opened):
         request = self.request
         table = np.stack(

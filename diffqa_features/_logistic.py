@@ -191,10 +191,10 @@ def _search(u, v, tilted):
             lambda p: _residual((p[0], np.exp(p[1])), u, v, tilted)[0],
             np.array([at, np.log(slope)]),
             bounds=(low, high),
-            xtol=1e-12,
-            ftol=1e-12,
-            gtol=1e-12,
-            max_nfev=200,
+            xtol=1e-10,
+            ftol=1e-10,
+            gtol=1e-10,
+            max_nfev=100,
         )
         for at, slope in starts[:_N_REFINED]
     ]

@@ -15,6 +15,7 @@ from diffqa_features._backbone import load_backbone
 from diffqa_features._capture import run_unet
 from diffqa_features._recorder import Recorder
 from diffqa_features._records import Recipe
+from diffqa_features._stages import stage
 from diffqa_features._views import to_pixels
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Passes:
             self._batch_size = 8 if self.backbone.device.type == "cpu" else 32
         return self._batch_size
 
+    @stage("vae")
     def latents(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """Encode uint8 views of one size: float32 (N, C, h, w)."""
         if self._vae_batch is None:
@@ -102,6 +104,7 @@ class Passes:
         parts, self._batch_size = _in_halves(run, pairs, self.batch_size)
         return [row for part in parts for row in part]
 
+    @stage("unet")
     @torch.inference_mode()
     def _observe(self, backbone, recipe, kinds, timestep, pairs):
         latents = torch.from_numpy(np.stack([latent for latent, _ in pairs]))
@@ -133,6 +136,7 @@ class Passes:
             for i in range(len(pairs))
         ]
 
+    @stage("text")
     def _text(self, backbone, text):
         key = (text, backbone.dtype)
         if key not in self._texts:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from diffqa_features._stages import stage
+
 LAMBDA = 0.14
 """Sharpness of the log-sum-exp over space (the released code of GenzIQA)."""
 
 _CHUNK = 2**24  # attention logits held at once: 64 MiB in float32
 
 
+@stage("pool")
 def alignment(queries: torch.Tensor, keys: torch.Tensor, heads: int) -> torch.Tensor:
     """Log-sum-exp alignment of a picture with a text, one number per row: (B,).
 
@@ -24,6 +27,7 @@ def alignment(queries: torch.Tensor, keys: torch.Tensor, heads: int) -> torch.Te
     return torch.cat(rows)
 
 
+@stage("pool")
 def attention_maps(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -66,6 +70,7 @@ def _logits(queries, keys, heads):
     return q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
 
 
+@stage("pool")
 def pool_space(hidden: torch.Tensor, statistics: tuple[str, ...]) -> torch.Tensor:
     """Pool (B, HW, C) or (B, C, h, w) over space in float32: (B, statistics, C).
 
@@ -82,6 +87,7 @@ def pool_space(hidden: torch.Tensor, statistics: tuple[str, ...]) -> torch.Tenso
     return torch.stack([pooled[name]() for name in statistics], 1)
 
 
+@stage("pool")
 def error_spectrum(predicted: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Denoising error of (B, C, h, w): log RMS per channel, then the total RMS.
 

@@ -202,7 +202,8 @@ def get_scorer(name):
     >>> from sklearn.model_selection import GridSearchCV
     >>> from diffqa_features.metrics import get_scorer
     >>> scoring = {name: get_scorer(name) for name in ("srcc", "plcc_logistic4")}
-    >>> search = GridSearchCV(Ridge(), {"alpha": [1, 10]}, scoring=scoring, refit="srcc")
+    >>> grid = {"alpha": [1, 10]}
+    >>> search = GridSearchCV(Ridge(), grid, scoring=scoring, refit="srcc")
     """
     if isinstance(name, str) and name in _SCORERS:
         return _SCORERS[name]

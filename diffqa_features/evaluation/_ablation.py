@@ -33,7 +33,11 @@ BASELINE = "baseline"
 
 
 @validate_params(
-    {**SPLIT_RULES, "param_grid": [dict], "mode": [StrOptions({"one-at-a-time", "full"})]},
+    {
+        **SPLIT_RULES,
+        "param_grid": [dict],
+        "mode": [StrOptions({"one-at-a-time", "full"})],
+    },
     prefer_skip_nested_validation=True,
 )
 def ablate(
@@ -126,7 +130,7 @@ def ablate(
     ...     metrics="srcc",
     ... )
     >>> table.frame[["setting", "n_features"]].values.tolist()
-    [['baseline', 41], ['kinds=error', 9], ['blocks=mid*', 11], ['blocks=up*', 27]]
+    [['baseline', 97], ['kinds=error', 65], ['blocks=mid*', 67], ['blocks=up*', 83]]
     """
     name_of(estimator)  # an estimator, not a dict of them
     metrics, mapping = check_metrics(metrics), check_mapping(mapping)
@@ -188,19 +192,17 @@ def _text(value) -> str:
 
 
 def _fill(models, X) -> None:
-    """Run every pass once, with all kinds that any setting asks for."""
-    stateless = [cut(model)[0] for _, model in models]
-    wanted = {}
-    for steps in stateless:
-        for place, step in enumerate(steps[:1]):
-            kinds = getattr(step, "kinds", None)
-            if kinds is not None and memories(step):
-                kinds = [kinds] if isinstance(kinds, str) else kinds
-                wanted.setdefault(place, {}).update(dict.fromkeys(kinds))
-    for steps in stateless:
-        for place, step in enumerate(steps[:1]):
-            if place in wanted and hasattr(step, "kinds"):
-                clone(step).set_params(kinds=tuple(wanted[place])).fit_transform(X)
+    """Where kinds are varied, run each pass once with all of them."""
+    readers = [steps[0] for _, model in models if (steps := cut(model)[0])]
+    readers = [r for r in readers if hasattr(r, "kinds") and memories(r)]
+    asked = [
+        (r.kinds,) if isinstance(r.kinds, str) else tuple(r.kinds) for r in readers
+    ]
+    kinds = tuple(dict.fromkeys(kind for each in asked for kind in each))
+    if len(set(map(frozenset, asked))) > 1:
+        for reader in readers:
+            # The store keeps whole passes: all blocks, whichever are asked for.
+            clone(reader).set_params(kinds=kinds, blocks="all").fit_transform(X)
 
 
 def _frame(estimator, param_grid, settings, widths, scores):
@@ -208,7 +210,9 @@ def _frame(estimator, param_grid, settings, widths, scores):
     summary = summarise(scores).set_index(["method", "metric"])
     sizes = scores.drop_duplicates("split")
     ratio = sizes["n_test"].sum() / sizes["n_train"].sum()
-    values = {key: s["value"].to_numpy() for key, s in scores.groupby(["method", "metric"])}
+    values = {
+        key: s["value"].to_numpy() for key, s in scores.groupby(["method", "metric"])
+    }
     rows = []
     for name, change in settings:
         for metric in dict.fromkeys(scores["metric"]):

@@ -103,7 +103,9 @@ def compare(
         raise ValueError(f"No method is called {baseline!r}; there are: {methods}.")
     rows = []
     for method, other in pairs:
-        ours, theirs = (predictions[predictions["method"] == m] for m in (method, other))
+        ours, theirs = (
+            predictions[predictions["method"] == m] for m in (method, other)
+        )
         _check_same_rows(ours, theirs, method, other)
         for (train, test), some in ours.groupby(["train", "test"], sort=False):
             labels = {

@@ -80,7 +80,8 @@ def memories(estimator) -> list[str]:
     return [
         name
         for name, owner in owners.items()
-        if FeatureStore in getattr(owner, "_parameter_constraints", {}).get("memory", ())
+        if FeatureStore
+        in getattr(owner, "_parameter_constraints", {}).get("memory", ())
     ]
 
 

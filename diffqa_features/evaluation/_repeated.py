@@ -114,7 +114,9 @@ def repeated_splits(
     with temporary_store() as store:
         extraction = Extraction(X, store)
         runs = [
-            run_splits(name, *extraction.take(each), y, groups, splits, metrics, mapping)
+            run_splits(
+                name, *extraction.take(each), y, groups, splits, metrics, mapping
+            )
             for name, each in methods.items()
         ]
     scores = pd.concat([scores for scores, _ in runs], ignore_index=True)
