@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 # Steepness, per standard deviation of the predictions: from a line to a step.
 _SLOPES = np.geomspace(0.1, 100, 13)
 _SLOPE_BOUNDS = (0.02, 1000)
-_N_REFINED = 4
+_N_REFINED = 3
 _N_COARSE = 2000
 
 
@@ -58,7 +58,7 @@ class LogisticMapping(BaseEstimator):
     Least squares. Given its middle and steepness, a curve is linear in everything
     else, and those parts are solved exactly, with their signs bounded. So the search
     is over two numbers only: for each of 13 steepnesses the best of 15 middles is a
-    start, and from the best four a bounded search goes on; predictions and scores are
+    start, and from the best three a bounded search goes on; predictions and scores are
     standardised first. Nothing is random.
 
     It is customary to fit the curve on the very scores that it is then judged on. With
@@ -194,7 +194,7 @@ def _search(u, v, tilted):
             xtol=1e-10,
             ftol=1e-10,
             gtol=1e-10,
-            max_nfev=100,
+            max_nfev=40,
         )
         for at, slope in starts[:_N_REFINED]
     ]

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import get_scorer as get_sklearn_scorer
+from sklearn.metrics import get_scorer_names as get_sklearn_scorer_names
 from sklearn.metrics import make_scorer
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
@@ -207,13 +208,12 @@ def get_scorer(name):
     """
     if isinstance(name, str) and name in _SCORERS:
         return _SCORERS[name]
-    try:
+    if isinstance(name, str) and name in get_sklearn_scorer_names():
         return get_sklearn_scorer(name)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"The 'name' parameter of get_scorer must be one of {get_scorer_names()} "
-            f"or a name of scikit-learn's. Got {name!r} instead."
-        ) from error
+    raise ValueError(
+        f"The 'name' parameter of get_scorer must be one of {get_scorer_names()} or a "
+        f"name of scikit-learn's. Got {name!r} instead."
+    )
 
 
 def get_scorer_names():

@@ -1,5 +1,7 @@
 """A grid of settings in, what each of them is worth out."""
 
+from numbers import Real
+
 import pandas as pd
 from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
@@ -177,7 +179,7 @@ def _settings(estimator, param_grid, mode) -> list[tuple[str, dict]]:
             clone(estimator).set_params(**{parameter: None})  # scikit-learn's sentence
     settings = {BASELINE: {}}
     for combination in combinations:
-        change = {p: v for p, v in combination.items() if _text(v) != _text(known[p])}
+        change = {p: v for p, v in combination.items() if not _same(v, known[p])}
         if change:
             settings[_label(change)] = change
     return list(settings.items())
@@ -185,6 +187,12 @@ def _settings(estimator, param_grid, mode) -> list[tuple[str, dict]]:
 
 def _label(change: dict) -> str:
     return ", ".join(f"{p.rpartition('__')[2]}={_text(v)}" for p, v in change.items())
+
+
+def _same(a, b) -> bool:
+    if isinstance(a, Real) and isinstance(b, Real):
+        return a == b  # C=1 is C=1.0
+    return _text(a) == _text(b)
 
 
 def _text(value) -> str:
