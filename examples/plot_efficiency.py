@@ -76,11 +76,11 @@ for ax, (column, label) in zip((left, right), columns.items()):
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
 for place, name in enumerate(methods):
-    million = total.loc[name, "parameters"] / 1e6
+    million, gmac = total.loc[name, "parameters"] / 1e6, total.loc[name, "gmac"]
     right.annotate(
-        f"{million:.1f} M parameters", (0, place), (4, 0), textcoords="offset points",
-        va="center", color="white", fontsize="small",
-    )  # fmt: skip
+        f" {million:.1f} M parameters", (gmac, place), va="center", fontsize="small"
+    )
+right.set_xlim(0, 1.4 * total["gmac"].max())
 left.invert_yaxis()
 handles, labels = left.get_legend_handles_labels()
 fig.legend(handles, labels, loc="outside upper center", ncols=7, frameon=False)

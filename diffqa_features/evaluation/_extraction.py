@@ -4,8 +4,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import joblib
-from sklearn.base import clone
+import numpy as np
+from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import get_tags
 
@@ -24,20 +24,21 @@ class Extraction:
     def __init__(self, X, store: FeatureStore):
         self._X = X
         self._store = store
-        self._matrices = {}
+        self._done = []
 
     def take(self, estimator):
         """Unfitted estimator -> (what is fitted in each split, on what)."""
         stateless, rest = cut(estimator)
         if not stateless:
             return with_store(rest, self._store), self._X
-        key = joblib.hash([(type(step), step.get_params()) for step in stateless])
-        if key not in self._matrices:
-            data = self._X
-            for step in stateless:
-                data = clone(step).fit_transform(data)
-            self._matrices[key] = data
-        return clone(rest), self._matrices[key]
+        for known, data in self._done:
+            if _alike(known, stateless):
+                return clone(rest), data
+        data = self._X
+        for step in stateless:
+            data = clone(step).fit_transform(data)
+        self._done.append((stateless, data))
+        return clone(rest), data
 
 
 def cut(estimator):
@@ -91,6 +92,21 @@ def temporary_store() -> Iterator[FeatureStore]:
     with tempfile.TemporaryDirectory(prefix="diffqa-") as folder:
         with FeatureStore(folder) as store:
             yield store
+
+
+def _alike(a, b) -> bool:
+    """Whether two steps, or parameters of theirs, compute the same."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, BaseEstimator):
+        return _alike(a.get_params(deep=False), b.get_params(deep=False))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return bool(np.all(a == b))
 
 
 def _is_stateless(step) -> bool:

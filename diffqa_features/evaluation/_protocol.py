@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
+from diffqa_features.evaluation._extraction import memories
 from diffqa_features.evaluation._measures import align, score
 
 
@@ -126,7 +127,7 @@ def describe(methods: dict, mapping, **more) -> dict[str, str]:
     """Facts that a table carries."""
     curve = {None: "none; plcc and rmse of the predictions as they are"}
     return {
-        **{f"method {name}": " ".join(repr(e).split()) for name, e in methods.items()},
+        **{f"method {name}": _say(estimator) for name, estimator in methods.items()},
         **more,
         "mapping": curve.get(
             mapping, f"{mapping}, increasing, fitted on each test set; for plcc, rmse"
@@ -143,6 +144,13 @@ def count(rows: int, groups) -> str:
     if groups is None:
         return f"{rows} rows, no groups"
     return f"{rows} rows in {len(np.unique(groups))} groups"
+
+
+def _say(estimator) -> str:
+    # Where things were remembered is not part of what was compared.
+    estimator = clone(estimator)
+    estimator.set_params(**dict.fromkeys(memories(estimator)))
+    return " ".join(repr(estimator).split())
 
 
 def _routed(model, groups, rows) -> dict:
