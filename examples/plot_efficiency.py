@@ -63,7 +63,10 @@ total = table.frame[table.frame["stage"] == "total"].set_index("method")
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(9, 2.7), layout="constrained", sharey=True
 )
-columns = {"latency_p50_ms": "median time of one image, ms", "gmac": "GMAC of one image"}
+columns = {
+    "latency_p50_ms": "median time of one image, ms",
+    "gmac": "GMAC of one image",
+}
 for ax, (column, label) in zip((left, right), columns.items()):
     wide = stages.pivot(index="method", columns="stage", values=column)
     wide = wide.reindex(index=methods, columns=colors).fillna(0)

@@ -84,7 +84,10 @@ fig, (left, right) = plt.subplots(
 )
 srcc = table.frame[table.frame["metric"] == "srcc"]
 places = {pair: i for i, pair in enumerate(srcc.groupby(["train", "test"]).groups)}
-styles = {"alignment + error": ("#0072B2", "o", -0.12), "alignment": ("#D55E00", "s", 0.12)}
+styles = {
+    "alignment + error": ("#0072B2", "o", -0.12),
+    "alignment": ("#D55E00", "s", 0.12),
+}
 for name, (color, marker, offset) in styles.items():
     rows = srcc[srcc["method"] == name]
     y = [places[pair] + offset for pair in zip(rows["train"], rows["test"])]
@@ -106,7 +109,11 @@ reach = [gain["difference"] - gain["low"], gain["high"] - gain["difference"]]
 right.errorbar(gain["difference"], y, xerr=reach, fmt="D", color="black", capsize=3)
 for place, p_value, at in zip(y, gain["p_holm"], gain["difference"]):
     right.annotate(
-        f"p = {p_value:.3f}", (at, place), (0, 8), textcoords="offset points", ha="center"
+        f"p = {p_value:.3f}",
+        (at, place),
+        (0, 8),
+        textcoords="offset points",
+        ha="center",
     )
 right.axvline(0, color="0.5", linestyle="--", linewidth=1)
 right.set(

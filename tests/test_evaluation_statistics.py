@@ -39,7 +39,9 @@ def test_an_undefined_resample_is_nan(metric):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = score_resamples(
-            metric, np.array([[1.0, 1, 1], [1, 2, 3]]), np.array([[1.0, 2, 3], [1, 2, 3]])
+            metric,
+            np.array([[1.0, 1, 1], [1, 2, 3]]),
+            np.array([[1.0, 2, 3], [1, 2, 3]]),
         )
     assert np.isnan(found[0]) and found[1] == approx(1)
 
@@ -141,9 +143,7 @@ def test_p_values_of_equal_methods_are_uniform_enough():
     for seed in range(120):
         y = rng.normal(size=60)
         a, b = y + rng.normal(size=(2, 60))
-        *_, p_value = bootstrap_difference(
-            y, a, b, n_resamples=200, random_state=seed
-        )
+        *_, p_value = bootstrap_difference(y, a, b, n_resamples=200, random_state=seed)
         rejected += p_value < 0.1
     assert 0.03 <= rejected / 120 <= 0.18
 
@@ -159,9 +159,7 @@ def test_paired_tests_equal_scipy():
     np.testing.assert_allclose(found["wilcoxon"], (theirs.statistic, theirs.pvalue))
     d = a - b  # Nadeau and Bengio: the variance counts 1/k + test/train times
     t = d.mean() / np.sqrt((1 / 12 + 0.25) * d.var(ddof=1))
-    np.testing.assert_allclose(
-        found["corrected t"], (t, 2 * stats.t(11).cdf(-abs(t)))
-    )
+    np.testing.assert_allclose(found["corrected t"], (t, 2 * stats.t(11).cdf(-abs(t))))
     assert "corrected t" not in paired_tests(a, b)
 
 
@@ -174,7 +172,9 @@ def test_degenerate_differences_have_an_answer():
 
 def test_holm_by_hand():
     # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, then not less.
-    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(
+        holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02]
+    )
     np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
     assert holm([]).shape == (0,)
 

@@ -78,12 +78,14 @@ def test_methods_see_the_same_splits(problem):
     table = evaluation.repeated_splits(
         {"a": Ridge(), "b": Ridge(1e3)}, X, y, groups=groups, n_splits=4
     )
-    a, b = (part.reset_index(drop=True) for _, part in table.predictions.groupby("method"))
+    a, b = (
+        part.reset_index(drop=True) for _, part in table.predictions.groupby("method")
+    )
     pd.testing.assert_frame_equal(a[["split", "row"]], b[["split", "row"]])
 
 
 def test_the_logistic_brings_predictions_to_the_scale_of_scores(problem):
-    X, y, _ = problem
+    X, _, _ = problem
     mos = 50 + 50 * np.tanh(X[:, 0])
     table = evaluation.repeated_splits(First(), X, mos, n_splits=3, test_size=0.5)
     frame = table.frame.set_index("metric")["median"]
@@ -98,7 +100,10 @@ def test_the_logistic_brings_predictions_to_the_scale_of_scores(problem):
     ("cv", "message"),
     [
         ([(np.arange(50), np.arange(50, 60))], None),
-        ([(np.arange(48), np.arange(48, 60))], "1 groups .* example 9 .*row 45.*row 48"),
+        (
+            [(np.arange(48), np.arange(48, 60))],
+            "1 groups .* example 9 .*row 45.*row 48",
+        ),
         ([(np.arange(40), np.arange(39, 60))], "1 rows .* row 39"),
         ([(np.arange(60) < 50, np.arange(60) >= 50)], None),
         ([(np.arange(60) < 48, np.arange(60) >= 48)], "leaks"),
@@ -206,7 +211,7 @@ def test_cross_dataset_refuses_shared_media(tmp_path):
     pictures = list(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8))
     a = Bunch(data=pictures[:4], target=np.arange(4.0))
     b = Bunch(data=[pictures[5], pictures[2].copy()], target=np.arange(2.0))
-    with pytest.raises(ValueError, match="a to b leaks: 1 media .* row 1 of b"):
+    with pytest.raises(ValueError, match=r"a to b leaks: 1 media .* row 1 of b"):
         evaluation.cross_dataset(Ridge(), {"a": a}, {"b": b})
     a.data, b.data = ["x/1.png"] * 4, ["y.png", "x/../x/1.png"]
     with pytest.raises(ValueError, match="row 1 of b"):
@@ -244,7 +249,10 @@ def test_constant_predictions_count_as_zero(problem):
     X, y, _ = problem
     with pytest.warns(UndefinedMetricWarning):
         table = evaluation.repeated_splits(DummyRegressor(), X, y, n_splits=2)
-    assert table.frame.set_index("metric")["median"][["srcc", "plcc"]].tolist() == [0, 0]
+    assert table.frame.set_index("metric")["median"][["srcc", "plcc"]].tolist() == [
+        0,
+        0,
+    ]
 
 
 SMALL = {"image_size": 64, "device": "cpu", "dtype": "float32", "blocks": "mid*"}

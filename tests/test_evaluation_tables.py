@@ -37,7 +37,9 @@ def test_compare_splits(repeated):
     values = {name: part["value"].to_numpy() for name, part in values.groupby("method")}
     # 16 groups, a fifth for the test: 4 of them against 12.
     for name in ("shrunk", "twin"):
-        expected = evaluation.paired_tests(values[name], values["good"], test_ratio=1 / 3)
+        expected = evaluation.paired_tests(
+            values[name], values["good"], test_ratio=1 / 3
+        )
         found = frame[frame["method"] == name].set_index("test")
         for test, pair in expected.items():
             np.testing.assert_allclose(
@@ -240,14 +242,21 @@ def test_markdown_reads_back(tmp_path):
     NASTY.to_markdown(tmp_path / "t.md", digits=3)
     lines = (tmp_path / "t.md").read_text().splitlines()
     cells = [
-        [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        [
+            cell.strip().replace("\\|", "|")
+            for cell in re.split(r"(?<!\\)\|", line)[1:-1]
+        ]
         for line in lines
         if line.startswith("|")
     ]
     assert cells[0] == ["method", "srcc", "n"]
     assert cells[1] == ["---"] * 3
     assert [row[0] for row in cells[2:]] == NASTY.frame["method"].tolist()
-    assert [row[1:] for row in cells[2:]] == [["0.123", "1"], ["", "22"], ["1.2e-07", "333"]]
+    assert [row[1:] for row in cells[2:]] == [
+        ["0.123", "1"],
+        ["", "22"],
+        ["1.2e-07", "333"],
+    ]
     assert lines[-2:] == ["- data: 10 rows: two, groups", "- note: several lines"]
 
 
@@ -265,7 +274,11 @@ def test_latex_reads_back():
         r'x|y, "quoted" \#1',
         r"back\textbackslash{}slash \{\textasciicircum{}\textasciitilde{}\$\}",
     ]
-    assert [row[1:] for row in rows] == [["0.1235", "1"], ["", "22"], ["1.2e-07", "333"]]
+    assert [row[1:] for row in rows] == [
+        ["0.1235", "1"],
+        ["", "22"],
+        ["1.2e-07", "333"],
+    ]
 
 
 def test_tables_print_and_show_themselves(repeated):

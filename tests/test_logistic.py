@@ -128,9 +128,15 @@ def test_predictions_against_the_scores_earn_nothing():
         (lambda: LogisticMapping(3).fit([1], [1]), "'n_parameters' parameter"),
         (lambda: LogisticMapping(direction="up").fit([1], [1]), "'direction' param"),
         (lambda: LogisticMapping(5).fit([1, 2, 3, 4], [1, 2, 3, 4]), "at least 5"),
-        (lambda: LogisticMapping().fit([1, 2, np.nan, 4], [1, 2, 3, 4]), "contains NaN"),
+        (
+            lambda: LogisticMapping().fit([1, 2, np.nan, 4], [1, 2, 3, 4]),
+            "contains NaN",
+        ),
         (lambda: LogisticMapping().fit([1, 2, 3], [1, 2, 3, 4]), "inconsistent"),
-        (lambda: metrics.rmse([1] * 5, [2] * 5, mapping="cubic"), "'mapping' parameter"),
+        (
+            lambda: metrics.rmse([1] * 5, [2] * 5, mapping="cubic"),
+            "'mapping' parameter",
+        ),
         (lambda: metrics.plcc_score([1, 2], [1, 2], mapping="logistic4"), "at least 4"),
     ],
 )

@@ -32,6 +32,7 @@ LIGHT = {
     "dir": "import diffqa_features; dir(diffqa_features)",
     "datasets": "from diffqa_features import datasets",
     "metrics": "from diffqa_features import metrics",
+    "evaluation": "from diffqa_features import evaluation",
     "cli": "import diffqa_features.cli",
     "main --help": "from diffqa_features.cli import main; main(['--help'])",
     "python -m": (
