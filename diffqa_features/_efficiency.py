@@ -100,7 +100,8 @@ def efficiency(estimator, X, *, n_repeats=20, n_warmup=2):
     methods = check_methods(estimator)
     if not len(X):
         raise ValueError("X holds no media rows: nothing to measure.")
-    rows = [_safe_indexing(X, [i]) for i in range(len(X))]
+    n_rows = min(len(X), max(n_repeats, n_warmup))
+    rows = [_safe_indexing(X, [i]) for i in range(n_rows)]
     tables = [
         _measure(_Call(each), X, rows, n_repeats, n_warmup).assign(method=name)
         for name, each in methods.items()

@@ -57,8 +57,8 @@ print(table.to_markdown(digits=3))
 # One dot per split, a bar for the median, a box for the inter-quartile range. The
 # p-values are those of the t test that allows for overlapping training sets, corrected
 # for the number of settings (Holm). On these few pictures, and with a backbone as small
-# as ``tiny``, no setting differs from the baseline beyond chance: the text is not what
-# its features live on. Put ``backbone="sd15"`` and real opinion scores in, and ask again.
+# as ``tiny``, no setting differs from the baseline beyond chance, which does not prove
+# that none differs. Put ``backbone="sd15"`` and real opinion scores in, and ask again.
 
 names = {
     "baseline": "“Good photo.”\n“Bad photo.”",

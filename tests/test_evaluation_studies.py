@@ -121,6 +121,7 @@ def test_leakage_is_an_error(problem, cv, message):
     def study():
         return evaluation.repeated_splits(Ridge(), X, y, groups=groups, cv=cv)
 
+    groups = groups.astype(object) if message else groups  # as a Series of str has it
     if message is None:
         assert study().frame["n_splits"].iloc[0] in (1, 4)
     else:

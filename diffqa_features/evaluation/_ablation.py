@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 
 from diffqa_features.evaluation._extraction import (
     Extraction,
+    alike,
     cut,
     memories,
     temporary_store,
@@ -207,10 +208,15 @@ def _fill(models, X) -> None:
         (r.kinds,) if isinstance(r.kinds, str) else tuple(r.kinds) for r in readers
     ]
     kinds = tuple(dict.fromkeys(kind for each in asked for kind in each))
-    if len(set(map(frozenset, asked))) > 1:
-        for reader in readers:
-            # The store keeps whole passes: all blocks, whichever are asked for.
-            clone(reader).set_params(kinds=kinds, blocks="all").fit_transform(X)
+    if len(set(map(frozenset, asked))) < 2:
+        return
+    filled = []
+    for reader in readers:
+        # The store keeps whole passes: all blocks, whichever are asked for.
+        reader = clone(reader).set_params(kinds=kinds, blocks="all", pooling="mean")
+        if not any(alike(reader, other) for other in filled):
+            reader.fit_transform(X)
+            filled.append(reader)
 
 
 def _frame(estimator, param_grid, settings, widths, scores):

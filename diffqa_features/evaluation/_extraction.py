@@ -32,7 +32,7 @@ class Extraction:
         if not stateless:
             return with_store(rest, self._store), self._X
         for known, data in self._done:
-            if _alike(known, stateless):
+            if alike(known, stateless):
                 return clone(rest), data
         data = self._X
         for step in stateless:
@@ -94,18 +94,18 @@ def temporary_store() -> Iterator[FeatureStore]:
             yield store
 
 
-def _alike(a, b) -> bool:
+def alike(a, b) -> bool:
     """Whether two steps, or parameters of theirs, compute the same."""
     if a is b:
         return True
     if type(a) is not type(b):
         return False
     if isinstance(a, BaseEstimator):
-        return _alike(a.get_params(deep=False), b.get_params(deep=False))
+        return alike(a.get_params(deep=False), b.get_params(deep=False))
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(alike(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_alike, a, b))
+        return len(a) == len(b) and all(map(alike, a, b))
     return bool(np.all(a == b))
 
 

@@ -74,7 +74,7 @@ def check_split(train, test, groups, where: str) -> None:
         theirs = test[groups[test] == shared[0]][0]
         raise ValueError(
             f"{where} leaks: {len(shared)} groups are in training and in test, for "
-            f"example {shared[0].item()!r} (training row {ours}, test row {theirs}). "
+            f"example {shared.tolist()[0]!r} (training row {ours}, test row {theirs}). "
             "Versions of one source must stay on one side: split by groups, or pass "
             "groups=None if these are not sources."
         )
