@@ -205,7 +205,11 @@ def _tid2013_table(folder) -> pd.DataFrame:
     path = folder.label("mos_with_names.txt")
     with blame(path):
         table = pd.read_csv(
-            path, sep=r"\s+", header=None, names=["mos", "name"], dtype={"name": str}
+            path,
+            sep=r"\s+",
+            header=None,
+            names=["mos", "name"],
+            dtype={"name": str},
         )
         odd = table[~table["name"].astype(str).str.fullmatch(_TID2013_NAME)]
         if len(odd):
