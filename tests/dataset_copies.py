@@ -478,10 +478,10 @@ def live_yt_hfr(root):
 def avt_vqdb_uhd_1(root):
     shared = "water_netflix_200kbps_360p_59.94fps_h264.mp4"
     rated = {
-        "test_1": [("bigbuck_bunny_8bit.mkv", "bigbuck_bunny_8bit_2000kbps_vp9.mkv")],
-        "test_2": [("water_netflix.mkv", shared), ("venice.mkv", "venice_hevc.mp4")],
-        "test_3": [("water_netflix.mkv", shared)],
-        "test_4": [("bigbuck_bunny_8bit_8s.mkv", "bigbuck_8s_15.0fps_h264.mp4")],
+        "test_1": [("bigbuck_bunny_8bit", "bigbuck_bunny_8bit_2000kbps_vp9.mkv")],
+        "test_2": [("water_netflix", shared), ("venice", "venice_hevc.mp4")],
+        "test_3": [("water_netflix", shared)],
+        "test_4": [("bigbuck_bunny_8bit_8s", "bigbuck_8s_15.0fps_h264.mp4")],
     }
     files, target, tests = [], [], []
     for number, (test, rows) in enumerate(rated.items()):

@@ -107,7 +107,9 @@ def _avt_table(folder) -> pd.DataFrame:
     tables = []
     for test in tests:
         path = folder.label(f"{test}/mos_ci.csv")
-        table = read_csv(path, ["src", "video_name", "MOS", "CI"], text=["video_name"])
+        table = read_csv(
+            path, ["src", "video_name", "MOS", "CI"], text=["src", "video_name"]
+        )
         tables.append(table.assign(test=test))
         shared = folder.optional_label(f"{test}.json")
         if shared is None:
@@ -120,8 +122,7 @@ def _avt_table(folder) -> pd.DataFrame:
             f"{test}: {kept.sum()} of {len(kept)} rated videos are shared by the owners"
         )
     table = pd.concat(tables, ignore_index=True)
-    contents = table["src"].map(lambda name: Path(name).stem).str.removesuffix("_8s")
-    return table.assign(group=contents)
+    return table.assign(group=table["src"].str.removesuffix("_8s"))
 
 
 _AVT = Dataset(
@@ -140,7 +141,8 @@ _AVT = Dataset(
     score_text="""`CI` in `frame` is a confidence value and no standard deviation.
     Scores belong to videos that were shown at 3840 x 2160 pixels and 60 frames per
     second.""",
-    groups="Content: `src` without a final `_8s` (17).",
+    groups="""Content: `src` without a final `_8s` (17). Sparks_cut_13 and Sparks_cut_15
+    are two cuts of one film.""",
     parts={f"test_{k}": f"subjective test {k}" for k in range(1, 5)},
     part_column="test",
     notes="""The four tests are no split into parts to train and to test with: they

@@ -124,7 +124,13 @@ def from_table(
         "split": split_column,
     }
     frame = _renamed(_read(source, roles), roles, source)
-    paths = [str(source.parent / os.fsdecode(path)) for path in frame["path"]]
+    odd = [k for k, path in enumerate(frame["path"]) if not isinstance(path, str)]
+    if odd:
+        raise ValueError(
+            f"The column '{path_column}' of '{source}' must hold paths. Got "
+            f"{frame['path'].iloc[odd[0]]!r} in row {odd[0]}."
+        )
+    paths = [str(source.parent / path) for path in frame["path"]]
     absent = [path for path in paths if not Path(path).is_file()]
     if absent:
         raise FileNotFoundError(
