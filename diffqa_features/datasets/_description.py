@@ -81,7 +81,7 @@ class Dataset:
         """End of an error about files that are not there."""
         return (
             f"The folder should look like this:\n\n{self.tree_text}\n\n"
-            f"Where to get it: {self.source}"
+            f"Where to get it: {self.source}."
         )
 
     @property

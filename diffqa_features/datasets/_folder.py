@@ -121,7 +121,8 @@ class Folder:
     def _contents(self) -> str:
         if not self._files:
             return "there are no files at all"
-        return f"there are {len(self._files):,} files: {some(sorted(self._files))}"
+        paths = [path for paths in self._files.values() for path in paths]
+        return f"there are {len(paths):,} files: {some(paths)}"
 
     def _ending(self, pattern: str) -> list[str]:
         key = pattern.casefold()

@@ -87,13 +87,11 @@ def read_mat(path: Path, names: Iterable[str]) -> dict[str, object]:
 
 
 def columns_of(path: Path) -> list[str]:
-    """Names in a .mat or .csv file of unknown purpose; none if it cannot be read."""
-    try:
+    """Names in a .mat or .csv file whose purpose is not known yet."""
+    with blame(path):
         if path.suffix.lower() == ".mat":
             return [name for name, *_ in whosmat(path)]
         return [str(name) for name in pd.read_csv(path, nrows=0).columns]
-    except Exception:  # parsers raise nearly every type on what is not theirs
-        return []
 
 
 def texts(values: object) -> list[str]:
