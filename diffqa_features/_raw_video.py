@@ -5,7 +5,7 @@ the other columns of the row of X that names it.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -28,7 +28,7 @@ _REQUIRED = ("width", "height", "frame_rate", "pixel_format")
 
 @dataclass(frozen=True, slots=True)
 class RawVideo:
-    """A file of planar YUV frames, opened by each call of `frames`.
+    """A file of planar YUV frames, opened by each call of `read`.
 
     Samples are taken as limited range (luma 16 to 235 of 255), which is what cameras
     and encoders write. The matrix is BT.601 unless the row says otherwise: FFmpeg takes
@@ -100,21 +100,27 @@ class RawVideo:
             )
         return count
 
-    def frames(self, indices: Iterable[int]) -> np.ndarray:
-        """Read the frames of these numbers, 0 is the first: uint8 (T, H, W, 3)."""
+    def times(self) -> np.ndarray:
+        """When each frame appears, seconds from the first: float64 (T,)."""
+        return np.arange(self.count()) / self.frame_rate
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's appearance to the last one's end."""
+        return self.count() / self.frame_rate
+
+    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Frames (H, W, 3) uint8 of these numbers, 0 is the first, one at a time."""
         count = self.count()
-        indices = [int(index) for index in indices]
-        frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)
         with Path(self.path).open("rb") as file:
-            for frame, index in zip(frames, indices, strict=True):
+            for index in map(int, indices):
                 if not 0 <= index < count:
                     raise IndexError(f"frame {index} of a file of {count} frames.")
                 file.seek(index * self.frame_bytes)
                 data = file.read(self.frame_bytes)
                 if len(data) < self.frame_bytes:
                     raise ValueError(f"the file ended inside frame {index}.")
-                frame[...] = self._rgb(np.frombuffer(data, self._sample))
-        return frames
+                yield self._rgb(np.frombuffer(data, self._sample))
 
     @property
     def _sample(self) -> np.dtype:

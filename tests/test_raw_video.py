@@ -1,12 +1,13 @@
 """Headerless YUV files against PyAV, which converts with FFmpeg, and closed forms."""
 
+import av
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from diffqa_features import DiffusionQAFeatures, FeatureStore
 from diffqa_features._raw_video import RawVideo, is_raw_video
-
-av = pytest.importorskip("av")
 
 W, H = 126, 50
 # (rows, columns) of luma per chroma sample, bits, and how far FFmpeg may be off: its
@@ -25,6 +26,10 @@ FFMPEG_MATRIX = {"bt601": 5, "bt709": 1}
 def columns(**changes):
     facts = {"width": W, "height": H, "frame_rate": 30.0, "pixel_format": "yuv420p"}
     return facts | changes
+
+
+def stacked(video, indices):
+    return np.stack(list(video.read(indices)))
 
 
 def write(path, pixel_format, n_frames=3, width=W, height=H, seed=0):
@@ -54,7 +59,7 @@ def test_the_pixels_are_those_of_ffmpeg(tmp_path, pixel_format, matrix):
     video = RawVideo.from_columns(
         path, columns(pixel_format=pixel_format, color_matrix=matrix)
     )
-    frames = video.frames(range(video.count()))
+    frames = stacked(video, range(video.count()))
     space = FFMPEG_MATRIX[matrix]
     options = {"video_size": f"{W}x{H}", "pixel_format": pixel_format}
     with av.open(str(path), format="rawvideo", options=options) as container:
@@ -77,7 +82,7 @@ def test_what_carries_no_mark_is_bt601_to_ffmpeg_too(tmp_path):
     with av.open(str(path), format="rawvideo", options=options) as container:
         expected = next(container.decode(video=0)).to_ndarray(format="rgb24")
     video = RawVideo.from_columns(path, columns(pixel_format="yuv444p"))
-    assert np.abs(video.frames([0])[0].astype(int) - expected).max() <= 1
+    assert np.abs(next(video.read([0])).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -94,26 +99,27 @@ def test_colours_worked_out_by_hand(tmp_path, sample, color):
     path = tmp_path / "a.yuv"
     path.write_bytes(bytes(sample))
     facts = columns(width=1, height=1, pixel_format="yuv444p")
-    pixel = RawVideo.from_columns(path, facts).frames([0])[0, 0, 0]
+    video = RawVideo.from_columns(path, facts)
+    pixel = next(video.read([0]))[0, 0]
     np.testing.assert_allclose(pixel.astype(int), color, atol=1)
 
 
 def test_frames_are_read_by_number(tmp_path):
     path = write(tmp_path / "a.yuv", "yuv420p", n_frames=5)
     video = RawVideo.from_columns(path, columns())
-    whole = video.frames(range(5))
-    np.testing.assert_array_equal(video.frames([4, 0, 0]), whole[[4, 0, 0]])
-    assert len(video.frames([])) == 0
+    whole = stacked(video, range(5))
+    np.testing.assert_array_equal(stacked(video, [4, 0, 0]), whole[[4, 0, 0]])
+    assert list(video.read([])) == []
     for index in (5, -1):
         with pytest.raises(IndexError, match=f"frame {index} of a file of 5 frames"):
-            video.frames([index])
+            list(video.read([index]))
 
 
 def test_odd_sizes_have_chroma_for_their_last_row_and_column(tmp_path):
     path = write(tmp_path / "a.yuv", "yuv420p", n_frames=2, width=33, height=21)
     video = RawVideo.from_columns(path, columns(width=33, height=21))
     assert video.frame_bytes == 33 * 21 + 2 * 17 * 11
-    assert video.frames([0, 1]).shape == (2, 21, 33, 3)
+    assert stacked(video, [0, 1]).shape == (2, 21, 33, 3)
 
 
 def test_a_file_that_does_not_hold_whole_frames(tmp_path):
@@ -125,7 +131,7 @@ def test_a_file_that_does_not_hold_whole_frames(tmp_path):
         video.count()
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="0 bytes are 0 whole frames"):
-        video.frames([0])
+        list(video.read([0]))
 
 
 @pytest.mark.parametrize(
@@ -171,3 +177,19 @@ def test_the_suffix_tells():
     assert is_raw_video("a/b.yuv")
     assert is_raw_video("B.YUV")
     assert not is_raw_video("a.yuv/b.mp4")
+
+
+def test_rows_of_a_table_carry_the_facts_to_the_estimator(tmp_path):
+    write(tmp_path / "a.yuv", "yuv420p", n_frames=7, width=64, height=48)
+    table = pd.DataFrame([{"path": tmp_path / "a.yuv", **columns(width=64, height=48)}])
+    table["frame_rate"] = 2.0  # 3.5 seconds: frames 1, 3 and 5 at half past each
+    store = FeatureStore(tmp_path / "store")
+    features = DiffusionQAFeatures(image_size=64, memory=store)
+    video = RawVideo.from_columns(tmp_path / "a.yuv", dict(table.iloc[0]))
+    expected = features.transform([stacked(video, [1, 3, 5])])
+    np.testing.assert_array_equal(features.transform(table), expected)
+    # The same bytes of another size are other frames.
+    table["width"], table["height"] = 48, 64
+    assert not np.allclose(features.transform(table), expected)
+    with pytest.raises(ValueError, match=r"Row 0 .*a\.yuv.*'width'"):
+        features.transform(table[["path"]])
