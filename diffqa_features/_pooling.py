@@ -22,7 +22,7 @@ def alignment(queries: torch.Tensor, keys: torch.Tensor, heads: int) -> torch.Te
     """
     rows = []
     for q, k in _chunks(queries, keys, heads):
-        pooled = torch.logsumexp(LAMBDA * _logits(q, k, heads), dim=2) / LAMBDA
+        pooled = torch.logsumexp(_logits(q, k, heads, LAMBDA), dim=2) / LAMBDA
         rows.append(pooled.mean((1, 2)))
     return torch.cat(rows)
 
@@ -63,11 +63,12 @@ def _chunks(queries, keys, heads):
         yield queries[start : start + step], keys[start : start + step]
 
 
-def _logits(queries, keys, heads):
-    """Scaled dot products (b, heads, HW, L) in float32."""
+def _logits(queries, keys, heads, factor=1.0):
+    """Scaled dot products (b, heads, HW, L) in float32, times ``factor``."""
     q = queries.float().unflatten(-1, (heads, -1)).transpose(1, 2)
     k = keys.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-    return q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    # The few keys are scaled, not the many logits.
+    return q @ (k * (factor * q.shape[-1] ** -0.5)).transpose(-1, -2)
 
 
 @stage("pool")

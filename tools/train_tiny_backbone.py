@@ -3,9 +3,9 @@
     python tools/train_tiny_backbone.py --out runs/tiny --steps 8000
     python tools/train_tiny_backbone.py --out runs/tiny --export diffqa_features/tiny
 
-Training resumes from the last checkpoint in ``--out``; a new run in another folder can
-go on from an exported model with ``--start diffqa_features/tiny --seed 1``. Everything it sees is drawn by
-``diffqa_features.datasets``: no photograph enters.
+Training resumes from the last checkpoint in ``--out``. A new run in another folder goes
+on from an exported model with ``--start diffqa_features/tiny --seed 1``. Everything it
+sees is drawn by ``diffqa_features.datasets``: no photograph enters.
 
 The objective is noise prediction under a caption, plus a *caption ranking* term: of two
 captions for the same picture, noise and timestep, the truer one must predict the noise

@@ -203,7 +203,8 @@ def _text(value) -> str:
 def _fill(models, X) -> None:
     """Where kinds are varied, run each pass once with all of them."""
     readers = [steps[0] for _, model in models if (steps := cut(model)[0])]
-    readers = [r for r in readers if hasattr(r, "kinds") and memories(r)]
+    needed = {"kinds", "blocks", "pooling"}
+    readers = [r for r in readers if memories(r) and needed <= r.get_params().keys()]
     asked = [
         (r.kinds,) if isinstance(r.kinds, str) else tuple(r.kinds) for r in readers
     ]

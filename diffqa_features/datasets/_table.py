@@ -1,0 +1,234 @@
+"""A table of one's own in, the same Bunch out as of a published dataset."""
+
+import os
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.utils._param_validation import validate_params
+
+from diffqa_features.datasets._folder import some
+from diffqa_features.datasets._loader import bunch
+
+
+@validate_params(
+    {
+        "table": [str, os.PathLike],
+        "path_column": [str],
+        "target_column": [str],
+        "group_column": [str, None],
+        "split_column": [str, None],
+        "target_range": [tuple, list, None],
+        "higher_is_better": ["boolean"],
+        "return_X_y": ["boolean"],
+        "as_frame": ["boolean"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def from_table(
+    table,
+    path_column="path",
+    target_column="target",
+    group_column=None,
+    *,
+    split_column=None,
+    target_range=None,
+    higher_is_better=True,
+    return_X_y=False,
+    as_frame=False,
+):
+    """Load pictures or videos of your own that a table lists.
+
+    Parameters
+    ----------
+    table : str or path-like
+        A .csv or .parquet file. Relative paths in it start in its folder.
+    path_column : str, default="path"
+        Column of the paths.
+    target_column : str, default="target"
+        Column of the scores.
+    group_column : str or None, default=None
+        Column of what must not be on both sides of a split, as the name of the
+        undistorted picture. With ``None`` each row is a group of its own: its path.
+    split_column : str or None, default=None
+        Column of the parts of a fixed split.
+    target_range : tuple of (float, float) or None, default=None
+        Ends of the scale of the scores. ``None`` takes the smallest and the largest
+        score of the table.
+    higher_is_better : bool, default=True
+        Direction of the scores.
+    return_X_y : bool, default=False
+        Return ``(data, target)`` instead of a Bunch.
+    as_frame : bool, default=False
+        Return `data` as a DataFrame with the column ``path``, `target` as a Series, and
+        all columns of the table in `frame`.
+
+    Returns
+    -------
+    rows : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with the attributes
+
+        data : list of str, or DataFrame
+            Absolute paths. With ``as_frame=True`` or if the table has the columns
+            ``width``, ``height``, ``frame_rate`` and ``pixel_format`` of raw video, a
+            DataFrame.
+        target : ndarray of shape (n,), dtype float64, or Series
+            Scores as in the table.
+        target_range : tuple of (float, float)
+            Ends of their scale.
+        higher_is_better : bool
+            Their direction.
+        groups : ndarray of shape (n,), dtype str
+            Groups as in the table.
+        split : ndarray of shape (n,), dtype str, or None
+            Parts as in the table.
+        frame : DataFrame or None
+            With ``as_frame=True``: ``path``, ``target``, ``group``, ``split`` and the
+            other columns of the table.
+        missing : list of str
+            Empty: all files have to be there.
+        DESCR : str
+            What was read.
+
+    (data, target) : tuple
+        If `return_X_y` is true.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table or files that it lists are not there.
+    ValueError
+        If it has no such columns, no rows, or scores that are no numbers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from diffqa_features.datasets import from_table
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a_1", "a_2"):
+    ...         Image.new("RGB", (8, 8)).save(Path(folder, f"{name}.png"))
+    ...     lines = "file,mos,scene\\na_1.png,3.5,a\\na_2.png,1.5,a\\n"
+    ...     _ = Path(folder, "scores.csv").write_text(lines)
+    ...     rows = from_table(Path(folder, "scores.csv"), "file", "mos", "scene")
+    >>> rows.target, rows.groups, rows.target_range
+    (array([3.5, 1.5]), array(['a', 'a'], dtype='<U1'), (1.5, 3.5))
+    """
+    source = Path(os.fsdecode(table)).absolute()
+    roles = {
+        "path": path_column,
+        "target": target_column,
+        "group": group_column,
+        "split": split_column,
+    }
+    frame = _renamed(_read(source, roles), roles, source)
+    odd = [k for k, path in enumerate(frame["path"]) if not isinstance(path, str)]
+    if odd:
+        raise ValueError(
+            f"The column '{path_column}' of '{source}' must hold paths. Got "
+            f"{frame['path'].iloc[odd[0]]!r} in row {odd[0]}."
+        )
+    paths = [str(source.parent / path) for path in frame["path"]]
+    absent = [path for path in paths if not Path(path).is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{len(absent):,} of {len(paths):,} files of '{source}' are not there: "
+            f"{some(absent)}. Relative paths start in the folder of the table."
+        )
+    target = pd.to_numeric(frame["target"], errors="coerce").to_numpy(np.float64)
+    bad = np.flatnonzero(~np.isfinite(target))
+    if len(bad):
+        cells = (f"{frame['target'].iloc[k]!r} in row {k}" for k in bad)
+        raise ValueError(
+            f"The column '{target_column}' of '{source}' must hold numbers. Got "
+            f"{some(cells)}."
+        )
+    frame = frame.assign(path=paths, target=target)
+    if group_column is None:
+        frame["group"] = paths
+    raw = ["width", "height", "frame_rate", "pixel_format"]
+    return bunch(
+        frame,
+        columns=raw if set(raw) <= set(frame) else [],
+        target_range=_range(target_range, target),
+        higher_is_better=higher_is_better,
+        missing=[],
+        describe=lambda: (
+            f"{len(frame):,} rows of '{source}', column '{target_column}' from "
+            f"{target.min():g} to {target.max():g}, "
+            f"{frame['group'].nunique():,} groups."
+        ),
+        return_X_y=return_X_y,
+        as_frame=as_frame,
+    )
+
+
+def _read(source: Path, roles: dict[str, str | None]) -> pd.DataFrame:
+    """The table; names that look like numbers stay as they are written."""
+    if not source.is_file():
+        raise FileNotFoundError(f"There is no table '{source}'.")
+    kind = source.suffix.lower()
+    try:
+        if kind == ".csv":
+            texts = [roles["path"], roles["group"], roles["split"]]
+            frame = pd.read_csv(
+                source,
+                encoding="utf-8-sig",
+                dtype={name: str for name in texts if name is not None},
+            )
+        elif kind == ".parquet":
+            frame = pd.read_parquet(source)
+        else:
+            raise ValueError(f"'{kind}' is neither '.csv' nor '.parquet'.")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The table '{source}' cannot be read: {error}") from error
+    if frame.empty:
+        raise ValueError(f"The table '{source}' has no rows.")
+    return frame
+
+
+def _renamed(
+    frame: pd.DataFrame, roles: dict[str, str | None], source: Path
+) -> pd.DataFrame:
+    asked = {name: role for role, name in roles.items() if name is not None}
+    absent = [name for name in asked if name not in frame]
+    if absent:
+        raise ValueError(
+            f"The table '{source}' has no column {some(map(repr, absent))}, only "
+            f"{some(map(repr, frame.columns), 20)}."
+        )
+    for name in asked:
+        blank = np.flatnonzero(frame[name].isna())
+        if len(blank):
+            raise ValueError(
+                f"The column '{name}' of '{source}' is blank in {len(blank):,} rows: "
+                f"{some(map(str, blank))}."
+            )
+    taken = [name for name in frame if name in roles and name not in asked]
+    if taken:
+        raise ValueError(
+            f"The columns {some(map(repr, taken))} of '{source}' have names that the "
+            f"result uses for others; rename them, or name them in "
+            f"{some(f'{name}_column' for name in taken)}."
+        )
+    return frame.rename(columns=asked)
+
+
+def _range(given, target: np.ndarray) -> tuple[float, float]:
+    if given is None:
+        return float(target.min()), float(target.max())
+    ends = tuple(given)
+    if len(ends) != 2 or not all(isinstance(e, Real) for e in ends):
+        raise ValueError(
+            "The 'target_range' parameter of from_table must be two numbers or None. "
+            f"Got {given!r} instead."
+        )
+    low, high = map(float, ends)
+    if not low < high or target.min() < low or target.max() > high:
+        raise ValueError(
+            f"The 'target_range' parameter of from_table must hold all scores, which "
+            f"are {target.min():g} to {target.max():g}. Got {given!r} instead."
+        )
+    return low, high

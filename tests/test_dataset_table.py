@@ -1,0 +1,147 @@
+"""A table of one's own, as CSV and as Parquet."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from dataset_copies import media
+
+from diffqa_features.datasets import from_table
+
+NAMES = ["a/001.png", "a/002.png", "b/001.png"]
+
+
+@pytest.fixture
+def frame(tmp_path):
+    media(tmp_path, NAMES)
+    return pd.DataFrame(
+        {
+            "file": NAMES,
+            "mos": [3.5, 1, 4.25],
+            "scene": ["007", "007", "8"],
+            "part": ["train", "train", "test"],
+            "camera": ["x", "y", "z"],
+        }
+    )
+
+
+@pytest.fixture(params=["csv", "parquet"])
+def write(request, tmp_path):
+    """Write a frame as a table of either kind; its path."""
+
+    def write(frame):
+        path = tmp_path / f"scores.{request.param}"
+        if request.param == "csv":
+            # With the mark that spreadsheets write.
+            frame.to_csv(path, index=False, encoding="utf-8-sig")
+        else:
+            frame.to_parquet(path)
+        return path
+
+    return write
+
+
+def test_rows(frame, write, tmp_path):
+    found = from_table(write(frame), "file", "mos", "scene", split_column="part")
+    assert found.data == [str(tmp_path / name) for name in NAMES]
+    assert found.target.tolist() == [3.5, 1, 4.25]
+    assert found.target.dtype == np.float64
+    assert found.groups.tolist() == ["007", "007", "8"]
+    assert found.split.tolist() == ["train", "train", "test"]
+    assert found.target_range == (1, 4.25)
+    assert found.higher_is_better is True
+    assert found.frame is None
+    assert "3 rows of" in found.DESCR
+
+
+def test_defaults(frame, write):
+    table = frame.rename(columns={"file": "path", "mos": "target"})
+    found = from_table(str(write(table)))
+    assert found.groups.tolist() == found.data
+    assert found.split is None
+
+
+def test_as_frame_and_X_y(frame, write, tmp_path):
+    path = write(frame)
+    found = from_table(path, "file", "mos", "scene", as_frame=True)
+    assert list(found.frame) == ["path", "target", "group", "part", "camera"]
+    assert list(found.data) == ["path"]
+    X, y = from_table(path, "file", "mos", return_X_y=True)
+    assert X == [str(tmp_path / name) for name in NAMES]
+    assert y.tolist() == [3.5, 1, 4.25]
+
+
+def test_scale_and_direction(frame, write):
+    path = write(frame)
+    found = from_table(path, "file", "mos", target_range=(0, 5), higher_is_better=False)
+    assert found.target_range == (0.0, 5.0)
+    assert found.higher_is_better is False
+    for ends in [(2, 5), (5, 0), (0,), ("0", "5"), (0, float("nan"))]:
+        with pytest.raises(ValueError, match="'target_range' parameter of from_table"):
+            from_table(path, "file", "mos", target_range=ends)
+
+
+def test_absolute_paths_and_names_that_are_numbers(write, tmp_path):
+    media(tmp_path, ["1.png"])
+    (tmp_path / "1.png").rename(tmp_path / "0012")
+    paths = [str(tmp_path / "0012")]
+    assert from_table(write(pd.DataFrame({"path": paths, "target": [1]}))).data == paths
+    paths = pd.DataFrame({"path": ["0012"], "target": [1]})
+    assert from_table(write(paths)).data == [str(tmp_path / "0012")]
+
+
+def test_raw_video_keeps_its_facts(write, tmp_path):
+    (tmp_path / "a.yuv").write_bytes(bytes(24))
+    facts = {"width": 4, "height": 4, "frame_rate": 25.0, "pixel_format": "yuv420p"}
+    table = pd.DataFrame([{"path": "a.yuv", "target": 1, **facts}])
+    data = from_table(write(table)).data
+    assert list(data) == ["path", *facts]
+
+
+def test_files_that_are_not_there(frame, write, tmp_path):
+    (tmp_path / NAMES[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 files of .*/a/002.png"):
+        from_table(write(frame), "file", "mos")
+    with pytest.raises(FileNotFoundError, match="There is no table"):
+        from_table(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"mos": ["3", "bad", "4"]},
+            "must hold numbers. Got 'bad' in row 1",
+        ),
+        ({"mos": [1, None, 2]}, "'mos' of .* is blank in 1 rows: 1"),
+        ({"scene": [None, "a", None]}, "'scene' of .* is blank in 2 rows: 0, 2"),
+        ({"split": ["a", "b", "c"]}, "columns 'split' of .* name them in split_column"),
+    ],
+)
+def test_bad_tables(frame, write, change, message):
+    with pytest.raises(ValueError, match=message):
+        from_table(write(frame.assign(**change)), "file", "mos", "scene")
+
+
+def frame_of_numbers(tmp_path):
+    path = tmp_path / "numbers.parquet"
+    pd.DataFrame({"mos": [1, 1, 2], "mos2": [1.0, 2, 3]}).to_parquet(path)
+    return path
+
+
+def test_other_bad_input(frame, write, tmp_path):
+    path = write(frame)
+    message = "no column 'path', 'target', only 'file', 'mos', 'scene', 'part'"
+    with pytest.raises(ValueError, match=message):
+        from_table(path)
+    with pytest.raises(ValueError, match="has no rows"):
+        from_table(write(frame[:0]), "file", "mos")
+    with pytest.raises(ValueError, match=r"must hold paths. Got .*1.* in row 0"):
+        from_table(frame_of_numbers(tmp_path), "mos", "mos2")
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        from_table(path, "file", "mos")
+    (tmp_path / "scores.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"'.json' is neither '.csv' nor '.parquet'"):
+        from_table(tmp_path / "scores.json")
+    with pytest.raises(ValueError, match="'table' parameter of from_table"):
+        from_table(frame)
