@@ -278,7 +278,9 @@ def test_each_picture_is_extracted_once_not_per_split(sd1_folder, pictures):
         }, 1),
         "union": (make_pipeline(union, Ridge()), 2),
         "search": (GridSearchCV(
-            Pipeline([("f", features), ("r", Ridge())]), {"r__alpha": [1, 10]}, cv=GroupKFold(2)
+            Pipeline([("f", features), ("r", Ridge())]),
+            {"r__alpha": [1, 10]},
+            cv=GroupKFold(2),
         ), 1),
     }  # fmt: skip
     for name, (model, times) in cases.items():
