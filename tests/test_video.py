@@ -440,6 +440,8 @@ def test_pages_have_no_clock(tmp_path):
     assert media.frame_rate is None
     assert_same(media.frames(), pan(12))
     assert numbers_in(media.frames(1.0, 2)) == [3, 9]
+    with pytest.raises(ValueError, match=r"increase within \[0, 12\)"):
+        list(media.read([3, 3]))
 
 
 def test_pages_of_different_sizes_are_refused(tmp_path):
