@@ -36,6 +36,8 @@ def objection(index: Index) -> str:
     """
     if isinstance(index.source, bytes):
         return "it reads files only"
+    if not index.alone:
+        return "it chooses by itself among several video streams"
     if index.codec not in _CODECS:
         return f"it does not know {index.codec}, or rounds it in another way"
     if index.container not in _CONTAINERS:
@@ -110,8 +112,8 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """
     import av
 
-    wanted, clear = [int(at) for at in wanted], index.pts is not None
-    for find in (_jumping, _in_order) if clear else (_counting,):
+    wanted = [int(at) for at in wanted]
+    for find in (_jumping, _in_order) if index.pts is not None else (_counting,):
         done = 0
         try:
             for frame in find(index, wanted):
@@ -122,7 +124,8 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
             # A container may lead to the wrong place: then from its beginning.
             if find is not _jumping:
                 about, cause = len(index.times), cause_of(error)
-                text = damaged(index.source, index.stream, clear, about, cause)
+                strict = index.strict
+                text = damaged(index.source, index.stream, strict, about, cause)
                 raise VideoError(text) from error
             wanted = wanted[done:]
 
@@ -130,7 +133,7 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
 def _counting(index, wanted) -> Iterator:
     """Decode from the beginning and count."""
     with opened(index.source) as container:
-        frames = decode_all(container, index.stream, False)
+        frames = decode_all(container, index.stream, index.strict)
         count = -1
         for at in wanted:
             while count < at:

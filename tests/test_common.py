@@ -203,6 +203,10 @@ def test_in_a_grid_search_and_cross_validation(estimator, images):
         ({"batch_size": 0}, "'batch_size'"),
         ({"on_error": "ignore"}, "'on_error'"),
         ({"frame_rate": 0}, "'frame_rate'"),
+        ({"frame_rate": float("inf")}, "'frame_rate'"),
+        ({"frame_rate": float("nan")}, "'frame_rate'"),
+        ({"max_frames": 0}, "'max_frames'"),
+        ({"reader": "ffmpeg"}, "'reader'"),
     ],
 )
 def test_bad_parameters(estimator, images, change, message):
