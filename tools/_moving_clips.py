@@ -69,7 +69,9 @@ def draw_scene(pool, rng, still=False):
         picture = picture[:, ::-1]
     if rng.random() < 0.3:
         blur = ImageFilter.GaussianBlur(rng.uniform(0.3, 2.5))
-        picture = np.asarray(Image.fromarray(np.ascontiguousarray(picture)).filter(blur))
+        picture = np.asarray(
+            Image.fromarray(np.ascontiguousarray(picture)).filter(blur)
+        )
     start = rng.uniform(90, 166, 2)
     scale = rng.uniform(0.8, 1.5)
     back = Scene(picture, motion, SIZE, start, scale, margin=PICTURE)

@@ -81,7 +81,9 @@ def losses_of(whole, frames, targets):
         "class": F.cross_entropy(logits, targets.kind),
         "amounts": F.smooth_l1_loss(amounts, targets.amounts, beta=0.2),
         "direction": 0.3 * (weight * angle).sum() / weight.sum().clamp(min=1),
-        "repeated": F.binary_cross_entropy_with_logits(frames[..., 0], targets.repeated),
+        "repeated": F.binary_cross_entropy_with_logits(
+            frames[..., 0], targets.repeated
+        ),
         "jump": F.binary_cross_entropy_with_logits(frames[..., 1], targets.jump),
         "light": F.smooth_l1_loss(frames[..., 2], targets.light, beta=0.2),
     }
@@ -94,7 +96,10 @@ def train(args):
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0}],
+        [
+            {"params": decayed, "weight_decay": 0.02},
+            {"params": others, "weight_decay": 0},
+        ],
         args.lr,
     )
     step, checkpoint = 0, args.out / "checkpoint.pt"

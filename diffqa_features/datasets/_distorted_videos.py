@@ -28,7 +28,10 @@ _FORMAT = 1
     {
         "folder": [str, os.PathLike],
         "references": ["array-like", None],
-        "families": [StrOptions({"all", "spatial", "temporal", *FAMILIES}), "array-like"],
+        "families": [
+            StrOptions({"all", "spatial", "temporal", *FAMILIES}),
+            "array-like",
+        ],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "n_references": [Interval(Integral, 1, None, closed="left")],
         "n_frames": [Interval(Integral, 16, None, closed="left")],
