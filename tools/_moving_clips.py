@@ -1,4 +1,4 @@
-"""Clips for the tiny motion network: moving pictures, faults, and what is true of them."""
+"""Clips for the tiny motion network: moving pictures, faults, and the truth."""
 
 import io
 from dataclasses import dataclass, fields
@@ -69,9 +69,8 @@ def draw_scene(pool, rng, still=False):
         picture = picture[:, ::-1]
     if rng.random() < 0.3:
         blur = ImageFilter.GaussianBlur(rng.uniform(0.3, 2.5))
-        picture = np.asarray(
-            Image.fromarray(np.ascontiguousarray(picture)).filter(blur)
-        )
+        image = Image.fromarray(np.ascontiguousarray(picture))
+        picture = np.asarray(image.filter(blur))
     start = rng.uniform(90, 166, 2)
     scale = rng.uniform(0.8, 1.5)
     back = Scene(picture, motion, SIZE, start, scale, margin=PICTURE)

@@ -1,7 +1,7 @@
 """Train the shipped tiny motion network, on one CPU core.
 
-    python tools/train_tiny_motion.py --out runs/motion --steps 1400
-    python tools/train_tiny_motion.py --out runs/motion --export diffqa_features/motion/tiny
+    python tools/train_tiny_motion.py --out runs/motion --steps 900
+    python tools/train_tiny_motion.py --out runs/motion --export exported
 
 Training resumes from the last checkpoint in ``--out``. Everything it sees is drawn:
 procedural pictures under a moving camera, some with a second thing that moves on its
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _moving_clips import CLASSES, SIZE, Targets, draw_clip, picture_pool
+from _moving_clips import CLASSES, Targets, draw_clip, picture_pool
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -32,7 +32,7 @@ log = logging.getLogger("train_tiny_motion")
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--clips", type=int, default=16, help="clips a step")
     parser.add_argument("--pool", type=int, default=400, help="pictures drawn")
     parser.add_argument("--lr", type=float, default=4e-3)
@@ -77,15 +77,14 @@ def losses_of(whole, frames, targets):
     logits, amounts, direction = whole.split([len(CLASSES), 5, 2], 1)
     weight = targets.directed
     angle = 1 - F.cosine_similarity(direction, targets.direction, dim=1)
+    repeated, jump, light = frames.unbind(2)
     return {
         "class": F.cross_entropy(logits, targets.kind),
         "amounts": F.smooth_l1_loss(amounts, targets.amounts, beta=0.2),
         "direction": 0.3 * (weight * angle).sum() / weight.sum().clamp(min=1),
-        "repeated": F.binary_cross_entropy_with_logits(
-            frames[..., 0], targets.repeated
-        ),
-        "jump": F.binary_cross_entropy_with_logits(frames[..., 1], targets.jump),
-        "light": F.smooth_l1_loss(frames[..., 2], targets.light, beta=0.2),
+        "repeated": F.binary_cross_entropy_with_logits(repeated, targets.repeated),
+        "jump": F.binary_cross_entropy_with_logits(jump, targets.jump),
+        "light": F.smooth_l1_loss(light, targets.light, beta=0.2),
     }
 
 

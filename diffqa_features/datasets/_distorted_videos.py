@@ -19,6 +19,7 @@ _PICTURES = ("gaussian_blur", "white_noise")
 SPATIAL = ("x264", *_PICTURES)
 TEMPORAL = tuple(_temporal.FAMILIES)
 FAMILIES = (*SPATIAL, *TEMPORAL)
+_SETS = {"all": FAMILIES, "spatial": SPATIAL, "temporal": TEMPORAL}
 
 _FORMAT = 1
 """Raised whenever the same call would write other frames; part of every file's tag."""
@@ -28,10 +29,7 @@ _FORMAT = 1
     {
         "folder": [str, os.PathLike],
         "references": ["array-like", None],
-        "families": [
-            StrOptions({"all", "spatial", "temporal", *FAMILIES}),
-            "array-like",
-        ],
+        "families": [StrOptions({*_SETS, *FAMILIES}), "array-like"],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "n_references": [Interval(Integral, 1, None, closed="left")],
         "n_frames": [Interval(Integral, 16, None, closed="left")],
@@ -223,8 +221,7 @@ def make_distorted_videos(
 
 def _family_names(families) -> list[str]:
     if isinstance(families, str):
-        sets = {"all": FAMILIES, "spatial": SPATIAL, "temporal": TEMPORAL}
-        return list(sets.get(families, (families,)))
+        return list(_SETS.get(families, (families,)))
     names = [str(name) for name in families]
     unknown = [name for name in names if name not in FAMILIES]
     if unknown or not names or len(set(names)) < len(names):

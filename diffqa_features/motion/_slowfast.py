@@ -123,7 +123,7 @@ class SlowFast(nn.Module):
         return self.pool(slow), self.pool(fast)
 
     def pathways(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """The same before pooling: (N, C slow, T / 4, h, w) and (N, C fast, T, h, w)."""
+        """Before pooling: (N, C slow, T / 4, h, w) and (N, C fast, T, h, w)."""
         slow = (clips - MEAN) / STD
         fast = _luma_and_change(clips) if self.shape.difference else slow
         paths = slow[:, :, slow_frames(clips.shape[2])], fast
