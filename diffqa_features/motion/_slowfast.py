@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 MEAN, STD = 0.45, 0.225
 """Of the Kinetics recipe, over pixels in [0, 1] and all channels."""
@@ -41,8 +42,8 @@ class Shape:
     """Frames that a lateral connection sees."""
     outputs: int
     """Outputs of the head, which features do not need."""
-    difference: bool
-    """Whether the fast pathway sees luma and its change instead of colours."""
+    flow: bool
+    """Whether the fast pathway sees luma and how it moves instead of colours."""
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -61,7 +62,7 @@ R50 = Shape(
     stem=(5, 7),
     fusion=7,
     outputs=400,
-    difference=False,
+    flow=False,
 )
 
 TINY = Shape(
@@ -74,7 +75,7 @@ TINY = Shape(
     stem=(3, 5),
     fusion=5,
     outputs=13,
-    difference=True,
+    flow=True,
 )
 
 
@@ -88,7 +89,7 @@ class SlowFast(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        fast_in = 2 if shape.difference else 3
+        fast_in = 4 if shape.flow else 3
         slow, fast = shape.widths[0], shape.widths[0] // shape.ratio
         frames, pixels = shape.stem
         blocks: list[nn.Module] = [
@@ -118,15 +119,17 @@ class SlowFast(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels in [0, 1] of shape (N, 3, T, H, W) -> (N, C slow), (N, C fast)."""
+        """Float32 pixels in [0, 1], (N, 3, T, H, W) -> (N, C slow), (N, C fast)."""
         slow, fast = self.pathways(clips)
         return self.pool(slow), self.pool(fast)
 
     def pathways(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Before pooling: (N, C slow, T / 4, h, w) and (N, C fast, T, h, w)."""
         slow = (clips - MEAN) / STD
-        fast = _luma_and_change(clips) if self.shape.difference else slow
-        paths = slow[:, :, slow_frames(clips.shape[2])], fast
+        fast = _luma_and_flow(clips) if self.shape.flow else slow
+        # Changes between frames are small: they are taken before rounding to half.
+        dtype = self.blocks[-1].proj.weight.dtype
+        paths = slow[:, :, slow_frames(clips.shape[2])].to(dtype), fast.to(dtype)
         for block in self.blocks[:-2]:
             paths = block(*paths)
         return paths
@@ -149,15 +152,37 @@ def slow_frames(count: int) -> Tensor:
     return torch.linspace(0, count - 1, max(count // ALPHA, 1)).long()
 
 
-def _luma_and_change(clips: Tensor) -> Tensor:
-    """(N, 3, T, H, W) -> (N, 2, T, H, W): luma, and how it differs from a frame ago."""
+def _luma_and_flow(clips: Tensor) -> Tensor:
+    """(N, 3, T, H, W) -> (N, 4, T, H, W): luma, its change since a frame ago, and flow.
+
+    The flow is the normal one: how far an edge moved along its own gradient, x and y,
+    on a grid of half the size. Its mean points where the picture moves, whatever the
+    picture; convolutions would have to learn such a quotient.
+    """
+    t, h, w = clips.shape[2:]
     weights = clips.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1, 1)
-    luma = (clips * weights).sum(1, keepdim=True)
-    change = torch.zeros_like(luma)
-    change[:, :, 1:] = luma[:, :, 1:] - luma[:, :, :-1]
+    luma = (clips * weights).sum(1)  # (N, T, H, W)
+    change = _since_last(luma)
+    half = F.avg_pool2d(luma, 2)
+    middle = half.clone()
+    middle[:, 1:] = (half[:, 1:] + half[:, :-1]) / 2
+    dx, dy = torch.zeros_like(half), torch.zeros_like(half)
+    dx[..., 1:-1] = (middle[..., 2:] - middle[..., :-2]) / 2
+    dy[..., 1:-1, :] = (middle[..., 2:, :] - middle[..., :-2, :]) / 2
+    # A floor of five grey levels: flat places have noise and no flow.
+    shift = -_since_last(half) / (dx.square() + dy.square() + 0.0004)
+    flow = torch.stack([shift * dx, shift * dy], 1)
+    flow = F.interpolate(torch.asinh(8 * flow), (t, h, w))
     # Compressed, so that slow motion does not drown beside fast motion: a change of one
     # grey level gives 0.25, of a hundred 3.9.
-    return torch.cat([(luma - MEAN) / STD, torch.asinh(64 * change)], 1)
+    still = torch.stack([(luma - MEAN) / STD, torch.asinh(64 * change)], 1)
+    return torch.cat([still, flow], 1)
+
+
+def _since_last(frames: Tensor) -> Tensor:
+    change = torch.zeros_like(frames)
+    change[:, 1:] = frames[:, 1:] - frames[:, :-1]
+    return change
 
 
 class _TwoPaths(nn.Module):
