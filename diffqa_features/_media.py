@@ -55,6 +55,19 @@ class Media:
         self.is_still = frames is None or len(frames) == 1
         self.key = _frames_key(frames) if data is None else _digest(b"file 1", data)
 
+    frame_rate = None
+
+    def times(self):
+        return None
+
+    def choose(self):
+        return np.arange(len(self.frames()))
+
+    def read(self, indices):
+        frames = self.frames()
+        for index in indices:
+            yield frames[index]
+
     def frames(self, max_frames: int | None = None) -> np.ndarray:
         """Decode to uint8 of shape (T, H, W, 3); `max_frames` are spread uniformly.
 
@@ -84,7 +97,7 @@ def as_rows(X) -> list[Row]:
     ]
 
 
-def open_media(row: Row) -> Media:
+def open_media(row: Row, reader: str = "auto") -> Media:
     """Read the bytes of a file, or take the pixels of an image or array."""
     source = row.source
     with _blame(row):

@@ -14,6 +14,7 @@ single frame from the fast pathway: it is what makes rare faults learnable at al
 
 import argparse
 import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def train(args):
 
 def schedule(step, steps):
     """Warm up, then a half cosine to nothing."""
-    return min((step + 1) / 50, 1.0) * 0.5 * (1 + np.cos(np.pi * step / steps))
+    return min((step + 1) / 50, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def export(out, folder):

@@ -54,7 +54,7 @@ def clip_sources(
 def _read(row, name, n_frames, frame_rate, image_size, seed) -> ClipSource:
     media = open_media(row)
     if media.is_still:
-        picture = media.frames()[0]
+        (picture,) = media.read([0])
         _check_size(row, picture, image_size)
         side = min(*picture.shape[:2], round(_ROOM * image_size))
         picture = central_square(picture, side)
@@ -73,9 +73,8 @@ def _read(row, name, n_frames, frame_rate, image_size, seed) -> ClipSource:
 
 def _first_frames(media, n_frames):
     times = media.times()
-    if times is None:
-        return media.frames()[:n_frames]
-    return media.read(range(min(len(times), n_frames)))
+    count = len(media.choose() if times is None else times)
+    return media.read(range(min(count, n_frames)))
 
 
 def _source(name, frames, frame_rate) -> ClipSource:

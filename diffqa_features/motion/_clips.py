@@ -12,8 +12,8 @@ from diffqa_features._views import view_frames
 LENGTH = 32
 """Frames of a clip."""
 
-ARRAY_RATE = 30.0
-"""Frames per second that an array is taken to have: it has no clock of its own."""
+NO_CLOCK_RATE = 30.0
+"""Frames per second that arrays are taken to have."""
 
 RULE = 1
 """Raised whenever other frames would make up a clip; part of every store key."""
@@ -55,13 +55,10 @@ def read_clips(media: Media, size: int) -> Iterator[np.ndarray]:
     """Yield uint8 clips (32, size, size, 3); at most one clip of frames is held."""
     times = media.times()
     if times is None:
-        frames = media.frames()
-        clips = choose_clips(np.arange(len(frames)) / ARRAY_RATE)
-        wanted = ((int(i), frames[i]) for i in np.unique(clips))
-    else:
-        clips = choose_clips(times)
-        indices = np.unique(clips)
-        wanted = zip(indices.tolist(), media.read(indices), strict=True)
+        times = np.arange(len(media.choose())) / NO_CLOCK_RATE
+    clips = choose_clips(times)
+    indices = np.unique(clips)
+    wanted = zip(indices.tolist(), media.read(indices), strict=True)
     held: dict[int, np.ndarray] = {}
     for clip in clips:
         held = {index: frame for index, frame in held.items() if index >= clip.min()}
@@ -69,3 +66,4 @@ def read_clips(media: Media, size: int) -> Iterator[np.ndarray]:
             index, frame = next(wanted)
             held[index] = view_frames(frame[None], "stretch", size, 1)[0]
         yield np.stack([held[index] for index in clip.tolist()])
+    next(wanted, None)  # a reader may have something to say at its end

@@ -155,7 +155,7 @@ class _Run:
     # -- reading, in a thread, ahead of the network ---------------------------------
 
     def _read(self, rows) -> Iterator[_Seen]:
-        """Yield the clips of each row and then its end; changes nothing that is shared."""
+        """Yield the clips of each row and then its end; nothing shared is changed."""
         for row in rows:
             watched = _Watched(row)
             try:

@@ -24,6 +24,10 @@ SHA256 = None
 """Of the file behind `URL`. Its publisher gives none, so there is none to compare with;
 what is loaded has to have the names and shapes of the network, and is read as data."""
 
+_WANTED = (
+    "The 'weights' parameter must be 'tiny', 'slowfast_r50' or a file with weights of "
+    "SlowFast-R50 8x8."
+)
 _STEM = "blocks.0.multipathway_blocks.0.conv.weight"
 _loading = threading.Lock()
 
@@ -62,18 +66,17 @@ def find_weights(name: str | os.PathLike, *, download: bool = True) -> WeightsIn
             _download(path)
         return WeightsInfo(text, path, "r50")
     path = Path(text).expanduser()
-    if path.is_file():
-        if path.suffix == ".safetensors":
-            return WeightsInfo(text, path, _kind_of(path))
-        if path.suffix in (".pyth", ".pth", ".pt"):
-            return WeightsInfo(text, path, "r50")
-    problem = "is neither .safetensors nor .pyth, .pth or .pt"
     if not path.is_file():
-        problem = f"was not found (looked for {path.absolute()})"
-    kind = ValueError if path.is_file() else FileNotFoundError
-    raise kind(
-        "The 'weights' parameter must be 'tiny', 'slowfast_r50' or a file with "
-        f"weights of SlowFast-R50 8x8. {text!r} {problem}."
+        hint = f"{text!r} was not found (looked for {path.absolute()})."
+        if not (path.suffix or path.name != text):  # a word, not a path
+            raise ValueError(f"{_WANTED} Got {text!r} instead.")
+        raise FileNotFoundError(f"{_WANTED} {hint}")
+    if path.suffix == ".safetensors":
+        return WeightsInfo(text, path, _kind_of(path))
+    if path.suffix in (".pyth", ".pth", ".pt"):
+        return WeightsInfo(text, path, "r50")
+    raise ValueError(
+        f"{_WANTED} {text!r} ends in none of .safetensors, .pyth, .pth and .pt."
     )
 
 
