@@ -86,7 +86,7 @@ class TestMissing:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setattr(_weights, "URL", "http://127.0.0.1:9/none.pyth")
-        with pytest.raises(OSError, match="could not be downloaded: .*refused"):
+        with pytest.raises(OSError, match=r"could not be downloaded: .*refused"):
             find_weights("slowfast_r50")
         assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
@@ -108,7 +108,7 @@ class TestMissing:
 
     def test_a_path_that_is_not_there(self, tmp_path):
         path = tmp_path / "none.pyth"
-        with pytest.raises(FileNotFoundError, match="was not found.*none"):
+        with pytest.raises(FileNotFoundError, match=r"was not found.*none"):
             find_weights(path)
 
     def test_a_file_of_another_kind(self, tmp_path):

@@ -29,8 +29,9 @@ def write_video(
         with av.open(str(part), "w", format="mp4") as container:
             container.metadata["comment"] = tag
             rate = Fraction(frame_rate).limit_denominator(1001)
-            # One thread: with more the bytes depend on the machine.
-            options = {"preset": "veryfast", "threads": "1", **quality}
+            # With more threads the bytes depend on the machine, with the macroblock
+            # tree on chance: equal calls were seen to give three different files.
+            options = {"preset": "veryfast", "threads": "1", "mbtree": "0", **quality}
             stream = container.add_stream("libx264", rate=rate, options=options)
             stream.pix_fmt = "yuv420p"
             for index, frame in enumerate(frames):
