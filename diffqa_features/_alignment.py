@@ -44,10 +44,13 @@ class PromptAlignmentMaps(BackboneTransformer):
         How a picture is brought to that size.
 
     frame_rate : float, default=1.0
-        Frames per second taken from a video file.
+        Frames per second taken from a video; see `DiffusionQAFeatures`.
 
     max_frames : int, default=None
         At most this many frames per row; maps are averaged over frames.
+
+    reader : {"auto", "decord", "imageio"}, default="auto"
+        What decodes video files; see `DiffusionQAFeatures`.
 
     random_state : int, default=0
         Seeds the noise.
@@ -122,6 +125,7 @@ class PromptAlignmentMaps(BackboneTransformer):
         view="stretch",
         frame_rate=1.0,
         max_frames=None,
+        reader="auto",
         random_state=0,
         memory=None,
         batch_size=None,
@@ -141,6 +145,7 @@ class PromptAlignmentMaps(BackboneTransformer):
         self.view = view
         self.frame_rate = frame_rate
         self.max_frames = max_frames
+        self.reader = reader
         self.random_state = random_state
         self.memory = memory
         self.batch_size = batch_size

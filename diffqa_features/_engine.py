@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from diffqa_features._media import Media, Row, open_media, pixel_key
+from diffqa_features._media import Row, open_media, pixel_key
 from diffqa_features._request import Request
 from diffqa_features._rows import keep, share_rows
 from diffqa_features._store import FeatureStore
@@ -24,9 +24,14 @@ class _Frame:
     """One frame at work: its view until it is encoded, and its records so far."""
 
     key: str
-    view: np.ndarray | None
+    view: np.ndarray | None = None
     latent: np.ndarray | None = None
     records: dict[tuple[int, str, str], np.ndarray] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What frames of one batch have in common."""
+        return self.view.shape if self.latent is None else self.latent.shape
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +41,7 @@ class _Opened:
     row: Row
     texts: tuple[str, ...]
     frames: list[_Frame]
+    news: dict[str, np.ndarray] = field(default_factory=dict)  # for the store
 
     @property
     def signature(self) -> tuple:
@@ -77,6 +83,20 @@ def _frames_in(group):
     return sum(len(opened.frames) for opened in group)
 
 
+def _ready(upcoming):
+    """Frames that were read ahead and wait."""
+    done = [future for _, future in upcoming if future.done()]
+    return _frames_in(f.result() for f in done if f.exception() is None)
+
+
+def _packed(keys):
+    return np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), -1)
+
+
+def _unpacked(keys):
+    return [bytes(key).hex() for key in keys]
+
+
 class _Run:
     """One process's way through its rows."""
 
@@ -102,11 +122,13 @@ class _Run:
                 self.advance(1)
                 continue
             self.first_index[signature] = place
+            self._keep(opened.news)
             missing = [f for f in opened.frames if self._missing(f, opened.texts)]
             if not missing:
                 self._finish(opened)
                 continue
-            waiting.setdefault(missing[0].view.shape, []).append(opened)
+            shape = missing[0].shape
+            waiting.setdefault(shape, []).append(opened)
             fullest = max(waiting, key=lambda shape: _frames_in(waiting[shape]))
             held = sum(map(_frames_in, waiting.values()))
             # Pictures of many shapes must not pile up while they wait for company.
@@ -131,7 +153,8 @@ class _Run:
         with ThreadPoolExecutor(_READERS, "diffqa-read") as readers:
             try:
                 while True:
-                    while len(upcoming) < ahead:
+                    # Rows of many frames are not piled up either.
+                    while len(upcoming) < ahead and _ready(upcoming) < 2 * ahead:
                         row = next(iterator, None)
                         if row is None:
                             break
@@ -152,31 +175,51 @@ class _Run:
                 readers.shutdown(cancel_futures=True)
 
     def _open(self, row):
-        texts = self.request.texts(row)
-        media = open_media(row)
-        store = self.store  # the main thread may give it up meanwhile
-        if media.is_still and store is not None:
-            # What is stored is not decoded again.
-            frame = _Frame(media.key, None)
-            self._recall(store, frame, texts)
-            if not self._missing(frame, texts):
-                return _Opened(row, texts, [frame])
-            frame.view = self._views(media)[0]
-            return _Opened(row, texts, [frame])
-        views = self._views(media)
-        keys = [media.key]
-        if not media.is_still:
-            keys = [pixel_key(f) for f in media.frames(self.request.max_frames)]
-        frames = [_Frame(k, v) for k, v in zip(keys, views, strict=True)]
-        if store is not None:
-            for frame in frames:
-                self._recall(store, frame, texts)
-        return _Opened(row, texts, frames)
-
-    def _views(self, media: Media):
         request = self.request
-        frames = media.frames(request.max_frames)
-        return view_frames(frames, request.view, request.image_size, request.multiple)
+        texts = request.texts(row)
+        media = open_media(row, request.reader)
+        store = self.store  # the main thread may give it up meanwhile
+        known, list_key = self._listed(store, media)
+        frames = {
+            key: self._recalled(store, key, texts) for key in dict.fromkeys(known)
+        }
+        if known and not any(self._blank(f, texts) for f in frames.values()):
+            # What is stored is not decoded again.
+            return _Opened(row, texts, [frames[key] for key in known])
+        keys = []
+        for pixels in media.frames(request.frame_rate, request.max_frames):
+            key = media.key if media.is_still else pixel_key(pixels)
+            keys.append(key)
+            if key not in frames:
+                frames[key] = self._recalled(store, key, texts)
+            frame = frames[key]
+            if frame.view is None and self._blank(frame, texts):
+                # At once, so that no more than one frame is held at full size.
+                frame.view = view_frames(
+                    pixels[None], request.view, request.image_size, request.multiple
+                )[0]
+        news = {} if list_key is None or keys == known else {list_key: _packed(keys)}
+        return _Opened(row, texts, [frames[key] for key in keys], news)
+
+    def _listed(self, store, media):
+        """Keys of the frames that are known without decoding, and where they stand."""
+        if store is None or media.is_array:
+            return [], None
+        if media.is_still:
+            return [media.key], None
+        list_key = self.request.frames_key(media.key)
+        found = store.get([list_key]).get(list_key)
+        return ([] if found is None else _unpacked(found)), list_key
+
+    def _recalled(self, store, key, texts):
+        frame = _Frame(key)
+        if store is not None:
+            self._recall(store, frame, texts)
+        return frame
+
+    def _blank(self, frame, texts):
+        """Whether the frame itself is needed to go on."""
+        return frame.latent is None and bool(self._missing(frame, texts))
 
     def _recall(self, store, frame, texts):
         keys = {
@@ -229,7 +272,7 @@ class _Run:
         if blank:
             latents = self.passes.latents([frame.view for frame in blank])
             for frame, latent in zip(blank, latents, strict=True):
-                frame.latent = latent
+                frame.latent, frame.view = latent, None
             self._keep({self.request.latent_key(f.key): f.latent for f in blank})
         # Passes that lack the same kinds at the same timestep go together.
         wanted: dict[tuple, list[tuple[_Frame, str]]] = {}

@@ -71,11 +71,29 @@ class DiffusionQAFeatures(BackboneTransformer):
         cropped without scaling.
 
     frame_rate : float, default=1.0
-        Frames per second taken from a video file. Arrays of frames have no time base
-        and are taken whole.
+        Frames per second taken from a video: those shown at 0.5 s + k / `frame_rate`
+        for every integer k that leads into the video, so that 1 takes the frames at
+        0.5 s, 1.5 s, ..., and 2 takes those and the ones at 0 s, 1 s, ... A frame that
+        is shown at several of these moments is taken once; a rate above the video's
+        takes every frame. Of a video too short for any of them the frame in the middle
+        is taken. Times are those of presentation: variable rates and edit lists are
+        followed, and no frame count is trusted. GIF, WebP, PNG and AVIF animations
+        are videos too. Arrays of frames and pages of a TIFF have no clock and are taken
+        whole.
 
     max_frames : int, default=None
-        At most this many frames per row, spread uniformly. ``None`` sets no limit.
+        At most this many of those frames per row, the middles of as many equal
+        segments. ``None`` sets no limit.
+
+    reader : {"auto", "decord", "imageio"}, default="auto"
+        What decodes video files. ``"imageio"`` is PyAV, the library of imageio's video
+        plugin, and reads whatever FFmpeg reads. ``"decord"`` refuses files of which it
+        does not give the same frames, as that one does: other codings than H.264,
+        HEVC, VP9 and MJPEG, more than 8 bits, alpha, odd sizes, pictures to be
+        turned, key frames that cannot be jumped to. ``"auto"`` takes decord for the
+        files that it reads right, and imageio for the others and where decord is not
+        installed or fails. Frames are the same and so are stored features. A damaged
+        frame that a decoder patches up is an error with imageio; decord does not tell.
 
     frame_pooling : str or sequence of str, default=("mean",)
         Statistics over frames: ``"mean"``, ``"std"``, ``"max"``, ``"min"``. An image is
@@ -176,6 +194,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         view="stretch",
         frame_rate=1.0,
         max_frames=None,
+        reader="auto",
         frame_pooling=("mean",),
         random_state=0,
         memory=None,
@@ -196,6 +215,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         self.view = view
         self.frame_rate = frame_rate
         self.max_frames = max_frames
+        self.reader = reader
         self.frame_pooling = frame_pooling
         self.random_state = random_state
         self.memory = memory

@@ -1,14 +1,15 @@
 """X in any accepted form goes in; rows, and of each row frames and a key, come out.
 
 A key follows the content: the bytes of a file, whatever its name, or the 8-bit RGB
-pixels of an image or array. How content becomes pixels is written in `_pixels`.
+pixels of an image or array. How content becomes pixels is written in `_pixels`,
+`_animation` and `_video`.
 """
 
 import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from diffqa_features._animation import Animation, open_animation
+from diffqa_features._containers import PREFIX, is_video
 from diffqa_features._pixels import array_pixels, decode_image, image_pixels
+from diffqa_features._video import (
+    Video,
+    check_indices,
+    choose_frames,
+    open_video,
+    spread,
+)
 
 # Loading or converting a PIL image changes it, and rows in several threads may share
 # one. The locks do too, so that no lock has to be kept per image.
 _IMAGE_LOCKS = tuple(threading.Lock() for _ in range(64))
+_PIECE = 1 << 20  # bytes of a video file that are in memory at once
 
 
 @dataclass(slots=True, eq=False)
@@ -46,42 +57,93 @@ class Row:
 class Media:
     """The content of one row: known by its key, decoded by each call of `frames`."""
 
-    __slots__ = ("_data", "_frames", "is_still", "key", "row")
+    __slots__ = ("_content", "_moving", "_reader", "key", "row")
 
-    def __init__(self, row: Row, data: bytes | None, frames: np.ndarray | None) -> None:
+    def __init__(self, row: Row, content, key: str, reader: str = "auto") -> None:
         self.row = row
-        self._data = data
-        self._frames = frames  # (T, H, W, 3)
-        self.is_still = frames is None or len(frames) == 1
-        self.key = _frames_key(frames) if data is None else _digest(b"file 1", data)
+        self.key = key
+        # (T, H, W, 3), the bytes of an image file, or a video file that was hashed
+        self._content: np.ndarray | bytes | _File = content
+        self._reader = reader
+        self._moving: Video | Animation | None = None
 
-    frame_rate = None
+    @property
+    def is_still(self) -> bool:
+        """Whether this is a picture, or an array of a single frame."""
+        if self.is_array:
+            return len(self._content) == 1
+        if isinstance(self._content, _File):
+            return False
+        with _blame(self.row):
+            return self._video() is None
 
-    def times(self):
-        return None
+    @property
+    def is_array(self) -> bool:
+        """Whether pixels came in, and not a file."""
+        return isinstance(self._content, np.ndarray)
 
-    def choose(self):
-        return np.arange(len(self.frames()))
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames per second on average; None for stills, arrays and pages."""
+        with _blame(self.row):
+            video = self._video()
+            return None if video is None else video.frame_rate
 
-    def read(self, indices):
-        frames = self.frames()
-        for index in indices:
-            yield frames[index]
+    def times(self) -> np.ndarray | None:
+        """When each frame appears, float64 seconds (T,), 0 for the first one.
 
-    def frames(self, max_frames: int | None = None) -> np.ndarray:
-        """Decode to uint8 of shape (T, H, W, 3); `max_frames` are spread uniformly.
-
-        An array that came in as uint8 RGB is not copied: do not write to it.
+        None where there is no clock: of stills, arrays, and pages of a TIFF.
         """
-        frames = self._frames
-        if frames is None:
-            with _blame(self.row):
-                frames = decode_image(self._data)[None]
-        count = len(frames)
-        if max_frames is None or count <= max_frames:
-            return frames
-        # The middle frame of each of max_frames equal segments.
-        return frames[(2 * np.arange(max_frames) + 1) * count // (2 * max_frames)]
+        with _blame(self.row):
+            video = self._video()
+            return None if video is None else video.times()
+
+    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Frames uint8 (H, W, 3) at increasing indices, decoded one at a time.
+
+        What came in as an array of uint8 RGB is not copied: do not write to it.
+        """
+        with _blame(self.row):
+            content = self._content
+            if isinstance(content, np.ndarray):
+                for at in check_indices(indices, len(content)):
+                    yield content[at]
+            elif (video := self._video()) is None:
+                for _ in check_indices(indices, 1):
+                    yield decode_image(content)
+            else:
+                yield from video.read(indices)
+                if isinstance(content, _File):
+                    content.check()
+
+    def frames(
+        self, frame_rate: float = 1.0, max_frames: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """The frames of a row, one at a time: those of `choose`."""
+        yield from self.read(self.choose(frame_rate, max_frames))
+
+    def choose(
+        self, frame_rate: float = 1.0, max_frames: int | None = None
+    ) -> np.ndarray:
+        """Indices of the frames that `choose_frames` takes of a video.
+
+        Of what has no clock all are taken, or `max_frames` of them, spread uniformly.
+        """
+        times = self.times()
+        if times is not None:
+            duration = self._video().duration
+            return choose_frames(times, duration, frame_rate, max_frames)
+        with _blame(self.row):
+            several = self._content if self.is_array else self._video() or [0]
+            return spread(len(several), max_frames)
+
+    def _video(self) -> Video | Animation | None:
+        if self._moving is None:
+            if isinstance(self._content, _File):
+                self._moving = open_video(self._content.path, self._reader)
+            elif isinstance(self._content, bytes):
+                self._moving = open_animation(self._content)
+        return self._moving
 
 
 def as_rows(X) -> list[Row]:
@@ -98,16 +160,22 @@ def as_rows(X) -> list[Row]:
 
 
 def open_media(row: Row, reader: str = "auto") -> Media:
-    """Read the bytes of a file, or take the pixels of an image or array."""
+    """Read the bytes of a file, or take the pixels of an image or array.
+
+    Of a video file only the hash is taken, a piece at a time. `reader` decodes it.
+    """
     source = row.source
     with _blame(row):
         if isinstance(source, (str, os.PathLike)):
-            return Media(row, _read(os.fspath(source)), None)
+            return Media(row, *_read(os.fspath(source)), reader)
+        frames = None
         if isinstance(source, np.ndarray):
-            return Media(row, None, array_pixels(source))
-        if isinstance(source, Image.Image):
+            frames = array_pixels(source)
+        elif isinstance(source, Image.Image):
             with _IMAGE_LOCKS[id(source) % len(_IMAGE_LOCKS)]:
-                return Media(row, None, image_pixels(source)[None])
+                frames = image_pixels(source)[None]
+        if frames is not None:
+            return Media(row, frames, _frames_key(frames))
         missing = type(source).__name__ in ("NoneType", "NAType", "NaTType")
         if missing or (isinstance(source, float) and source != source):
             raise ValueError("the media is missing; fill in a path or drop the row.")
@@ -134,6 +202,22 @@ def _digest(kind: bytes, content: bytes | np.ndarray) -> str:
     return digest.hexdigest()
 
 
+@dataclass(slots=True, frozen=True)
+class _File:
+    """A video file as it was when it was hashed."""
+
+    path: str
+    size: int
+    changed: int
+
+    def check(self) -> None:
+        now = Path(self.path).stat()
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.changed):
+            raise ValueError(
+                "the file changed while it was read; pass it again when it is finished."
+            )
+
+
 @contextmanager
 def _blame(row: Row) -> Iterator[None]:
     """Name the row in whatever goes wrong with its media."""
@@ -142,7 +226,9 @@ def _blame(row: Row) -> Iterator[None]:
     except MemoryError:
         raise  # says nothing about the row
     except Exception as error:  # decoders raise nearly every type on broken files
-        kind = type(error) if isinstance(error, OSError) else ValueError
+        # Decoders derive errors of their own from OSError, which take other arguments.
+        plain = isinstance(error, OSError) and type(error).__module__ == "builtins"
+        kind = type(error) if plain else ValueError
         raise kind(f"Row{str(row)[3:]}: {error}") from error
 
 
@@ -216,11 +302,14 @@ def _split_array(X: np.ndarray) -> list:
 # -- files --
 
 
-def _read(name: str | bytes) -> bytes:
+def _read(name: str | bytes) -> tuple[bytes | _File, str]:
+    """Content and key of a file."""
     if not name:
         raise ValueError("the path is empty; fill it in or drop the row.")
     try:
-        mode = Path(os.fsdecode(name)).stat().st_mode
+        path = Path(os.fsdecode(name))
+        status = path.stat()
+        mode = status.st_mode
         if stat.S_ISDIR(mode):
             raise ValueError(
                 "this is a directory; pass the files in it, for example "
@@ -228,7 +317,17 @@ def _read(name: str | bytes) -> bytes:
             )
         if not stat.S_ISREG(mode):
             raise ValueError("this is not a regular file; copy its content to one.")
-        data = Path(os.fsdecode(name)).read_bytes()
+        with path.open("rb") as file:
+            prefix = file.read(PREFIX)
+            if prefix and is_video(prefix):
+                digest = hashlib.blake2b(b"file 1\0" + prefix, digest_size=16)
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+                content = _File(
+                    str(path.absolute()), status.st_size, status.st_mtime_ns
+                )
+                return content, digest.hexdigest()
+            data = prefix + file.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"no such file; relative paths start in '{Path.cwd()}', and URLs must be "
@@ -242,4 +341,4 @@ def _read(name: str | bytes) -> bytes:
         raise OSError(f"cannot be read ({error.strerror}); check the path.") from error
     if not data:
         raise ValueError("the file is empty; restore it or drop the row.")
-    return data
+    return data, _digest(b"file 1", data)

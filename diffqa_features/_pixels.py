@@ -22,30 +22,39 @@ MIN_SIDE = 8  # pixels; below, there is nothing to measure
 
 def decode_image(data: bytes) -> np.ndarray:
     """Bytes of an image file -> uint8 (H, W, 3), upright."""
+    return image_pixels(open_image(data))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Bytes of an image file -> PIL image that is whole, its pixels not decoded yet."""
     image = _identify(data)
     width, height = image.size
     limit = Image.MAX_IMAGE_PIXELS
-    with _explain():
+    with explained():
         if limit is not None and width * height > 2 * limit:
             raise Image.DecompressionBombError(f"{width} x {height} pixels")
         if not _is_complete(image.format, data):
             raise ValueError("the file is truncated")
-    return image_pixels(image)
+    return image
 
 
-def image_pixels(image: Image.Image) -> np.ndarray:
-    """PIL image of any mode -> uint8 (H, W, 3), upright."""
-    with _explain():
+def image_pixels(image: Image.Image, animated: bool = False) -> np.ndarray:
+    """PIL image of any mode -> uint8 (H, W, 3), upright; of an animation, this frame.
+
+    Else one with several frames is an error: an object that others hold too is not the
+    place to turn pages.
+    """
+    with explained():
         # What MPO holds beside its picture (previews, depth) and PSD below it (layers)
         # is part of the same still.
-        still = image.format in ("MPO", "PSD")
+        still = animated or image.format in ("MPO", "PSD")
         count = 1 if still else getattr(image, "n_frames", 1)
         if count == 1:
             image.load()
     if count > 1:
         raise ValueError(
-            f"holds {count} frames; pass them as an array of shape (T, H, W, 3), or "
-            "the one that you mean as image.convert('RGB')."
+            f"holds {count} frames; pass the path of its file or an array of shape "
+            "(T, H, W, 3), or the frame that you mean as image.convert('RGB')."
         )
     rgb = _to_rgb(image)
     try:
@@ -101,19 +110,20 @@ def _identify(data: bytes) -> Image.Image:
             if isinstance(verdict, str):  # known, but Pillow was built without it
                 missing.append(verdict)
             elif verdict:
-                with _explain(but=(SyntaxError, IndexError, TypeError, struct.error)):
+                with explained(but=(SyntaxError, IndexError, TypeError, struct.error)):
                     return factory(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
     raise ValueError(
         "not an image that Pillow can read here"
         + f" ({', '.join(missing)})" * bool(missing)
-        + "; convert it to PNG or JPEG, or drop the row."
+        + ", nor a known kind of video; convert it to PNG, JPEG or MP4, or drop the "
+        "row."
     )
 
 
 @contextmanager
-def _explain(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def explained(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Say what to do about what Pillow raises, of nearly any type, on a bad file."""
     try:
         yield

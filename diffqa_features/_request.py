@@ -28,7 +28,9 @@ class Request:
     view: str
     image_size: int
     multiple: int
+    frame_rate: float
     max_frames: int | None
+    reader: str
     frame_statistics: tuple[str, ...]
     seed: int
     device: str | None
@@ -55,6 +57,11 @@ class Request:
 
     def latent_key(self, frame_key: str) -> str:
         return self.key("latent", frame_key)
+
+    def frames_key(self, media_key: str) -> str:
+        """Key of the list of frame keys that a file comes to; readers agree on it."""
+        words = (FORMAT, "frames", media_key, self.frame_rate, self.max_frames)
+        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
 
     def check_columns(self, row: Row) -> None:
         """Raise where a prompt names a column that X does not have."""

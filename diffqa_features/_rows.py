@@ -82,8 +82,8 @@ def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
 
 def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
     """Put entries into the store; a store that cannot be written is given up."""
-    if store is None:
-        return None
+    if store is None or not entries:
+        return store
     try:
         store.put(entries)
     except OSError as error:

@@ -114,14 +114,16 @@ class NaturalSceneStatistics(TransformerMixin, BaseEstimator):
         return np.array(rows).reshape(len(rows), len(_NAMES))
 
     def _describe(self, row) -> np.ndarray:
-        frames = open_media(row).frames(max_frames=self.max_frames)
-        h, w = frames.shape[1:3]
-        if min(h, w) < _SMALLEST:
-            raise ValueError(
-                f"Row{str(row)[3:]}: {w} x {h} pixels; natural-scene statistics need "
-                f"{_SMALLEST} x {_SMALLEST}: drop the row."
-            )
-        return np.mean([_scene(f) + _appearance(f) for f in frames], axis=0)
+        described = []
+        for frame in open_media(row).frames(max_frames=self.max_frames):
+            h, w = frame.shape[:2]
+            if min(h, w) < _SMALLEST:
+                raise ValueError(
+                    f"Row{str(row)[3:]}: {w} x {h} pixels; natural-scene statistics "
+                    f"need {_SMALLEST} x {_SMALLEST}: drop the row."
+                )
+            described.append(_scene(frame) + _appearance(frame))
+        return np.mean(described, axis=0)
 
     def get_feature_names_out(self, input_features=None):
         """Name the 50 columns.

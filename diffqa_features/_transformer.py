@@ -15,6 +15,7 @@ from diffqa_features._records import Recipe
 from diffqa_features._request import Request
 from diffqa_features._resolve import describe_backbone
 from diffqa_features._store import as_store
+from diffqa_features._video import READERS
 from diffqa_features._views import VIEWS
 
 FRAME_STATISTICS = ("mean", "std", "max", "min")
@@ -36,6 +37,7 @@ class BackboneTransformer(MediaTransformer):
         "view": [StrOptions(set(VIEWS))],
         "frame_rate": [Interval(Real, 0, None, closed="neither")],
         "max_frames": [Interval(Integral, 1, None, closed="left"), None],
+        "reader": [StrOptions(set(READERS))],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
 
@@ -80,7 +82,9 @@ class BackboneTransformer(MediaTransformer):
             view=self.view,
             image_size=self._checked_image_size(info),
             multiple=info.multiple,
+            frame_rate=float(self.frame_rate),
             max_frames=self.max_frames,
+            reader=self.reader,
             frame_statistics=self._frame_statistics(),
             seed=int(self.random_state),
             device=None if self.device is None else str(self.device),

@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 24, 40
 
 
 def read(source):
-    return open_media(as_rows([source])[0]).frames()
+    return np.stack(list(open_media(as_rows([source])[0]).frames()))
 
 
 def read_one(source):

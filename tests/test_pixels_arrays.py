@@ -9,7 +9,8 @@ from diffqa_features._media import as_rows, open_media
 
 
 def read(source, max_frames=None):
-    return open_media(as_rows([source])[0]).frames(max_frames)
+    media = open_media(as_rows([source])[0])
+    return np.stack(list(media.frames(max_frames=max_frames)))
 
 
 def read_one(source):

@@ -230,7 +230,7 @@ def _references(references, image_size) -> Iterator[tuple[str, np.ndarray]]:
                 f"Row{str(row)[3:]}: a video, but references are still pictures; give "
                 "one of its frames as an array."
             )
-        image = media.frames()[0]
+        (image,) = media.frames()
         h, w = image.shape[:2]
         side = image_size or _SMALLEST
         if min(h, w) < side:

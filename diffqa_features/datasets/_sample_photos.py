@@ -97,7 +97,7 @@ def load_sample_photos(*, image_size=192):
     """
     paths = [_path(name) for name in _PHOTOS]
     images = {
-        name: open_media(row).frames()[0]
+        name: next(open_media(row).frames())
         for name, row in zip(_PHOTOS, as_rows(paths), strict=True)
     }
     if image_size is not None:

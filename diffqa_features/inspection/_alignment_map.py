@@ -176,9 +176,13 @@ class AlignmentMapDisplay:
         (maps,) = estimator.maps(one)
         (row,) = as_rows(one)
         request = estimator._request()
-        frames = open_media(row).frames(estimator.max_frames)
+        media = open_media(row, estimator.reader)
+        chosen = media.choose(estimator.frame_rate, estimator.max_frames)
+        (frame,) = media.read(chosen[[len(chosen) // 2]])
         if estimator.view == "crop":
             # The other views show the whole picture, so the maps lie over all of it.
-            frames = view_frames(frames, "crop", request.image_size, request.multiple)
-        display = cls(frames[len(frames) // 2], maps, prompts=request.texts(row))
+            frame = view_frames(
+                frame[None], "crop", request.image_size, request.multiple
+            )[0]
+        display = cls(frame, maps, prompts=request.texts(row))
         return display.plot(ax, difference=difference, cmap=cmap, alpha=alpha)

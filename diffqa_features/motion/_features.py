@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import StrOptions
 from diffqa_features._estimator import MediaTransformer
 from diffqa_features._media import as_rows
 from diffqa_features._store import as_store
+from diffqa_features._video import READERS
 from diffqa_features.motion._extract import MotionRequest, extract_motion
 from diffqa_features.motion._weights import find_weights
 
@@ -130,7 +131,7 @@ class MotionFeatures(MediaTransformer):
         "weights": [str, os.PathLike],
         "pooling": [str, "array-like"],
         **MediaTransformer._parameter_constraints,
-        "reader": [StrOptions({"auto", "decord", "imageio"})],
+        "reader": [StrOptions(set(READERS))],
     }
 
     def __init__(
