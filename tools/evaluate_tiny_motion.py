@@ -3,9 +3,9 @@
     python tools/evaluate_tiny_motion.py procedural
     python tools/evaluate_tiny_motion.py photographs
 
-Clips are drawn as in training, over procedural pictures of other seeds or over the real
-photographs of ``load_sample_photos``. What is measured is the head: which of six kinds a
-clip is, and how well the amounts and the direction are told.
+Clips are drawn as in training, over procedural pictures of other seeds or over the
+real photographs of ``load_sample_photos``. What is measured is the head: which of six
+kinds a clip is, and how well the amounts and the direction are told.
 """
 
 import argparse

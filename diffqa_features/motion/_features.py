@@ -72,8 +72,8 @@ class MotionFeatures(MediaTransformer):
         1 shows a progress bar.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
-        Decoder of video files. ``"auto"`` takes decord, and imageio where decord is
-        not there or fails on a file.
+        What decodes video files, as in :class:`DiffusionQAFeatures`. Frames are the
+        same and so are stored features.
 
     Attributes
     ----------
