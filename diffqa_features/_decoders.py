@@ -15,6 +15,7 @@ from diffqa_features._demux import (
     VideoError,
     cause_of,
     damaged,
+    decode_all,
     decoded,
     decoder_of,
     opened,
@@ -86,6 +87,21 @@ class DecordError(VideoError):
     """decord cannot read the file, or not rightly."""
 
 
+def check_damage(index: Index, wanted: Sequence[int]) -> None:
+    """Raise where decoding the frames at `wanted` meets anything that is not whole.
+
+    For decord, which patches up in silence. It costs less than reading them: pictures
+    are not finished, turned to RGB, or decoded at all where no other leans on them.
+    """
+    import av
+
+    try:
+        for _ in _jumping(index, wanted, skip_loop_filter="all"):
+            pass
+    except (av.error.FFmpegError, VideoError) as error:
+        raise DecordError(f"it does not see damage: {cause_of(error)}") from error
+
+
 def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Frames at `wanted`, increasing, as uint8 (H, W, 3), by PyAV.
 
@@ -94,8 +110,8 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """
     import av
 
-    wanted = [int(at) for at in wanted]
-    for find in (_jumping, _in_order) if index.pts is not None else (_counting,):
+    wanted, clear = [int(at) for at in wanted], index.pts is not None
+    for find in (_jumping, _in_order) if clear else (_counting,):
         done = 0
         try:
             for frame in find(index, wanted):
@@ -106,7 +122,7 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
             # A container may lead to the wrong place: then from its beginning.
             if find is not _jumping:
                 about, cause = len(index.times), cause_of(error)
-                text = damaged(index.source, index.stream, about, cause)
+                text = damaged(index.source, index.stream, clear, about, cause)
                 raise VideoError(text) from error
             wanted = wanted[done:]
 
@@ -114,7 +130,7 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
 def _counting(index, wanted) -> Iterator:
     """Decode from the beginning and count."""
     with opened(index.source) as container:
-        frames = decoded(container, container.streams[index.stream])
+        frames = decode_all(container, index.stream, False)
         count = -1
         for at in wanted:
             while count < at:
@@ -127,17 +143,18 @@ def _counting(index, wanted) -> Iterator:
 def _in_order(index, wanted) -> Iterator:
     """Decode from the beginning and look at the time stamps."""
     with opened(index.source) as container:
-        frames = decoded(container, container.streams[index.stream])
+        frames = decode_all(container, index.stream, True)
         for at in wanted:
             yield _until(frames, index.pts[at], at)
 
 
-def _jumping(index, wanted) -> Iterator:
+def _jumping(index, wanted, **options) -> Iterator:
     """Decode on from the last place to enter before each wanted frame."""
+    needed = set(index.pts[list(wanted)].tolist())
     with opened(index.source) as container:
         stream = container.streams[index.stream]
-        context = decoder_of(stream)
-        frames = decoded(container, stream, context)
+        context = decoder_of(stream, True, **options)
+        frames = decoded(container, stream, context, needed)
         reached = index.pts[0]
         for at in wanted:
             target = index.pts[at]
@@ -147,7 +164,7 @@ def _jumping(index, wanted) -> Iterator:
                 frames.close()
                 context.flush_buffers()
                 container.seek(int(place), stream=stream, backward=True)
-                frames = decoded(container, stream, context)
+                frames = decoded(container, stream, context, needed)
             yield _until(frames, target, at)
             reached = target
 

@@ -72,7 +72,8 @@ def index_video(source: str | bytes) -> Index:
         packets, damage = _packets(container, stream)
     if missing or damage:
         cause = f"{missing} of its bytes are missing" if missing else damage
-        raise VideoError(damaged(source, number, max(stated, len(packets)), cause))
+        about = max(stated, len(packets))
+        raise VideoError(damaged(source, number, True, about, cause))
     if not packets:
         raise VideoError("has a video stream without a single frame; drop the row.")
     first = _first_frame(source, number)
@@ -139,7 +140,7 @@ def codec_name(stream) -> str:
     return stream.codec_context.codec.canonical_name
 
 
-def decoder_of(stream):
+def decoder_of(stream, strict: bool, **options: str):
     """The decoder; FFmpeg's own save for VP8 and VP9 with alpha, which it drops."""
     import av
 
@@ -151,20 +152,27 @@ def decoder_of(stream):
         context = alpha
     # Rows are read in several threads; more in each would hold more frames.
     context.thread_count = 1
+    if strict:  # nothing is patched up in silence
+        options["err_detect"] = "explode"
+    context.options = options
     return context
 
 
-def decoded(container, stream, context=None) -> Iterator:
+def decoded(container, stream, context, needed=None) -> Iterator:
     """Every frame from where the container stands, as PyAV gives it.
 
     What stands before the first key frame, or leans on what stood there, is not shown
-    by players either. From there on a frame that is not whole is an error.
+    by players either. From there on a frame that is not whole is an error. With
+    `needed`, a set of time stamps, frames that neither are needed nor serve to decode
+    others are left out.
     """
-    context, entered, whole = context or decoder_of(stream), False, False
+    entered = whole = False
     for packet in container.demux(stream):
         entered = entered or packet.is_keyframe
         if not entered:
             continue
+        if needed is not None:
+            context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
         for frame in context.decode(packet if packet.size else None):
             whole = whole or not frame.is_corrupt
             if frame.is_corrupt and whole:
@@ -181,21 +189,27 @@ def cause_of(error: Exception) -> str:
     return text[0].lower() + text[1:].rstrip(".")
 
 
-def count_decodable(source: str | bytes, number: int) -> int:
+def decode_all(container, number: int, strict: bool) -> Iterator:
+    """Every frame of a stream from the beginning of the file."""
+    stream = container.streams[number]
+    return decoded(container, stream, decoder_of(stream, strict))
+
+
+def count_decodable(source: str | bytes, number: int, strict: bool) -> int:
     """How many frames come out whole before the first that does not; decodes all."""
     count = 0
     try:
         with opened(source) as container:
-            for _ in decoded(container, container.streams[number]):
+            for _ in decode_all(container, number, strict):
                 count += 1
     except Exception:  # that it fails is known; what is asked is how far it comes
         pass
     return count
 
 
-def damaged(source, number: int, stated: int, cause: str) -> str:
+def damaged(source, number: int, strict: bool, stated: int, cause: str) -> str:
     """Say what is wrong and how far the file can be read."""
-    count = count_decodable(source, number)
+    count = count_decodable(source, number, strict)
     return (
         f"is damaged or cut ({cause}): {count} of about {max(stated, count)} frames "
         "decoded with the imageio reader; restore the file or drop the row."
@@ -263,7 +277,7 @@ def _first_frame(source, number: int):
 
     try:
         with opened(source) as container:
-            for frame in decoded(container, container.streams[number]):
+            for frame in decode_all(container, number, False):
                 return frame
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise VideoError(
@@ -283,11 +297,11 @@ def _decoded_times(source, number, packets, base, rate) -> np.ndarray:
     stamps = []
     try:
         with opened(source) as container:
-            for frame in decoded(container, container.streams[number]):
+            for frame in decode_all(container, number, False):
                 stamps.append(frame.pts)
     except (av.error.FFmpegError, VideoError) as error:
-        about = len(packets)
-        raise VideoError(damaged(source, number, about, cause_of(error))) from error
+        text = damaged(source, number, False, len(packets), cause_of(error))
+        raise VideoError(text) from error
     clocks = [stamps, sorted(p.dts for p in packets if p.dts is not None)]
     for clock in clocks:
         rising = None not in clock and np.all(np.diff(np.array(clock, np.int64)) > 0)

@@ -92,8 +92,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         HEVC, VP9 and MJPEG, more than 8 bits, alpha, odd sizes, pictures to be
         turned, key frames that cannot be jumped to. ``"auto"`` takes decord for the
         files that it reads right, and imageio for the others and where decord is not
-        installed or fails. Frames are the same and so are stored features. A damaged
-        frame that a decoder patches up is an error with imageio; decord does not tell.
+        installed or fails. Frames are the same and so are stored features. Damage
+        is an error with all of them: nothing is patched up.
 
     frame_pooling : str or sequence of str, default=("mean",)
         Statistics over frames: ``"mean"``, ``"std"``, ``"max"``, ``"min"``. An image is

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffqa_features._decoders import (
     DecordError,
+    check_damage,
     objection,
     read_decord,
     read_imageio,
@@ -56,6 +57,7 @@ class Video:
         done = 0
         if self._reader != "imageio" and not refused:
             try:
+                check_damage(self._index, wanted)
                 for frame in read_decord(self._index, wanted):
                     yield frame
                     done += 1
