@@ -78,7 +78,9 @@ for name, values in scores.items():
     each = " ".join(f"{value:6.3f}" for value in values)
     print(f"{name:>18}  {each}   mean {np.mean(values):.3f}")
 gain = np.subtract(scores["frames and motion"], scores["frames"])
-print(f"gain of the union over frames alone: {gain.mean():+.3f}, worst {gain.min():+.3f}")
+print(
+    f"gain of the union over frames alone: {gain.mean():+.3f}, worst {gain.min():+.3f}"
+)
 
 # %%
 # By fault: the same predictions (last seed), each fault for itself. Flicker is the one

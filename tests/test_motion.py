@@ -3,9 +3,11 @@
 import threading
 from contextlib import contextmanager
 
+import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -179,6 +181,77 @@ class TestStore:
         np.testing.assert_allclose(given, matrix[:, :96], atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """A file of 75 frames at 25 per second: three clips."""
+    path = tmp_path_factory.mktemp("videos") / "pan.mp4"
+    photo = load_sample_photos(image_size=192).data[0]
+    frames = pan(photo, 0.7, count=75, size=128)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "20"})
+        stream.pix_fmt, stream.width, stream.height = "yuv420p", 128, 128
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(video):
+    """Decoded, cut and resized here: clips start at frames 0, 25 and 43."""
+    with av.open(str(video)) as container:
+        frames = [f.to_image() for f in container.decode(video=0)]
+    small = [np.asarray(f.resize((96, 96), Image.Resampling.BICUBIC)) for f in frames]
+    pixels = torch.from_numpy(np.stack(small)).permute(3, 0, 1, 2).float() / 255
+    with torch.inference_mode():
+        made = [
+            torch.cat(tiny_network()(pixels[None, :, start : start + 32]), 1)[0]
+            for start in (0, 25, 43)
+        ]
+    return np.stack([values.numpy() for values in made])
+
+
+class TestVideoFiles:
+    @pytest.mark.parametrize("reader", ["auto", "decord", "imageio"])
+    def test_clips_of_a_file(self, video, expected, reader):
+        ((slow, fast),) = MotionFeatures(reader=reader, **CPU).sequences([video])
+        given = np.hstack([slow, fast])
+        scale = np.abs(expected).max()
+        # Readers turn YUV into RGB a little differently.
+        np.testing.assert_allclose(given, expected, atol=0.02 * scale)
+
+    def test_what_is_stored_is_not_decoded(self, video, tmp_path, monkeypatch):
+        features = MotionFeatures(memory=tmp_path / "store", **CPU)
+        first = features.transform([video])
+
+        def refuse(media, size):
+            raise ValueError("decoded again")
+
+        monkeypatch.setattr("diffqa_features.motion._extract.read_clips", refuse)
+        renamed = tmp_path / "other.mp4"
+        renamed.write_bytes(video.read_bytes())
+        np.testing.assert_array_equal(features.transform([renamed]), first)
+        with pytest.raises(ValueError, match="decoded again"):
+            features.set_params(memory=None).transform([video])
+
+    def test_files_arrays_and_images_mix(self, video, clips, matrix):
+        features = MotionFeatures(**CPU)
+        rows = [clips[2], video, clips[0][0]]
+        given = features.transform(rows)
+        np.testing.assert_allclose(given[0], matrix[2, :96], atol=1e-4)
+        np.testing.assert_allclose(given[1], features.transform([video])[0], atol=1e-4)
+        np.testing.assert_allclose(given[2], matrix[0, :96], atol=1e-4)
+
+    def test_a_cut_file_is_a_bad_row(self, video, tmp_path):
+        path = tmp_path / "cut.mp4"
+        path.write_bytes(video.read_bytes()[:3000])
+        features = MotionFeatures(on_error="nan", **CPU)
+        with pytest.warns(RuntimeWarning, match=r"1 of 2 rows.*cut\.mp4"):
+            given = features.transform([path, video])
+        assert np.isnan(given[0]).all()
+        assert np.isfinite(given[1]).all()
+
+
 class TestBadRows:
     def test_raise_names_the_row(self, clips, tmp_path):
         path = tmp_path / "broken.png"
@@ -222,12 +295,13 @@ class TestBadRows:
         np.testing.assert_allclose(given, matrix[:, :96], atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def photos():
+    return load_sample_photos(image_size=256).data[:8]
+
+
 class TestWhatItTells:
     """On real photographs, which the network has never seen."""
-
-    @pytest.fixture(scope="class")
-    def photos(self):
-        return load_sample_photos(image_size=256).data[:8]
 
     def columns(self, rows):
         return MotionFeatures(**CPU).transform(rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_slowfast import recipe_weights
 
@@ -44,8 +45,6 @@ class TestFullSize:
         network.load_state_dict(
             torch.load(checkpoint, weights_only=True)["model_state"]
         )
-        from PIL import Image
-
         frames = [
             np.asarray(Image.fromarray(f).resize((224, 224), Image.Resampling.BICUBIC))
             for f in clip
