@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ from diffqa_features import FeatureStore, MotionFeatures
 from diffqa_features.datasets import load_sample_photos
 from diffqa_features.motion._weights import find_weights, load_network
 
+GOLDEN = Path(__file__).parent / "data" / "tiny_motion.npz"
 CPU = {"device": "cpu", "dtype": "float32"}
 
 
@@ -336,3 +338,23 @@ class TestWhatItTells:
             labels += [0, 1]
             groups += [group, group]
         assert self.accuracy(rows, np.array(labels), groups) >= 0.9
+
+
+def golden_input():
+    """A moving picture by formula, 40 frames: no generator or codec has a say in it."""
+    t, y, x = np.mgrid[:40, :96, :96]
+    red = 127 + 100 * np.sin((x + t) / 7) * np.cos(y / 11)
+    green = ((x - t) * 3 + y) % 256
+    blue = np.where(((x + t) // 16 + y // 16) % 2, 200, 40)
+    return np.stack([red, green, blue], -1).astype(np.uint8)
+
+
+def test_golden_vector_of_tiny():
+    """Remade with ``python tests/test_motion.py`` when the weights change."""
+    expected = np.load(GOLDEN, allow_pickle=False)["row"]
+    row = MotionFeatures(**CPU).transform([golden_input()])[0]
+    np.testing.assert_allclose(row, expected, rtol=1e-3, atol=1e-3)
+
+
+if __name__ == "__main__":
+    np.savez(GOLDEN, row=MotionFeatures(**CPU).transform([golden_input()])[0])

@@ -1,5 +1,6 @@
 """Names of weights, files of weights, and files that are none."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -201,3 +202,37 @@ class TestTiny:
             "sys.exit('torch' in sys.modules)"
         )
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_training_resumes_and_exports(tmp_path, clip):
+    """A run in two parts ends where one in one part does, and what it writes loads."""
+    script = Path(__file__).parents[1] / "tools" / "train_tiny_motion.py"
+    if not script.is_file():
+        pytest.skip("installed from a wheel: there are no tools")
+    root = str(script.parents[1])
+
+    def run(*arguments):
+        command = [sys.executable, script, *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    small = ("--pool", 3, "--clips", 2, "--steps", 2, "--checkpoint-every", 1)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run("--out", whole, *small)
+    run("--out", parts, *small, "--stop", 1)
+    assert "resumed at step 1" in run("--out", parts, *small)
+    for folder in (whole, parts):
+        run("--out", folder, "--export", folder / "exported")
+    first, second = (
+        load_file(folder / "exported" / "model.safetensors")
+        for folder in (whole, parts)
+    )
+    assert first.keys() == load_file(_weights.TINY).keys()
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-3)
+    path = whole / "exported" / "model.safetensors"
+    assert np.isfinite(MotionFeatures(path, **CPU).transform([clip])).all()

@@ -17,7 +17,7 @@ from diffqa_features.motion._slowfast import (
     slow_frames,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "slowfast_r50.npz"
+GOLDEN = Path(__file__).parent / "data" / "slowfast_r50.npz"
 
 
 def recipe(name, shape, fan):

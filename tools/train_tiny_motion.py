@@ -34,6 +34,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--stop", type=int, help="end at this step; go on later")
     parser.add_argument("--clips", type=int, default=16, help="clips a step")
     parser.add_argument("--pool", type=int, default=400, help="pictures drawn")
     parser.add_argument("--lr", type=float, default=4e-3)
@@ -113,7 +114,7 @@ def train(args):
     running = {}
     with ThreadPoolExecutor(1) as ahead:
         upcoming = ahead.submit(batch, pool, args.clips, args.seed, step)
-        while step < args.steps:
+        while step < (args.stop or args.steps):
             clips, targets = upcoming.result()
             upcoming = ahead.submit(batch, pool, args.clips, args.seed, step + 1)
             for group in optimizer.param_groups:
@@ -134,7 +135,7 @@ def train(args):
             progress.update()
             progress.set_postfix({k: f"{v:.3f}" for k, v in running.items()})
             step += 1
-            if step % args.checkpoint_every == 0 or step == args.steps:
+            if step % args.checkpoint_every == 0 or step in (args.stop, args.steps):
                 state = {
                     "model": model.state_dict(),
                     "average": average,

@@ -91,7 +91,7 @@ def make_distorted_videos(
         Frames per clip, at least 16. A video with fewer gives what it has.
     frame_rate : float, default=30.0
         Frames per second of the clips from stills, arrays and procedural pictures. A
-        video keeps its own.
+        video keeps its mean rate; all its frames are shown equally long.
     image_size : int, default=128
         Height and width in pixels of the central square that is cut out and reduced
         before anything is distorted; even.
