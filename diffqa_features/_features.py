@@ -232,9 +232,9 @@ class DiffusionQAFeatures(BackboneTransformer):
         Parameters
         ----------
         X : list, array, Series or DataFrame of N media rows
-            Each row a path, a ``PIL.Image``, an array (H, W), (H, W, 3) or
-            (T, H, W, 3) of uint8 or of floats in [0, 1]; or an array (N, H, W, 3); or
-            a DataFrame with the media in its column ``path``.
+            Each row a path of an image or video, a ``PIL.Image``, an array (H, W),
+            (H, W, 3) or (T, H, W, 3) of uint8 or of floats in [0, 1]; or an array
+            (N, H, W, 3); or a DataFrame with the media in its column ``path``.
 
         Returns
         -------

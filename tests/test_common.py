@@ -214,6 +214,9 @@ def test_in_a_grid_search_and_cross_validation(estimator, images):
         ({"image_size": -1}, "'image_size'"),
         ({"random_state": None}, "'random_state'"),
         ({"frame_rate": 0}, "'frame_rate'"),
+        ({"frame_rate": float("inf")}, "'frame_rate'"),
+        ({"frame_rate": float("nan")}, "'frame_rate'"),
+        ({"max_frames": 0}, "'max_frames'"),
     ],
 )
 @pytest.mark.parametrize("name", ["features", "maps"])
@@ -242,7 +245,7 @@ def test_bad_parameters_of_motion(images, change, message):
         ({"dtype": "float8"}, "'dtype'"),
         ({"batch_size": 0}, "'batch_size'"),
         ({"on_error": "ignore"}, "'on_error'"),
-        ({"reader": "cv2"}, "'reader'"),
+        ({"reader": "ffmpeg"}, "'reader'"),
         ({"n_jobs": 1.5}, "'n_jobs'"),
     ],
 )
