@@ -66,14 +66,19 @@ def extract(
     request.check_columns(rows[0])
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
-    matrices, failed = share_rows(
+    parts, failed = share_rows(
         rows,
         partial(_take, request=request, store=store, on_error=on_error),
         device=request.device,
         n_jobs=n_jobs,
         verbose=verbose,
     )
-    return np.concatenate(matrices), failed
+    if len(parts) == 1:
+        return parts[0][1], failed
+    matrix = np.empty((len(rows), request.width), np.float32)
+    for places, part in parts:
+        matrix[places] = part
+    return matrix, failed
 
 
 def _take(rows, advance, request, store, on_error):

@@ -6,6 +6,7 @@ ahead of the model in a thread, tell progress, keep what was computed.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,34 +33,34 @@ def share_rows(
     device: str | None,
     n_jobs: int | None = None,
     verbose: int = 0,
-) -> tuple[list[Result], list[tuple[int, str]]]:
+) -> tuple[list[tuple[Sequence[int], Result]], list[tuple[int, str]]]:
     """Call `take`, in several processes if so asked.
 
     ``take(rows, advance)`` returns the result for its rows and the (index, reason) of
     those that could not be read; it calls ``advance(count)`` as rows are finished, and
-    can be pickled. Returned are the results of consecutive parts of the rows.
+    can be pickled. Returned are the results of parts of the rows, each with the places
+    of its rows. Rows of one file or object are in one part, so that no two processes
+    compute the same.
     """
     jobs = min(effective_n_jobs(n_jobs), len(rows))
     with tqdm(total=len(rows), unit="row", disable=not verbose) as progress:
         if jobs == 1:
             result, failed = take(rows, progress.update)
-            return [result], failed
+            return [(range(len(rows)), result)], failed
         _refuse_shared_gpu(device, jobs)
-        tasks = [
-            rows[start : start + _ROWS_PER_TASK]
-            for start in range(0, len(rows), _ROWS_PER_TASK)
-        ]
+        tasks = _split(rows)
         parallel = Parallel(
             n_jobs=n_jobs, return_as="generator", pre_dispatch="2*n_jobs"
         )
         results, failed = [], []
-        for task, (result, bad) in zip(
-            tasks, parallel(delayed(_take)(task, take) for task in tasks), strict=True
-        ):
-            results.append(result)
+        parts = parallel(
+            delayed(_take)([rows[place] for place in places], take) for places in tasks
+        )
+        for places, (result, bad) in zip(tasks, parts, strict=True):
+            results.append((places, result))
             failed += bad
-            progress.update(len(task))
-    return results, failed
+            progress.update(len(places))
+    return results, sorted(failed)
 
 
 def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
@@ -95,6 +96,23 @@ def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
         )
         return None
     return store
+
+
+def _split(rows: Sequence[Row]) -> list[list[int]]:
+    """Places of the rows of each task."""
+    together: dict[object, list[int]] = {}
+    for place, row in enumerate(rows):
+        source = row.source
+        named = isinstance(source, (str, os.PathLike))
+        together.setdefault(os.fspath(source) if named else id(source), []).append(
+            place
+        )
+    tasks: list[list[int]] = [[]]
+    for places in together.values():
+        if len(tasks[-1]) >= _ROWS_PER_TASK:
+            tasks.append([])
+        tasks[-1] += places
+    return tasks
 
 
 def _take(rows, take):

@@ -99,7 +99,11 @@ def extract_motion(
     parts, failed = share_rows(
         rows, take, device=request.device, n_jobs=n_jobs, verbose=verbose
     )
-    return [result for part in parts for result in part], failed
+    results = [None] * len(rows)
+    for places, part in parts:
+        for place, result in zip(places, part, strict=True):
+            results[place] = result
+    return results, failed
 
 
 def _take(rows, advance, request, finish, store, on_error):
