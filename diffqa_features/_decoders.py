@@ -31,8 +31,8 @@ _FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yu
 def objection(index: Index) -> str:
     """Why decord would not give the right frames of this file; empty if it would.
 
-    Each rule stands for wrong pixels or an endless wait that was seen in decord 0.6.0
-    beside PyAV's frames.
+    Most rules stand for wrong pixels or failures that decord 0.6.0 showed beside PyAV's
+    frames; the others leave to PyAV what was not compared.
     """
     if isinstance(index.source, bytes):
         return "it reads files only"
@@ -62,8 +62,8 @@ def read_decord(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     decord.logging.set_level(decord.logging.QUIET)
     done = 0
     try:
-        # With more threads it loses frames at the end of a file; with fault_tol it
-        # does not put the previous frame where one cannot be decoded.
+        # One thread, as rows are read in several. With fault_tol it does not put the
+        # previous frame where one cannot be decoded.
         reader = decord.VideoReader(
             index.source, decord.cpu(0), num_threads=1, fault_tol=1
         )
@@ -80,8 +80,11 @@ def read_decord(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
                 raise DecordError("it gives another size")
             yield array_pixels(pixels)[0]
             done += 1
-    except (decord.DECORDError, decord.DECORDLimitReachedError) as error:
-        cause = str(error).strip().splitlines()[-1].split("] ")[-1]
+    except (DecordError, MemoryError):
+        raise
+    except Exception as error:  # decord's own errors have no common base
+        cause = str(error).strip().splitlines()[-1:]
+        cause = cause[0].split("] ")[-1] if cause else type(error).__name__
         raise DecordError(f"it fails after {done} frames: {cause[:200]}") from error
 
 

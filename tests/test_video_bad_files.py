@@ -239,4 +239,6 @@ def test_no_damage_crashes_or_hangs(folder):
         else:
             got, _, _, promised = outcome.split()
             assert got == promised
+    by_reader = [[o[-1] for o in outcomes if o[3] == r] for r in ("auto", "imageio")]
+    assert by_reader[0] == by_reader[1]
     assert decode(whole / "a.mp4")
