@@ -152,6 +152,11 @@ class DiffusionQAFeatures(BackboneTransformer):
     With a `frame_pooling` other than ``("mean",)`` each name ends in ``__frames-mean``,
     ``__frames-std`` and so on.
 
+    Frames of a video are its stored pixels, turned upright as the file says: fields are
+    not separated, and pixels that are not square stay so. Colours are converted as the
+    stream says (BT.601 where it says nothing), alpha is put on white, and more than
+    8 bits are rounded to 8.
+
     A batch of n and n batches of one agree to about 1e-5 relative in float32, not
     bitwise.
 

@@ -128,7 +128,7 @@ def _in_folder(folder, recursive):
     if not files:
         hint = "" if recursive else "; --recursive looks into the folders in it"
         raise ValueError(
-            f"There is no picture or video in {str(folder)!r} (of {' '.join(sorted(SUFFIXES))})"
-            f"{hint}."
+            f"There is no picture or video in {str(folder)!r} (of "
+            f"{' '.join(sorted(SUFFIXES))}){hint}."
         )
     return files
