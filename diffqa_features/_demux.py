@@ -117,8 +117,10 @@ def opened(source: str | bytes):
 
     # The protocol is said, or FFmpeg would find one in a name like "a:b.mp4".
     name = BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+    # From PyAV 19 on there is no such option: it replaces by itself.
+    old = int(av.__version__.split(".")[0]) < 19
     try:
-        return av.open(name, metadata_errors="replace")
+        return av.open(name, **({"metadata_errors": "replace"} if old else {}))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError(
             f"cannot be opened as a video ({cause_of(error)}): it is cut, damaged, or "
