@@ -31,6 +31,7 @@ exclude_patterns = ["_build", "generated/backreferences"]
 templates_path = ["_templates"]
 # Names in single backquotes are mostly parameters, which have no page of their own.
 default_role = "literal"
+smartquotes = False  # it would bend the quotes of default="tiny"
 
 # Written before Sphinx lists the pages.
 PAGES = HERE / "generated"
@@ -49,7 +50,6 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "within_subsection_order": "generated_pages.FirstScoreFirst",
     "doc_module": ("diffqa_features",),
-    "reference_url": {"diffqa_features": None},
     "backreferences_dir": "generated/backreferences",
     "show_memory": False,
     "write_computation_times": False,
@@ -65,9 +65,9 @@ html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "diffqa-features"},
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 4,
+    "navbar_center": [],
     "show_toc_level": 2,
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
 }
-html_sidebars = {"index": []}
+html_sidebars = {"**": ["contents"]}

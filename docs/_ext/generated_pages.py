@@ -9,8 +9,10 @@ import pkgutil
 from importlib import import_module
 from pathlib import Path
 
+from sphinx.pycode import ModuleAnalyzer
+
 import diffqa_features
-from diffqa_features import datasets
+from diffqa_features import _HOMES, datasets
 from diffqa_features._hub import MIRRORS
 from diffqa_features.datasets._description import Dataset
 
@@ -56,7 +58,6 @@ def api_page() -> str:
     """One table of names per room, as the rooms' own ``__all__`` lists them."""
     lines = ["API reference", "=============", ""]
     lines += ["Every public name. The command line is ``diffqa --help``.", ""]
-    paths = [path for path, _ in public_names()]
     for room in _rooms():
         title = ROOMS.get(room, room.capitalize())
         module = f"diffqa_features.{room}".rstrip(".")
@@ -66,10 +67,32 @@ def api_page() -> str:
             lines += [f".. module:: {module}", "", summary, ""]
         else:
             lines += [".. module:: diffqa_features", ""]
+        inside = {
+            path.rpartition(".")[2]: thing
+            for path, thing in public_names()
+            if path.rpartition(".")[0] == module
+        }
         lines += [".. autosummary::", "   :toctree: api", "   :nosignatures:", ""]
-        homes = [path.rpartition(".") for path in paths]
-        lines += [f"   {name}" for home, _, name in homes if home == module] + [""]
+        lines += [f"   {name}" for name in inside if has_page(inside[name])] + [""]
+        for name, thing in inside.items():
+            if not has_page(thing):
+                lines += [f".. data:: {name}", "", f"   {_said_of(name, thing)}", ""]
     return "\n".join(lines)
+
+
+def has_page(thing) -> bool:
+    """Whether it is a class or function, with a docstring of its own."""
+    return inspect.isclass(thing) or inspect.isroutine(thing)
+
+
+def _said_of(name, thing) -> str:
+    """The text below a constant, where its file has one."""
+    for home in (f"diffqa_features.{_HOMES.get(name, '')}", "diffqa_features.metrics"):
+        home = import_module(home.rstrip("."))
+        notes = ModuleAnalyzer.for_module(home.__name__).find_attr_docs()
+        if vars(home).get(name) is thing and ("", name) in notes:
+            return " ".join(notes["", name]).strip()
+    return f"``{thing!r}``"
 
 
 def public_names():
@@ -120,12 +143,12 @@ def mirrors_list() -> str:
     """The repositories behind each alias of a backbone, in the order of trial."""
     lines = []
     for alias, mirrors in MIRRORS.items():
-        lines += [f"``{alias}``", ""]
+        shown = []
         for mirror in mirrors:
             repository, _, commit = mirror.partition("@")
-            pin = f", commit ``{commit[:12]}``" if commit else ", the original"
-            lines.append(f"   #. ``{repository}``{pin}")
-        lines.append("")
+            pin = f"commit ``{commit[:12]}``" if commit else "the original"
+            shown.append(f"``{repository}`` ({pin})")
+        lines += [f"- ``{alias}``: {', then '.join(shown)}", ""]
     return "\n".join(lines)
 
 

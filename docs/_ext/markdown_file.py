@@ -32,4 +32,8 @@ class MarkdownFile(Directive):
             raise self.error(f"{name} must begin with a title.")
         parser = MarkdownIt("commonmark").enable("table")
         html = parser.render(rest).replace("<table>", '<table class="table">')
+        # Below the section of the page that holds them.
+        for level in (4, 3, 2):
+            for mark in ("<", "</"):
+                html = html.replace(f"{mark}h{level}>", f"{mark}h{level + 1}>")
         return [nodes.raw("", html, format="html")]

@@ -20,5 +20,5 @@ def inline(translator, node):
 def display(translator, node):
     """Write a formula on a line of its own."""
     formula = tex2mathml(node.astext(), as_block=True)
-    translator.body.append(f'<div class="math">{formula}</div>')
+    translator.body.append(f'<div class="formula">{formula}</div>')
     raise nodes.SkipNode
