@@ -42,7 +42,7 @@ def main():
     buffer = io.BytesIO()
     fig.savefig(buffer, dpi=110)
     # A palette: a third of the size, in every clone.
-    Image.open(buffer).convert("RGB").quantize(128).save(out, optimize=True)
+    Image.open(buffer).convert("RGB").quantize(256).save(out, optimize=True)
 
 
 def half_blurred(photo):
