@@ -38,7 +38,7 @@ docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) build dist demo docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo docs/_build docs/auto_examples docs/generated .pytest_cache .ruff_cache .hypothesis
 	find diffqa_features tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Touched last: an installation that was interrupted is taken up again.

@@ -70,7 +70,7 @@ class EvaluationTable:
         ).to_html(header=False)
 
     def to_csv(self, path=None):
-        """Write the frame as CSV in full precision, after the facts as ``# `` lines.
+        """Write the frame as CSV in full precision, after the facts behind ``#``.
 
         Parameters
         ----------
