@@ -66,17 +66,19 @@ class Passes:
             self._batch_size = _ROWS_ON_CPU if on_cpu else _ROWS_ON_GPU
         return self._batch_size
 
-    def latents(self, views: Sequence[np.ndarray]) -> np.ndarray:
+    def latents(
+        self, views: Sequence[np.ndarray], normalization: str = "vae"
+    ) -> np.ndarray:
         """Encode uint8 views of one size: float32 (N, C, h, w)."""
         if self._vae_batch is None:
             on_cpu = self.backbone.device.type == "cpu"
             self._vae_batch = 1 if on_cpu else self.batch_size
 
         def encode(chunk):
-            pixels = to_pixels(np.stack(chunk))
+            pixels = to_pixels(np.stack(chunk), normalization)
             return self.backbone.encode_images(pixels).cpu().numpy()
 
-        parts, self._vae_batch = _in_halves(encode, views, self._vae_batch)
+        parts, self._vae_batch = in_halves(encode, views, self._vae_batch)
         return np.concatenate(parts)
 
     def observe(
@@ -103,7 +105,7 @@ class Passes:
             return rows
 
         pairs = list(zip(latents, texts, strict=True))
-        parts, self._batch_size = _in_halves(run, pairs, self.batch_size)
+        parts, self._batch_size = in_halves(run, pairs, self.batch_size)
         return [row for part in parts for row in part]
 
     @torch.inference_mode()
@@ -151,20 +153,25 @@ class Passes:
         """Noise (C, h, w) in float32, the same for every row, machine and device."""
         key = (timestep, tuple(shape))
         if key not in self._noises:
-            words = f"{self._seed}|{timestep}|{'x'.join(map(str, shape))}".encode()
-            seed = int.from_bytes(hashlib.blake2b(words, digest_size=7).digest(), "big")
-            generator = torch.Generator().manual_seed(seed)
-            self._noises[key] = torch.randn(shape, generator=generator)
+            self._noises[key] = draw_noise(self._seed, timestep, shape)
             if len(self._noises) > _NOISES_KEPT:
                 self._noises.popitem(last=False)
         return self._noises[key]
+
+
+def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
+    """Noise in float32 on the CPU that depends on seed, timestep and shape only."""
+    words = f"{seed}|{timestep}|{'x'.join(map(str, shape))}".encode()
+    digest = hashlib.blake2b(words, digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.randn(tuple(shape), generator=generator)
 
 
 def _finite(rows):
     return all(np.isfinite(v).all() for row in rows for v in row.values())
 
 
-def _in_halves(run, items, size):
+def in_halves(run, items, size):
     """Run over chunks of ``size``; on out-of-memory halve the size and go on.
 
     Returns the results in order and the size that worked.
