@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -149,8 +150,8 @@ class _Run:
             self._update(order[start : start + schedule.batch_size])
             self.done_batches += 1
             bar.update(1)
-            recent = self.losses[-20:]
-            bar.set_postfix(loss=f"{np.mean(recent):.4f}", srcc=self._last_srcc())
+            loss = sum(self.losses) / len(self.order_seen)
+            bar.set_postfix(loss=f"{loss:.4f}", srcc=self._last_srcc())
             if time.monotonic() - self.saved_at > _SAVE_SECONDS:
                 self.save()
         self._end_epoch()
@@ -163,7 +164,7 @@ class _Run:
         for part, chosen in enumerate(
             np.array_split(rows, min(self.schedule.accumulation, len(rows)))
         ):
-            generator = torch.Generator().manual_seed(_seed_of(*where, part))
+            generator = torch.Generator().manual_seed(seed_of(*where, part))
             with precision(self.device, self.schedule.dtype):
                 loss, predictions = self.step(chosen, generator)
             value = float(loss.detach())
@@ -171,7 +172,7 @@ class _Run:
                 raise FloatingPointError(self._not_finite(value))
             share = len(chosen) / len(rows)
             self.scaler.scale(loss * share).backward()
-            self.losses.append(value * share * len(rows))
+            self.losses.append(value * len(chosen))
             self.order_seen += [int(row) for row in chosen]
             self.predictions += predictions.detach().float().cpu().tolist()
         self.scaler.unscale_(self.optimizer)
@@ -194,7 +195,7 @@ class _Run:
         target = self.target[self.order_seen]
         record = {
             "epoch": self.done_epochs + 1,
-            "loss": float(np.sum(self.losses) / len(self.target)),
+            "loss": sum(self.losses) / len(self.target),
             "srcc": _srcc(target, self.predictions),
         }
         self.done_epochs, self.done_batches = self.done_epochs + 1, 0
@@ -258,19 +259,19 @@ class _Run:
 def write_whole(path: Path, write: Callable) -> None:
     """Write a file so that under its name there is always a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with beside.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        beside.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
 
 
-def _seed_of(*parts):
+def seed_of(*parts):
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")
 
@@ -279,5 +280,6 @@ def _srcc(target, predictions):
     if len(target) < 2:
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # constant predictions have no order
+        # Constant predictions have no order: 0.
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
         return float(srcc_score(target, np.asarray(predictions)))
