@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-
 Adapter = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 

@@ -83,7 +83,7 @@ def read_blocks(
         )
     difference = None
     if bias:
-        predicted = backbone.to_noise(output, rows, timesteps.repeat_interleave(prompts))
+        predicted = backbone.to_noise(output, rows, rows_at)
         predicted = predicted.unflatten(0, (count, prompts))[:, :2]
         # Noise that is predicted better under the first prompt makes it negative; this
         # is the sign of the released code.

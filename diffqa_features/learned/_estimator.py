@@ -11,10 +11,22 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features._latents import Framing, encode_rows
-from diffqa_features._media import as_rows
 from diffqa_features._resolve import describe_backbone
 from diffqa_features._store import as_store
 from diffqa_features._transformer import BackboneTransformer
+from diffqa_features.learned import _files
+
+_SCHEDULE = (
+    "max_epochs",
+    "batch_size",
+    "accumulation",
+    "learning_rate",
+    "weight_decay",
+    "gradient_clip",
+    "patience",
+)
+# What belongs to a machine and not to a model.
+_LOCAL = ("memory", "checkpoint_dir", "device", "verbose")
 
 _shared = BackboneTransformer._parameter_constraints
 
@@ -120,9 +132,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
         splitter = kind(
             1, test_size=self.validation_fraction, random_state=self.random_state
         )
-        train, held = (
-            np.sort(part) for part in next(splitter.split(y, y, groups))
-        )
+        train, held = (np.sort(part) for part in next(splitter.split(y, y, groups)))
         if len(train) < 2 or len(held) < 2:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} leaves {len(train)} "
@@ -130,6 +140,116 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
                 "are needed. Change it, or set it to None."
             )
         return train, held
+
+    # -- training ------------------------------------------------------------------
+
+    def _run_training(self, network, step, target, backbone, validate, facts, past=0):
+        """The loop with this estimator's parameters; the history of its epochs.
+
+        `facts` are what the result depends on beside the parameters and the network:
+        they name the checkpoint. `past` counts the epochs of earlier fits.
+        """
+        from diffqa_features.learned import _training
+
+        settings = {name: getattr(self, name) for name in _SCHEDULE}
+        dtype = self._arithmetic(backbone.device)
+        checkpoint = None
+        if self.checkpoint_dir is not None:
+            name = type(self).__name__.lower()
+            key = _training.run_key(
+                self._design(), settings, self.random_state, str(dtype), past,
+                backbone.info.identity, target, facts, dict(network.state_dict()),
+            )  # fmt: skip
+            folder = Path(self.checkpoint_dir).expanduser()
+            checkpoint = folder / f"{name}-{key}.pt"
+        schedule = _training.Schedule(
+            **settings,
+            seed=_training.seed_of(self.random_state, past),
+            dtype=dtype,
+            checkpoint=checkpoint,
+            verbose=self.verbose,
+        )
+        device = backbone.device
+        return _training.train(network, step, target, schedule, device, validate)
+
+    # -- files ---------------------------------------------------------------------
+
+    def save_pretrained(self, folder):
+        """Write what was trained, a few MB: `config.json` and `model.safetensors`.
+
+        The backbone itself is not written, only its name and fingerprint. A crash
+        leaves the files of before or those of now, never a part.
+
+        Parameters
+        ----------
+        folder : str or path
+            Made if it is not there; files of these names are replaced.
+        """
+        from diffqa_features import __version__
+
+        info = self._check_fitted()
+        parameters = self.get_params(deep=False)
+        config = {
+            "library": f"diffqa_features {__version__}",
+            "estimator": type(self).__name__,
+            "parameters": {
+                name: _plain(value)
+                for name, value in parameters.items()
+                if name not in _LOCAL
+            },
+            "backbone": {
+                "name": info.name,
+                "commit": info.commit,
+                "identity": info.identity,
+            },
+            "fitted": {
+                "slope_": self.slope_,
+                "intercept_": self.intercept_,
+                "history_": self.history_,
+            },
+        }
+        _files.save(folder, config, self.weights_)
+
+    @classmethod
+    def from_pretrained(cls, folder, **parameters):
+        """Load what `save_pretrained` wrote.
+
+        Parameters
+        ----------
+        folder : str or path
+            Where the two files are.
+        **parameters : object
+            Parameters to set beside the saved ones, such as `backbone` (another place
+            of the same model), `device`, `memory` or `n_timesteps`.
+
+        Returns
+        -------
+        object
+            A fitted estimator, whose predictions are those of the one saved.
+
+        Raises
+        ------
+        ValueError
+            If the files are damaged or are another estimator's, or if the backbone is
+            not the one that it was fitted on.
+        OSError
+            If the files or the backbone are not there.
+        """
+        config, weights = _files.load(folder)
+        if config["estimator"] != cls.__name__:
+            raise ValueError(
+                f"'{folder}' holds a {config['estimator']}, not a {cls.__name__}. Load "
+                f"it with {config['estimator']}.from_pretrained."
+            )
+        estimator = cls(**{**config["parameters"], **parameters})
+        estimator.weights_ = weights
+        estimator.backbone_identity_ = config["backbone"]["identity"]
+        for name, value in config["fitted"].items():
+            setattr(estimator, name, value)
+        saved = cls(**config["parameters"])
+        estimator.design_ = saved._design()
+        estimator._check_fitted()
+        return estimator
 
     # -- what is fitted --------------------------------------------------------------
 

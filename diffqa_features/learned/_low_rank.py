@@ -39,11 +39,13 @@ class LowRankAdapters(nn.Module):
             attention = unet.get_submodule(block.module)
             for name, path in LAYERS.items():
                 layer = attention.get_submodule(path)
-                key = f"{block.name}.{name}".replace(".", "_")
+                key = block, name
                 down = torch.randn(rank, layer.in_features, generator=generator) / rank
                 up = torch.zeros(layer.out_features, rank)
-                self.register_parameter(f"{key}_down", nn.Parameter(down))
-                self.register_parameter(f"{key}_up", nn.Parameter(up))
+                for side, value in (("down", down), ("up", up)):
+                    self.register_parameter(
+                        factor_name(*key, side), nn.Parameter(value)
+                    )
                 self._paths[f"{block.module}.{path}"] = key
 
     def adapters(self) -> dict[str, Adapter]:
@@ -51,10 +53,15 @@ class LowRankAdapters(nn.Module):
         return {path: self._adapter(key) for path, key in self._paths.items()}
 
     def _adapter(self, key):
-        down, up = getattr(self, f"{key}_down"), getattr(self, f"{key}_up")
+        down, up = (getattr(self, factor_name(*key, s)) for s in ("down", "up"))
 
         def adapt(entered, left):
             change = F.linear(F.linear(entered.to(down), down), up)
             return left + change.to(left)
 
         return adapt
+
+
+def factor_name(block: Block, layer: str, side: str) -> str:
+    """Name of a factor in a state dict, ``up1_0_to_q_down``: no dots in it."""
+    return f"{block.name}.{layer}_{side}".replace(".", "_")

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
-import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
+from diffqa_features.learned._files import write_whole
 from diffqa_features.metrics import srcc_score
 
 _SAVE_SECONDS = 120  # between checkpoints inside an epoch
@@ -87,18 +86,38 @@ def train(
 
 @contextlib.contextmanager
 def precision(device: torch.device, dtype: torch.dtype):
-    """Mixed precision inside: float32 weights, arithmetic in `dtype` where it is safe."""
+    """Mixed precision inside: weights in float32, arithmetic in `dtype` where safe."""
     half = dtype != torch.float32
     with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
         yield
 
 
-def run_key(*facts: object, tensors: dict[str, torch.Tensor] | None = None) -> str:
-    """Name of a run's checkpoint: a hash of all that its result depends on."""
-    digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
-    for name, tensor in sorted((tensors or {}).items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+def run_key(*facts: object) -> str:
+    """Name of a run's checkpoint: a hash of all that its result depends on.
+
+    Facts are plain values, arrays, tensors, and tuples, lists and dicts of them.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+
+    def take(fact):
+        if isinstance(fact, torch.Tensor):
+            fact = fact.detach().cpu().numpy()
+        if isinstance(fact, np.ndarray):
+            digest.update(f"{fact.dtype.str}{fact.shape}".encode())
+            digest.update(np.ascontiguousarray(fact))
+        elif isinstance(fact, (tuple, list, dict)):
+            parts = (
+                [x for kv in fact.items() for x in kv]
+                if fact and isinstance(fact, dict)
+                else list(fact)
+            )
+            digest.update(f"{type(fact).__name__}{len(parts)}".encode())
+            for part in parts:
+                take(part)
+        else:
+            digest.update(f"{fact!r};".encode())
+
+    take(facts)
     return digest.hexdigest()
 
 
@@ -254,21 +273,6 @@ class _Run:
             ) from error
         for name in self._STATE:
             setattr(self, name, state[name])
-
-
-def write_whole(path: Path, write: Callable) -> None:
-    """Write a file so that under its name there is always a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        with beside.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def seed_of(*parts):
