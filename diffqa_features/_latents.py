@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,12 +88,26 @@ def encode_rows(
                     )
                     known.update(zip(new, latents, strict=True))
                     if store is not None:
-                        store.put({framing.key(key): known[key] for key in new})
+                        store = _keep(store, {framing.key(k): known[k] for k in new})
                 encoded.append(Encoded(keys, np.stack([known[key] for key in keys])))
                 bar.update(1)
         finally:
             readers.shutdown(cancel_futures=True)
     return encoded
+
+
+def _keep(store, entries):
+    try:
+        store.put(entries)
+    except OSError as error:
+        warnings.warn(
+            f"The feature store cannot be written; this call goes on without it. "
+            f"{error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return store
 
 
 def _open(row, framing, store):

@@ -1,5 +1,6 @@
 """What the learned regressors share: data in and out, target, weights, files."""
 
+import os
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
         "patience": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
-        "checkpoint_dir": [str, Path, None],
+        "checkpoint_dir": [str, os.PathLike, None],
         "random_state": _shared["random_state"],
         "memory": _shared["memory"],
         "device": _shared["device"],
@@ -164,7 +165,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
             checkpoint = folder / f"{name}-{key}.pt"
         schedule = _training.Schedule(
             **settings,
-            seed=_training.seed_of(self.random_state, past),
+            seed=_training.seed_of(int(self.random_state), past),
             dtype=dtype,
             checkpoint=checkpoint,
             verbose=self.verbose,
@@ -304,12 +305,14 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
 
 def _plain(value):
     """A parameter as JSON has it."""
-    if isinstance(value, (str, bool, type(None))):
+    if isinstance(value, (str, type(None))):
         return value
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
         return float(value)
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return [_plain(item) for item in value]

@@ -407,7 +407,3 @@ class GenzIQARegressor(PromptGuidedRegressor):
         estimator.design_ = estimator._design()
         estimator.backbone_identity_ = info.identity
         return estimator
-
-    def _latents(self, rows, info):
-        encoded = self._encode(rows, self._framing(info, stills_only=True))
-        return np.concatenate([row.latents for row in encoded])  # (N, C, h, w)

@@ -61,10 +61,13 @@ class GenzIQANetwork(nn.Module):
             queries=queries,
         )
 
-    def sample(self, backbone, latents, lowest, highest, generator) -> Reading:
+    def sample(self, backbone, latents, lowest, highest, generators) -> Reading:
         """Read with one random timestep in [lowest, highest) and noise per picture."""
-        timesteps = torch.randint(lowest, highest, (len(latents),), generator=generator)
-        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.cat(
+            [torch.randint(lowest, highest, (1,), generator=g) for g in generators]
+        )
+        shape = latents.shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
         states = self.context.states(backbone)
         latents, noise = latents.to(backbone.device), noise.to(backbone.device)
         return self.read(backbone, latents, noise, timesteps, states)

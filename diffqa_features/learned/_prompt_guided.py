@@ -123,6 +123,10 @@ class PromptGuidedRegressor(LearnedRegressor):
         scores, _ = self._read(network, backbone, latents, timesteps)
         return scores.astype(np.float64).mean(axis=1)
 
+    def _latents(self, rows, info):
+        encoded = self._encode(rows, self._framing(info, stills_only=True))
+        return np.concatenate([row.latents for row in encoded])  # (N, C, h, w)
+
     def _line(self, network, backbone, latents, y, train):
         """What brings untrained scores into the units of y."""
         rng = np.random.default_rng(self.random_state)
@@ -143,9 +147,9 @@ class PromptGuidedRegressor(LearnedRegressor):
         wanted = torch.from_numpy(y[train]).to(backbone.device, torch.float32)
         unit = float(wanted.std(correction=0)) or 1.0
 
-        def step(chosen, generator):
+        def step(chosen, generators):
             picked = torch.from_numpy(latents[train[chosen]])
-            reading = network.sample(backbone, picked, lowest, highest, generator)
+            reading = network.sample(backbone, picked, lowest, highest, generators)
             predicted = intercept + slope * reading.scores.mean(1)
             errors = (predicted - wanted[chosen]) / unit
             return errors.square().mean(), predicted

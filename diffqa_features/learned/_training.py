@@ -1,7 +1,7 @@
 """A network and a loss in, trained weights out: the one loop of all learned methods.
 
-Every random choice of a step (order, timesteps, noise) follows from the seed, the epoch
-and the step alone. So a run that was killed goes on from its checkpoint as if nothing
+Every random choice (order, timesteps, noise) follows from the seed, the epoch and the
+row alone. So a run that was killed goes on from its checkpoint as if nothing
 had happened, and no state of a random generator has to be kept.
 """
 
@@ -26,7 +26,7 @@ from diffqa_features.metrics import srcc_score
 
 _SAVE_SECONDS = 120  # between checkpoints inside an epoch
 
-Step = Callable[[np.ndarray, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
+Step = Callable[[np.ndarray, list[torch.Generator]], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def train(
     network : nn.Module
         What trains. With `validate` it ends with the weights of the best epoch.
     step : callable
-        ``step(indices, generator) -> (loss, predictions)``: the mean loss of these rows
-        with its graph, and one number per row. All chance comes from the generator (on
-        the CPU).
+        ``step(indices, generators) -> (loss, predictions)``: the mean loss of these
+        rows with its graph, and one number per row. All chance comes from the
+        generators, one per row (on the CPU), so that `accumulation` changes nothing.
     target : ndarray of shape (N,)
         What predictions are ranked against in the history.
     schedule : Schedule
@@ -76,6 +76,8 @@ def train(
     FloatingPointError
         If a loss is not finite: it names the step and the way out.
     """
+    if not any(p.requires_grad for p in network.parameters()):
+        return []
     run = _Run(network, step, target, schedule, device, validate)
     run.resume()
     with run.progress() as bar:
@@ -145,7 +147,7 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        if self.done_epochs >= self.schedule.max_epochs or not self.parameters:
+        if self.done_epochs >= self.schedule.max_epochs:
             return True
         if self.best is None:
             return False
@@ -179,13 +181,14 @@ class _Run:
     def _update(self, rows):
         """One step of the optimizer, its rows in `accumulation` parts."""
         self.optimizer.zero_grad(set_to_none=True)
-        where = self.schedule.seed, self.done_epochs, self.done_batches
-        for part, chosen in enumerate(
-            np.array_split(rows, min(self.schedule.accumulation, len(rows)))
-        ):
-            generator = torch.Generator().manual_seed(seed_of(*where, part))
+        where = self.schedule.seed, self.done_epochs
+        for chosen in np.array_split(rows, min(self.schedule.accumulation, len(rows))):
+            generators = [
+                torch.Generator().manual_seed(seed_of(*where, int(row)))
+                for row in chosen
+            ]
             with precision(self.device, self.schedule.dtype):
-                loss, predictions = self.step(chosen, generator)
+                loss, predictions = self.step(chosen, generators)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise FloatingPointError(self._not_finite(value))
