@@ -1,6 +1,7 @@
 """`GenzIQARegressor` as its user meets it: any y, any search, and what it learns."""
 
 import pickle
+import sqlite3
 
 import numpy as np
 import pandas as pd
@@ -178,7 +179,7 @@ def test_warm_start_goes_on(model, images):
     assert (model.slope_, model.intercept_) == line
     assert any((model.weights_[k] != first[k]).any() for k in first)
     model.set_params(max_epochs=0).fit(images, Y)  # nothing happens to them
-    with pytest.raises(ValueError, match="'lora_rank' .* fitted with 2"):
+    with pytest.raises(ValueError, match=r"'lora_rank' .* fitted with 2"):
         model.set_params(lora_rank=3).fit(images, Y)
 
 
@@ -220,8 +221,17 @@ def test_latents_are_computed_once(model, images, tmp_path, monkeypatch):
 
 
 def test_a_store_that_cannot_be_written_is_left_out(model, fitted, images, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    model.set_params(memory=tmp_path / "file" / "store")
+    # The limit of SQLite itself, since root may write everywhere.
+    store = FeatureStore(tmp_path)
+    store.put({"a": np.zeros(1)})
+    database = tmp_path / "features.sqlite"
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON entries "
+            "BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+    connection.close()
+    model.set_params(memory=store)
     with pytest.warns(RuntimeWarning, match="goes on without it"):
         model.fit(images, Y)
     same_weights(model, fitted)
@@ -305,7 +315,7 @@ def test_tuned_queries_are_those_of_the_pass(fitted, images):
     assert np.abs(tuned.transform(images)[:, 16:] - expected).max() > 1e-2
 
 
-# -- scikit-learn ----------------------------------------------------------------------
+# -- scikit-learn --------------------------------------------------------------------
 
 
 def test_it_is_a_regressor_that_needs_fitting(model, images):
@@ -363,7 +373,7 @@ def test_two_fitted_models_share_the_backbone(model, fitted, images):
 def test_a_design_that_was_changed_is_refused(fitted, images):
     model = pickle.loads(pickle.dumps(fitted))
     model.set_params(blocks="all")
-    with pytest.raises(ValueError, match="'blocks' .* is 'all', but .* fitted with"):
+    with pytest.raises(ValueError, match=r"'blocks' .* is 'all', but .* fitted with"):
         model.predict(images)
     model.set_params(blocks=("down0.*", "mid.0", "up3.2"))  # as a tuple: the same
     model.predict(images)
@@ -412,7 +422,7 @@ def test_bad_data(model, images):
         model.fit(images[:1], [1.0])
     with pytest.raises(ValueError, match="needs y"):
         model.fit(images, None)
-    with pytest.raises(ValueError, match="Row 1 .*several frames"):
+    with pytest.raises(ValueError, match=r"Row 1 .*several frames"):
         model.fit([images[0], np.stack(images[:2])], [1.0, 2.0])
     with pytest.raises(FileNotFoundError, match=r"Row 0 \('nowhere\.png'\)"):
         model.fit(["nowhere.png", images[0]], [1.0, 2.0])
@@ -425,7 +435,7 @@ def test_one_prompt_without_bias(model, images):
     assert model.transform(images).shape == (6, 4 + 96)
 
 
-# -- what it is for ----------------------------------------------------------------------
+# -- what it is for ------------------------------------------------------------------
 
 
 def test_learned_beats_zero_shot_on_photographs_never_seen():
