@@ -353,7 +353,7 @@ def test_nothing_is_left_behind_by_an_exception(backbone):
     with pytest.raises(ValueError, match="timestep"):
         network.read(backbone, latents, noise, timesteps + 1000, states)
     up = getattr(network.lora, factor_name(network.blocks[0], "to_q", "up"))
-    up.data = up.data[:1]
+    up.data = up.data[:, :1]
     with pytest.raises(RuntimeError):
         network.read(backbone, latents, noise, timesteps, states)
     network.context.vectors.data = network.context.vectors.data[:, :1]

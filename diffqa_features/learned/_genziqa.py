@@ -154,12 +154,12 @@ class GenzIQARegressor(PromptGuidedRegressor):
     -----
     *Units of y.* The score Q is a soft maximum over space and has a size of its own,
     48.27 plus the logits' part on Stable Diffusion at 512 pixels. The released code
-    trains it on MOS as they are, which works for MOS in [0, 100]. Here Q is brought to
-    the units of `y` by a line that is fitted once, before training: mean and spread of
-    the untrained scores become those of `y`, with a negative slope where the scores
-    fall with `y` (DMOS). So any range and direction will do, and both stay what they
-    are in predictions. `score` is scikit-learn's R²; for the field's measures see
-    :mod:`diffqa_features.metrics`.
+    trains it on MOS as they are, which works for MOS in [0, 100]. Here a line brings Q
+    to the units of `y`: from untrained scores before training, with a negative slope
+    where they fall with `y` (DMOS); and after training once more, by least squares over
+    at most 128 training pictures. So any range and direction will do, and both stay
+    what they are in predictions. `score` is scikit-learn's R²; for the field's measures
+    see :mod:`diffqa_features.metrics`.
 
     *Relations.* With ``n_context=0, lora_rank=0`` nothing trains and Q is the mean of
     the ``alignment`` columns of :class:`DiffusionQAFeatures` over blocks and prompts,
@@ -299,6 +299,10 @@ class GenzIQARegressor(PromptGuidedRegressor):
         history = self._train(
             network, backbone, latents, y, train, held, (slope, intercept), len(past)
         )
+        if history or not again:
+            slope, intercept = self._calibrated(
+                network, backbone, latents, y, train, (slope, intercept)
+            )
         self._keep_weights(network)
         self.slope_, self.intercept_ = slope, intercept
         self.history_ = past + [

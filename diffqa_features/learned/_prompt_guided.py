@@ -10,7 +10,7 @@ from diffqa_features._resolve import describe_backbone
 from diffqa_features.learned._estimator import LearnedRegressor
 from diffqa_features.metrics import srcc_score
 
-_PROBED = 256  # pictures that the scale of untrained scores is read from
+_PROBED = 128  # pictures that the scale of scores is read from
 
 
 class PromptGuidedRegressor(LearnedRegressor):
@@ -80,10 +80,11 @@ class PromptGuidedRegressor(LearnedRegressor):
             )
         return ensemble_timesteps(lowest, highest, self.n_timesteps)
 
-    def _middle(self):
+    def _probing(self):
         from diffqa_features.learned._genziqa_network import ensemble_timesteps
 
-        return ensemble_timesteps(*self._range(), 1)
+        lowest, highest = self._range()
+        return ensemble_timesteps(lowest, highest, min(4, highest - lowest))
 
     # -- work ------------------------------------------------------------------------
 
@@ -128,11 +129,36 @@ class PromptGuidedRegressor(LearnedRegressor):
         return np.concatenate([row.latents for row in encoded])  # (N, C, h, w)
 
     def _line(self, network, backbone, latents, y, train):
-        """What brings untrained scores into the units of y."""
-        rng = np.random.default_rng(self.random_state)
-        probed = np.sort(rng.permutation(train)[:_PROBED])
-        untrained = self._scores(network, backbone, latents[probed], self._middle())
+        """Slope and intercept that bring untrained scores into the units of y."""
+        probed = self._probed(train)
+        untrained = np.stack(
+            [
+                self._scores(network, backbone, latents[probed], (t,))
+                for t in self._probing()
+            ],
+            axis=1,
+        )
         return fit_line(untrained, y[probed], y[train])
+
+    def _calibrated(self, network, backbone, latents, y, train, line):
+        """The line again, by least squares over scores as predictions have them.
+
+        Squared error under random timesteps and noise shrinks predictions towards the
+        mean, the more the shorter the training. The direction stays: where least
+        squares would turn it, nothing was learned, and the line stays as it is.
+        """
+        probed = self._probed(train)
+        scores = self._scores(network, backbone, latents[probed], self._ensemble())
+        centred = scores - scores.mean()
+        agreement = float(centred @ (y[probed] - y[probed].mean()))
+        if agreement * line[0] <= 0:
+            return line
+        slope = agreement / float(centred @ centred)
+        return slope, float(y[probed].mean() - slope * scores.mean())
+
+    def _probed(self, train):
+        rng = np.random.default_rng(self.random_state)
+        return np.sort(rng.permutation(train)[:_PROBED])
 
     def _train(self, network, backbone, latents, y, train, held, line, past):
         """Train on the rows `train`; validate on `held`, if any. Returns the history.
@@ -180,13 +206,15 @@ class PromptGuidedRegressor(LearnedRegressor):
 
 
 def fit_line(untrained, known, target):
-    """Slope and intercept that bring untrained scores into the units of the target.
+    """Slope and intercept that bring scores (n, timesteps) into the target's units.
 
-    Mean and spread become the target's. The slope is negative where untrained scores
-    fall with the target: DMOS, where lower is better.
+    Means become equal, and the target's spread becomes that of the scores over pictures
+    and timesteps, or 1, the unit of logits, where they spread less: then the target
+    would ask for smaller changes than noise makes. The slope is negative where
+    untrained scores fall with the target: DMOS, where lower is better.
     """
-    centred = untrained - untrained.mean()
-    direction = 1.0 if centred @ (known - known.mean()) >= 0 else -1.0
-    spread = untrained.std() or 1.0
-    slope = direction * (target.std() or 1.0) / spread
-    return float(slope), float(target.mean() - slope * untrained.mean())
+    scores = untrained.mean(axis=1)
+    agreement = (scores - scores.mean()) @ (known - known.mean())
+    direction = 1.0 if agreement >= 0 else -1.0
+    slope = direction * (target.std() or 1.0) / max(untrained.std(), 1.0)
+    return float(slope), float(target.mean() - slope * scores.mean())
