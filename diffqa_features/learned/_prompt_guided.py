@@ -89,19 +89,22 @@ class PromptGuidedRegressor(LearnedRegressor):
     # -- work ------------------------------------------------------------------------
 
     def _network(self, backbone, trained):
+        import torch
+
         from diffqa_features.learned._genziqa_network import GenzIQANetwork
 
-        network = GenzIQANetwork(
-            backbone,
-            self._chosen(backbone.info),
-            self._prompts(),
-            n_context=self.n_context,
-            context_position=self.context_position,
-            lora_rank=self.lora_rank,
-            bias=bool(self.bias),
-            sharpness=float(self.pooling_lambda),
-            seed=self.random_state,
-        )
+        with torch.inference_mode(False):
+            network = GenzIQANetwork(
+                backbone,
+                self._chosen(backbone.info),
+                self._prompts(),
+                n_context=self.n_context,
+                context_position=self.context_position,
+                lora_rank=self.lora_rank,
+                bias=bool(self.bias),
+                sharpness=float(self.pooling_lambda),
+                seed=int(self.random_state),
+            )
         if trained:
             self._give_weights(network)
         return network.to(backbone.device)

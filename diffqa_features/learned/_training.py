@@ -80,7 +80,8 @@ def train(
         return []
     run = _Run(network, step, target, schedule, device, validate)
     run.resume()
-    with run.progress() as bar:
+    # A caller may be in inference mode.
+    with torch.inference_mode(False), torch.enable_grad(), run.progress() as bar:
         while not run.finished:
             run.epoch(bar)
     return run.conclude()
@@ -104,17 +105,14 @@ def run_key(*facts: object) -> str:
     def take(fact):
         if isinstance(fact, torch.Tensor):
             fact = fact.detach().cpu().numpy()
+        if isinstance(fact, dict):
+            fact = list(fact.items())
         if isinstance(fact, np.ndarray):
             digest.update(f"{fact.dtype.str}{fact.shape}".encode())
             digest.update(np.ascontiguousarray(fact))
-        elif isinstance(fact, (tuple, list, dict)):
-            parts = (
-                [x for kv in fact.items() for x in kv]
-                if fact and isinstance(fact, dict)
-                else list(fact)
-            )
-            digest.update(f"{type(fact).__name__}{len(parts)}".encode())
-            for part in parts:
+        elif isinstance(fact, (tuple, list)):
+            digest.update(f"{len(fact)}(".encode())
+            for part in fact:
                 take(part)
         else:
             digest.update(f"{fact!r};".encode())
