@@ -248,8 +248,8 @@ def test_bfloat16_is_near(model, fitted, images):
     half = model.set_params(dtype="bfloat16").fit(images, Y)
     assert all(value.dtype == np.float32 for value in half.weights_.values())
     rough = pickle.loads(pickle.dumps(fitted)).set_params(dtype="bfloat16")
-    exact = fitted.predict(images)
-    assert 0 < np.abs(rough.predict(images) - exact).max() < 0.5 * Y.std()
+    difference = np.abs(rough.predict(images) - fitted.predict(images)).max()
+    assert 0 < difference < 0.2 * abs(fitted.slope_)  # of scores about 40
 
 
 def test_progress_shows_loss_and_srcc(model, images, capsys):
@@ -434,16 +434,20 @@ def test_one_prompt_without_bias(model, images):
 
 
 def test_learned_beats_zero_shot_on_photographs_never_seen():
-    """Trained on procedural pictures for 24 steps, asked about real photographs."""
-    families = ("gaussian_blur", "white_noise", "jpeg")
-    settings = {"families": families, "n_levels": 4, "image_size": 64}
+    """Trained on procedural pictures for 30 steps, asked about real photographs."""
+    settings = {
+        "families": ("gaussian_blur", "white_noise"),
+        "n_levels": 3,
+        "image_size": 64,
+    }
     seen = datasets.make_distorted_images(
-        datasets.make_procedural_images(12, image_size=64, random_state=5), **settings
+        datasets.make_procedural_images(20, image_size=64, random_state=5), **settings
     )
-    photos = datasets.load_sample_photos().data[:6]
+    photos = datasets.load_sample_photos().data[:8]
     unseen = datasets.make_distorted_images(photos, **settings)
     model = GenzIQARegressor(
         image_size=64,
+        blocks="down*",
         bias=False,
         n_timesteps=2,
         learning_rate=1e-3,
@@ -453,6 +457,9 @@ def test_learned_beats_zero_shot_on_photographs_never_seen():
     )
     zero_shot = model.fit(seen.data, seen.target).predict(unseen.data)
     model.set_params(max_epochs=2).fit(seen.data, seen.target)
-    learned = srcc_score(unseen.target, model.predict(unseen.data))
+    zero_shot, learned = (
+        srcc_score(unseen.target, predicted)
+        for predicted in (zero_shot, model.predict(unseen.data))
+    )
     assert learned > 0.4
-    assert learned > srcc_score(unseen.target, zero_shot) + 0.2
+    assert learned > abs(zero_shot) + 0.2

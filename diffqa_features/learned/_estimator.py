@@ -243,12 +243,12 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
                 f"it with {config['estimator']}.from_pretrained."
             )
         estimator = cls(**{**config["parameters"], **parameters})
-        estimator.weights_ = weights
-        estimator.backbone_identity_ = config["backbone"]["identity"]
-        for name, value in config["fitted"].items():
-            setattr(estimator, name, value)
-        saved = cls(**config["parameters"])
-        estimator.design_ = saved._design()
+        estimator._restore(
+            weights,
+            config["backbone"]["identity"],
+            config["fitted"],
+            cls(**config["parameters"])._design(),
+        )
         estimator._check_fitted()
         return estimator
 
@@ -282,12 +282,15 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
                 "with the original model, or fit again."
             )
 
-    def _keep_weights(self, network):
-        # As arrays: a pickle of them needs no torch, and skops reads them.
-        self.weights_ = {
-            name: value.detach().cpu().numpy().copy()
-            for name, value in network.state_dict().items()
-        }
+    def _restore(self, weights, identity, fitted, design):
+        """Take all that `fit` leaves, from wherever it comes."""
+        # Arrays: a pickle of them needs no torch, and skops reads them.
+        self.weights_ = weights
+        self.backbone_identity_ = identity
+        self.design_ = design
+        for name, value in fitted.items():
+            setattr(self, name, value)
+        return self
 
     def _give_weights(self, network):
         import torch

@@ -292,29 +292,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()
-        latents = self._latents(rows, info)
-        backbone = self._load_backbone()
-        network = self._network(backbone, trained=again)
-        if again:
-            slope, intercept = self.slope_, self.intercept_
-        else:
-            slope, intercept = self._line(network, backbone, latents, y, train)
-        past = list(self.history_) if again else []
-        history = self._train(
-            network, backbone, latents, y, train, held, (slope, intercept), len(past)
-        )
-        if history or not again:
-            slope, intercept = self._calibrated(
-                network, backbone, latents, y, train, (slope, intercept)
-            )
-        self._keep_weights(network)
-        self.slope_, self.intercept_ = slope, intercept
-        self.history_ = past + [
-            {**record, "epoch": len(past) + record["epoch"]} for record in history
-        ]
-        self.design_ = self._design()
-        self.backbone_identity_ = info.identity
-        return self
+        return self._fit(self._latents(rows, info), y, train, held, info, again)
 
     def predict(self, X):
         """Predict the quality of pictures.
@@ -407,11 +385,11 @@ class GenzIQARegressor(PromptGuidedRegressor):
 
         estimator = cls(backbone, **parameters)
         info = estimator._plan()
-        weights, rank = read_released(folder, estimator._chosen(info))
-        estimator.set_params(n_context=len(weights["context.vectors"]), lora_rank=rank)
-        estimator.weights_ = weights
-        estimator.slope_, estimator.intercept_ = 1.0, 0.0
-        estimator.history_ = []
-        estimator.design_ = estimator._design()
-        estimator.backbone_identity_ = info.identity
-        return estimator
+        weights, sizes = read_released(folder, estimator._chosen(info))
+        estimator.set_params(**sizes)
+        return estimator._restore(
+            weights,
+            info.identity,
+            {"slope_": 1.0, "intercept_": 0.0, "history_": []},
+            estimator._design(),
+        )

@@ -131,6 +131,31 @@ class PromptGuidedRegressor(LearnedRegressor):
         encoded = self._encode(rows, self._framing(info, stills_only=True))
         return np.concatenate([row.latents for row in encoded])  # (N, C, h, w)
 
+    def _fit(self, latents, y, train, held, info, again):
+        """Train, and only then change what is fitted."""
+        backbone = self._load_backbone()
+        network = self._network(backbone, trained=again)
+        if again:
+            line, past = (self.slope_, self.intercept_), list(self.history_)
+        else:
+            line, past = self._line(network, backbone, latents, y, train), []
+        history = self._train(
+            network, backbone, latents, y, train, held, line, len(past)
+        )
+        if history or not again:
+            line = self._calibrated(
+                network, backbone, latents, y, train, line, bool(history)
+            )
+        weights = {
+            name: value.detach().cpu().numpy().copy()
+            for name, value in network.state_dict().items()
+        }
+        history = [{**new, "epoch": len(past) + new["epoch"]} for new in history]
+        fitted = {
+            "slope_": line[0], "intercept_": line[1], "history_": past + history
+        }  # fmt: skip
+        return self._restore(weights, info.identity, fitted, self._design())
+
     def _line(self, network, backbone, latents, y, train):
         """Slope and intercept that bring untrained scores into the units of y."""
         probed = self._probed(train)
@@ -143,18 +168,18 @@ class PromptGuidedRegressor(LearnedRegressor):
         )
         return fit_line(untrained, y[probed], y[train])
 
-    def _calibrated(self, network, backbone, latents, y, train, line):
+    def _calibrated(self, network, backbone, latents, y, train, line, trained):
         """The line again, by least squares over scores as predictions have them.
 
         Squared error under random timesteps and noise shrinks predictions towards the
-        mean, the more the shorter the training. The direction stays: where least
-        squares would turn it, nothing was learned, and the line stays as it is.
+        mean, the more the shorter the training. The direction of a line that was
+        trained with stays: where least squares would turn it, nothing was learned.
         """
         probed = self._probed(train)
         scores = self._scores(network, backbone, latents[probed], self._ensemble())
         centred = scores - scores.mean()
         agreement = float(centred @ (y[probed] - y[probed].mean()))
-        if agreement * line[0] <= 0:
+        if not agreement or (trained and agreement * line[0] < 0):
             return line
         slope = agreement / float(centred @ centred)
         return slope, float(y[probed].mean() - slope * scores.mean())

@@ -18,7 +18,7 @@ _KEY = re.compile(
 
 
 def read_released(folder, blocks):
-    """Read context and low-rank factors: {name: float32 array} and the rank.
+    """Read context and low-rank factors: {name: float32 array}, and their sizes.
 
     `coop_Model_state_dict.pth` holds the prompt learner (``ctx``; its other entries are
     embeddings of the fixed words, which the text encoder gives again), and
@@ -67,7 +67,7 @@ def read_released(folder, blocks):
     ranks = {v.shape[0] for k, v in weights.items() if k.endswith("_down")}
     if len(ranks) != 1:
         raise ValueError(f"{path} mixes the ranks {sorted(ranks)}.")
-    return weights, ranks.pop()
+    return weights, {"n_context": len(context[0]), "lora_rank": ranks.pop()}
 
 
 def _find(folder, names):
