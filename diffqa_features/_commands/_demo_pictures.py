@@ -27,7 +27,7 @@ def draw_pictures(out, search, features, images, predicted):
     for name, draw in drawings.items():
         figure = draw()
         with whole_file(out / name) as path:
-            figure.savefig(path, dpi=130, format="png")
+            figure.savefig(path, dpi=200, format="png")
         plt.close(figure)
     return list(drawings)
 

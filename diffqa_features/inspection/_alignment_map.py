@@ -15,6 +15,7 @@ from diffqa_features.inspection._style import (
     PAGE,
     TEXT,
     small,
+    title,
 )
 
 _LETTER = 0.065  # inches that a letter of 8 points is wide
@@ -111,8 +112,8 @@ class AlignmentMapDisplay:
         titles += ["first minus second"] * bool(difference)
         if ax is None:
             across = (COLUMN if panels <= 4 else PAGE) / panels  # inches
-            titles = [fill(title, max(8, int(across / _LETTER))) for title in titles]
-        lines = 1 + max(title.count("\n") for title in titles)
+            titles = [fill(words, max(8, int(across / _LETTER))) for words in titles]
+        lines = 1 + max(words.count("\n") for words in titles)
         axes, text = self._axes(ax, rows, panels, lines)
         self.figure_ = axes[0, 0].figure
         h, w = self.image.shape[:2]
@@ -123,8 +124,8 @@ class AlignmentMapDisplay:
         axes[0, 0].imshow(self.image, extent=(0, w, h, 0))
         for panel in axes[1:, 0]:
             panel.set_axis_off()
-        for panel, title in zip(axes[0], titles):
-            panel.set_title(title, fontsize=text, pad=3)
+        for panel, words in zip(axes[0], titles):
+            title(panel, words, text)
         shown = np.reshape(self.maps, (rows, *np.shape(self.maps)[-3:]))
         for at, (row, maps) in enumerate(zip(axes, shown)):
             overlays = [

@@ -70,7 +70,7 @@ class EmbeddingDisplay:
     ...     features, labels=["jpeg", "blur", "noise"] * 10, method="pca"
     ... )
     >>> display.ax_.get_xlabel()
-    'component 1 (28 % of variance)'
+    'component 1 (31 % of variance)'
     """
 
     def __init__(

@@ -132,9 +132,10 @@ class FrameScoresDisplay:
         ax.bar(x, self.weights, width=width, color="0.82")
         # The lower third: the curve stays free where it is not at its lowest.
         ax.set_ylim(0, 3 * max(self.weights.max(), 1e-12))
-        ax.spines["top"].set_visible(False)
+        ax.spines[["left", "bottom", "top"]].set_visible(False)
+        ax.spines["right"].set(color="0.4", linewidth=0.6)
         ax.set_ylabel("weight of the frame", fontsize=text, color="0.4")
-        ax.tick_params(colors="0.4", labelsize=small(text))
+        ax.tick_params(colors="0.4", labelsize=small(text), width=0.6, length=2.5)
         ax.locator_params(axis="y", nbins=4)
         # Axes are drawn one after the other: the curve's have to come last.
         self.ax_.set_zorder(ax.get_zorder() + 1)

@@ -8,7 +8,14 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from diffqa_features._media import as_rows, open_media
 from diffqa_features._views import view_frames
-from diffqa_features.inspection._style import COLUMN, LUMINANCE, PAGE, SMALL, TEXT
+from diffqa_features.inspection._style import (
+    COLUMN,
+    LUMINANCE,
+    PAGE,
+    TEXT,
+    small,
+    title,
+)
 
 _SSIM = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5}
 _SSIM["use_sample_covariance"] = False  # Wang et al. (2004)
@@ -143,13 +150,13 @@ class NoiseRoundTripDisplay:
         notes = [rf"noise $\sigma$ = {level:.2f}" for level in self.noise_levels]
         below = ["VAE only"] + ["denoised"] * len(heads)
         for panel, head in zip(self.axes_[0], ["picture", *heads]):
-            panel.set_title(head, fontsize=text, pad=3)
+            title(panel, head, text)
         for panel, note in zip(self.axes_[0], ["", *notes]):
-            panel.set_xlabel(note, fontsize=text and SMALL, labelpad=2)
+            panel.set_xlabel(note, fontsize=small(text), labelpad=2)
         for panel, name, value in zip(self.axes_[1], below, self.similarity):
             # Two lines: four columns leave 0.8 inches each.
             panel.set_xlabel(
-                f"{name}\nSSIM {value:.2f}", fontsize=text and SMALL, labelpad=2
+                f"{name}\nSSIM {value:.2f}", fontsize=small(text), labelpad=2
             )
         return self
 

@@ -12,6 +12,7 @@ from diffqa_features.inspection._style import (
     one_axes,
     small,
     tidy,
+    title,
 )
 from diffqa_features.metrics import LogisticMapping, plcc_score, rmse, srcc_score
 
@@ -134,12 +135,12 @@ class PredictionDisplay:
         ]
         ax.set(xlabel="target", ylabel="prediction")
         y_aligned = self._aligned()
-        ax.set_title(
+        words = (
             f"SRCC {srcc_score(self.y_true, self.y_pred):.3f}   "
             f"PLCC {plcc_score(self.y_true, y_aligned):.3f}   "
-            f"RMSE {rmse(self.y_true, y_aligned):.3f}",
-            fontsize=text,
+            f"RMSE {rmse(self.y_true, y_aligned):.3f}"
         )
+        title(ax, words, text)
         tidy(ax)
         named = self._ring_outliers(x, size, small(text), n_named)
         handles = [] if self.labels is None else list(self.scatters_)

@@ -1,8 +1,8 @@
 """A fitted grid search in, a heat map of its scores over two parameters out."""
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
 from sklearn.utils._optional_dependencies import check_matplotlib_support
-from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features.inspection._style import (
     COLUMN,
@@ -178,11 +178,16 @@ class SearchHeatmapDisplay:
 
         Raises
         ------
+        NotFittedError
+            If the search was not fitted.
         ValueError
-            If the search has no such parameter or metric, or no score at all.
+            If it has no such parameter or metric, or no score at all.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        check_is_fitted(search, "cv_results_")
+        if not hasattr(search, "cv_results_"):
+            raise NotFittedError(
+                f"This {type(search).__name__} has no cv_results_; fit it first."
+            )
         results = search.cv_results_
         key = f"mean_test_{metric}"
         if key not in results:

@@ -29,6 +29,9 @@ def dress(ax):
     """Give new axes text for a column; ticks that come later take it too."""
     ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     ax.spines[:].set_linewidth(0.6)
+    # A fixed number of ticks: where it follows the size of the axes, layout that gives
+    # them another size changes labels that it made room for, and they are cut off.
+    ax.locator_params(nbins=6)
     for axis in (ax.xaxis, ax.yaxis):
         axis.label.set_size(TEXT)
         axis.get_offset_text().set_size(SMALL)
@@ -44,7 +47,7 @@ def tidy(ax):
 def legend_of(ax, size, handles, ncols=3):
     """Legend over new axes, where it hides nothing; inside given ones."""
     if size is None:
-        return ax.legend(handles=handles, frameon=False)
+        return ax.legend(handles=handles)
     return ax.figure.legend(
         handles=handles,
         loc="outside upper center",
@@ -64,6 +67,14 @@ def colorbar_of(mappable, ax, size, label, **options):
     if size is not None:
         bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     return bar
+
+
+def title(ax, words, size):
+    """Title in the size of the other text; given axes keep their own."""
+    if size is None:
+        ax.set_title(words)
+    else:
+        ax.set_title(words, fontsize=size, pad=3)
 
 
 def small(size):
