@@ -124,6 +124,10 @@ class FrameScoresDisplay:
             self._draw_thumbnail(place, len(shown), x[at], self.scores[at], picture)
             for place, (at, picture) in enumerate(shown.items())
         ]
+        if text is not None and shown:
+            # Room for thumbnails depends on the height of the axes, which depends on
+            # that room: one layout alone is two pixels short.
+            self.figure_.draw_without_rendering()
         return self
 
     def _draw_weights(self, x, text):
