@@ -9,6 +9,7 @@ The data path, room by room::
        _pooling ──> vectors per (frame, timestep, prompt)      _store keeps them
         _engine ──> the matrix (N, D), in order, in batches
       _features, _alignment ──> scikit-learn transformers with named columns
+         motion ──> clips of frames, the two-pathway network, its transformer
 
 Letters for shapes: ``N`` media rows, ``T`` frames, ``H W`` pixels, ``h w`` UNet grid,
 ``C`` channels, ``L`` prompt tokens, ``K`` prompts, ``D`` features. An image is a clip
@@ -25,6 +26,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "DiffusionQAFeatures": "_features",
     "FeatureStore": "_store",
+    "MotionFeatures": "motion",
     "PromptAlignmentMaps": "_alignment",
     "TRUSTED_TYPES": "_persistence",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "TRUSTED_TYPES",
     "DiffusionQAFeatures",
     "FeatureStore",
+    "MotionFeatures",
     "PromptAlignmentMaps",
     "datasets",
     "evaluation",

@@ -13,6 +13,7 @@ import torch
 
 from diffqa_features._backbone import load_backbone
 from diffqa_features._capture import run_unet
+from diffqa_features._halving import in_halves
 from diffqa_features._recorder import Recorder
 from diffqa_features._records import Recipe
 from diffqa_features._stages import stage
@@ -78,7 +79,7 @@ class Passes:
             pixels = to_pixels(np.stack(chunk))
             return self.backbone.encode_images(pixels).cpu().numpy()
 
-        parts, self._vae_batch = _in_halves(encode, views, self._vae_batch)
+        parts, self._vae_batch = in_halves(encode, views, self._vae_batch)
         return np.concatenate(parts)
 
     def observe(
@@ -105,7 +106,7 @@ class Passes:
             return rows
 
         pairs = list(zip(latents, texts, strict=True))
-        parts, self._batch_size = _in_halves(run, pairs, self.batch_size)
+        parts, self._batch_size = in_halves(run, pairs, self.batch_size)
         return [row for part in parts for row in part]
 
     @stage("unet")
@@ -166,44 +167,3 @@ class Passes:
 
 def _finite(rows):
     return all(np.isfinite(v).all() for row in rows for v in row.values())
-
-
-def _in_halves(run, items, size):
-    """Run over chunks of ``size``; on out-of-memory halve the size and go on.
-
-    Returns the results in order and the size that worked.
-    """
-    results, start = [], 0
-    while start < len(items):
-        chunk = items[start : start + size]
-        failed = False
-        try:
-            results.append(run(chunk))
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(chunk) == 1:
-                if "primitive" in str(error):
-                    raise  # oneDNN does not say whether memory was the reason
-                raise MemoryError(
-                    "Not even a batch of one fits into memory. Choose a smaller "
-                    "image_size, dtype='float16' or 'bfloat16', or another device."
-                ) from error
-            failed = True
-        # Outside the handler, where the failed attempt's tensors can be freed.
-        if failed:
-            size = max(1, len(chunk) // 2)
-            log.warning("Out of memory: going on with batches of %d.", size)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        else:
-            start += len(chunk)
-    return results, size
-
-
-def _is_out_of_memory(error):
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    signs = "out of memory", "can't allocate memory", "could not create a primitive"
-    return any(sign in text for sign in signs)

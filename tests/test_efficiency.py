@@ -196,9 +196,10 @@ def test_stages_are_exclusive_and_sum_to_the_whole(images):
     times = frame.set_index("stage")["latency_p50_ms"]
     # Sleeps last longer on a busy machine, never shorter.
     for name, least in {"unet": 40, "pool": 40, "other": 30, "total": 110}.items():
-        assert least - 1 <= times[name] < least + 60
+        assert least - 1 <= times[name] < least + 200
+    assert times["unet"] < 1.6 * times["pool"]  # twice it, if pool were counted in both
     rate = frame["images_per_second"].iloc[-1]
-    assert 1 / 0.2 < rate <= 1 / 0.11 + 0.1
+    assert 2 < rate <= 1 / 0.11 + 0.1
 
 
 def test_the_clock_hears_other_threads():
@@ -211,7 +212,7 @@ def test_the_clock_hears_other_threads():
     with watched(ClockMeter()) as clock, ThreadPoolExecutor(1) as pool:
         with stage("unet"):
             pool.submit(decode).result()
-    assert 0.03 <= clock.seconds["decode"] < 0.1
+    assert clock.seconds["decode"] >= 0.029
     assert _watchers == []
 
 

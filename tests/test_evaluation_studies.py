@@ -278,7 +278,9 @@ def test_each_picture_is_extracted_once_not_per_split(sd1_folder, pictures):
         }, 1),
         "union": (make_pipeline(union, Ridge()), 2),
         "search": (GridSearchCV(
-            Pipeline([("f", features), ("r", Ridge())]), {"r__alpha": [1, 10]}, cv=2
+            Pipeline([("f", features), ("r", Ridge())]),
+            {"r__alpha": [1, 10]},
+            cv=GroupKFold(2),
         ), 1),
     }  # fmt: skip
     for name, (model, times) in cases.items():
@@ -334,3 +336,20 @@ def test_what_learns_is_never_fitted_on_all_rows(problem):
     plain = make_pipeline(StandardScaler(), Ridge())
     same = evaluation.repeated_splits(plain, X, y, n_splits=3, mapping=None)
     np.testing.assert_allclose(table.scores["value"], same.scores["value"])
+
+
+def test_what_is_no_data_set_is_refused(problem):
+    X, y, _ = problem
+    one = Bunch(data=X, target=y)
+    with pytest.raises(TypeError, match="Got ndarray under 'data'"):
+        evaluation.cross_dataset(Ridge(), one, {"other": one})
+    with pytest.raises(ValueError, match="no test data set"):
+        evaluation.cross_dataset(Ridge(), {"one": one}, {"one": one})
+    with pytest.raises(ValueError, match="'one'"):
+        evaluation.cross_dataset(Ridge(), {"one": one}, {"one": Bunch(**one)})
+    with pytest.raises(ValueError, match="has no official split"):
+        evaluation.official_split(Ridge(), X, y, None)
+    with pytest.raises(ValueError, match="3 rows is too small for mapping='logistic4'"):
+        evaluation.repeated_splits(Ridge(), X, y, test_size=3)
+    few = evaluation.repeated_splits(Ridge(), X, y, test_size=3, metrics="srcc")
+    assert few.facts["mapping"].startswith("none")

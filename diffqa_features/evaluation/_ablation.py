@@ -136,7 +136,8 @@ def ablate(
     [['baseline', 97], ['kinds=error', 65], ['blocks=mid*', 67], ['blocks=up*', 83]]
     """
     name_of(estimator)  # an estimator, not a dict of them
-    metrics, mapping = check_metrics(metrics), check_mapping(mapping)
+    metrics = check_metrics(metrics)
+    mapping = check_mapping(mapping, metrics)
     y, groups = check_data(X, y, groups)
     splits = list_splits(X, y, groups, cv, n_splits, test_size, random_state)
     settings = _settings(estimator, param_grid, mode)

@@ -92,9 +92,15 @@ def cross_dataset(
     [['MOS', 'DMOS', 1.0]]
     """
     methods = check_methods(estimator)
-    metrics, mapping = check_metrics(metrics), check_mapping(mapping)
+    metrics = check_metrics(metrics)
+    mapping = check_mapping(mapping, metrics)
     parts = {}
     for name, bunch in (*train.items(), *test.items()):
+        if not (hasattr(bunch, "data") and hasattr(bunch, "target")):
+            raise TypeError(
+                "train and test are dicts of data sets by name, each with data and "
+                f"target. Got {type(bunch).__name__} under {name!r} instead."
+            )
         if parts.get(name, bunch) is not bunch:
             raise ValueError(f"Two data sets are called {name!r}.")
         parts[name] = bunch

@@ -93,7 +93,7 @@ def bootstrap_interval(
     >>> mos = np.linspace(1, 5, 40)
     >>> noisy = mos + np.random.default_rng(0).normal(0, 0.8, 40)
     >>> np.round(bootstrap_interval(mos, noisy), 3)
-    array([0.842, 0.712, 0.917])
+    array([0.897, 0.796, 0.944])
     """
     check_metric(metric)
     y_true, (y_pred,), groups = _checked(y_true, [y_pred], groups)

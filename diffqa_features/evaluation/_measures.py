@@ -42,20 +42,26 @@ def check_metric(metric) -> str:
     return metric
 
 
-def check_mapping(mapping):
-    """``None`` or a known name, or scikit-learn's sentence."""
+def check_mapping(mapping, metrics=ALIGNED):
+    """``None`` or a known name; ``None`` where no metric asks for a curve."""
     if mapping is not None and mapping not in MAPPINGS:
         raise ValueError(
             f"The 'mapping' parameter must be None or one of {set(MAPPINGS)}. "
             f"Got {mapping!r} instead."
         )
-    return mapping
+    return mapping if set(metrics) & set(ALIGNED) else None
 
 
 def align(y_true: np.ndarray, y_pred: np.ndarray, mapping) -> np.ndarray:
     """Predictions on the scale of the scores, by the increasing logistic."""
     if mapping is None:
         return y_pred
+    if len(y_true) < MAPPINGS[mapping]:
+        raise ValueError(
+            f"A test set of {len(y_true)} rows is too small for mapping={mapping!r}, "
+            f"which has {MAPPINGS[mapping]} parameters. Use larger test sets, or "
+            "mapping=None."
+        )
     return LogisticMapping(MAPPINGS[mapping]).fit(y_pred, y_true).transform(y_pred)
 
 

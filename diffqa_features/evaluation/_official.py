@@ -86,12 +86,17 @@ def official_split(
     >>> X = np.random.default_rng(0).normal(size=(60, 2))
     >>> split = ["train"] * 40 + ["test"] * 20
     >>> table = official_split(Ridge(), X, X[:, 0], split, metrics="srcc")
-    >>> table.frame.loc[0, ["train", "test", "metric", "n_test"]].tolist()
-    ['train', 'test', 'srcc', 20]
+    >>> table.frame[["train", "test", "metric", "n_test"]].values.tolist()
+    [['train', 'test', 'srcc', 20]]
     """
     methods = check_methods(estimator)
-    metrics, mapping = check_metrics(metrics), check_mapping(mapping)
+    metrics = check_metrics(metrics)
+    mapping = check_mapping(mapping, metrics)
     y, groups = check_data(X, y, groups)
+    if split is None:
+        raise ValueError(
+            "split is None: the data set has no official split. Use repeated_splits."
+        )
     split = np.asarray(split).astype(str)
     if split.shape != y.shape:
         raise ValueError(f"split has the shape {split.shape}, y has {y.shape}.")

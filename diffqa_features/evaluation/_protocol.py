@@ -125,7 +125,7 @@ def measure(predictions: pd.DataFrame, metrics) -> dict[str, float]:
 
 def describe(methods: dict, mapping, **more) -> dict[str, str]:
     """Facts that a table carries."""
-    curve = {None: "none; plcc and rmse of the predictions as they are"}
+    curve = {None: "none: predictions are taken as they are"}
     return {
         **{f"method {name}": _say(estimator) for name, estimator in methods.items()},
         **more,

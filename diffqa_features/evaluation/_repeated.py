@@ -108,7 +108,8 @@ def repeated_splits(
     [['srcc', 3], ['plcc', 3], ['krcc', 3], ['rmse', 3]]
     """
     methods = check_methods(estimator)
-    metrics, mapping = check_metrics(metrics), check_mapping(mapping)
+    metrics = check_metrics(metrics)
+    mapping = check_mapping(mapping, metrics)
     y, groups = check_data(X, y, groups)
     splits = list_splits(X, y, groups, cv, n_splits, test_size, random_state)
     with temporary_store() as store:

@@ -25,7 +25,8 @@ class EvaluationTable:
     predictions : DataFrame, default=None
         One row per prediction: columns ``method``, ``train``, ``test``, ``split``,
         ``row`` (position in the test data), ``group``, ``y_true``, ``y_pred`` (in the
-        direction of ``y_true``) and ``y_aligned`` (after the logistic).
+        direction of ``y_true``) and ``y_aligned`` (after the logistic, where one was
+        asked for and ``plcc`` or ``rmse`` reported).
 
     See Also
     --------
