@@ -16,13 +16,16 @@ PYTHON ?= $(shell \
 # PYTEST_ARGS="-m network"` runs the tests that do.
 export HF_HUB_OFFLINE ?= 1
 
+# Two processes of one thread each finish the tests sooner than one of two threads.
+WORKERS ?= 2
+
 .PHONY: demo test lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/diffqa demo --out demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ The data path, room by room::
         _engine ──> the matrix (N, D), in order, in batches
       _features, _alignment ──> scikit-learn transformers with named columns
          motion ──> clips of frames, the two-pathway network, its transformer
+       learned ──> regressors that train beside the frozen model
 
 Letters for shapes: ``N`` media rows, ``T`` frames, ``H W`` pixels, ``h w`` UNet grid,
 ``C`` channels, ``L`` prompt tokens, ``K`` prompts, ``D`` features. An image is a clip
@@ -27,6 +28,7 @@ _HOMES = {
     "DiffusionQAFeatures": "_features",
     "FeatureStore": "_store",
     "MotionFeatures": "motion",
+    "GenzIQARegressor": "learned._genziqa",
     "PromptAlignmentMaps": "_alignment",
     "TRUSTED_TYPES": "_persistence",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "TRUSTED_TYPES",
     "DiffusionQAFeatures",
     "FeatureStore",
+    "GenzIQARegressor",
     "MotionFeatures",
     "PromptAlignmentMaps",
     "datasets",

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -116,6 +116,7 @@ class Backbone:
         self.lock = threading.RLock()
         self._vae_lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
+        self._text_lock = threading.Lock()
         # A caller in inference mode must not leave weights that autograd refuses later.
         with torch.inference_mode(False), quiet():
             self.alphas_cumprod = read_schedule(info)
@@ -185,7 +186,7 @@ class Backbone:
             raise TypeError(f"prompts must be a list of str. Got {prompts!r} instead.")
         if not len(prompts):
             raise ValueError("prompts must hold at least one prompt.")
-        ids, attended = self._tokenize(list(prompts))
+        ids, attended = self.tokenize(list(prompts))
         content = _mark_content(ids, attended, self._tokenizer)
         masked = getattr(self._text_encoder.config, "use_attention_mask", False)
         states = []
@@ -193,22 +194,49 @@ class Backbone:
             for i in range(0, len(ids), _PROMPTS_PER_BATCH):
                 rows = slice(i, i + _PROMPTS_PER_BATCH)
                 mask = attended[rows].long().to(self.device) if masked else None
-                output = self._text_encoder(
-                    ids[rows].to(self.device), attention_mask=mask
-                )
+                with self._text_lock:
+                    output = self._text_encoder(
+                        ids[rows].to(self.device), attention_mask=mask
+                    )
                 states.append(output.last_hidden_state.to(self.dtype))
         return torch.cat(states).clone(), content
 
-    def add_noise(
-        self, latents: torch.Tensor, t: int, noise: torch.Tensor
+    def encode_embeddings(
+        self,
+        ids: torch.Tensor,
+        attended: torch.Tensor,
+        edit: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        """Return z_t = √ᾱ_t z_0 + √(1 - ᾱ_t) ε, in float32."""
+        """Encode tokens (K, L) whose embeddings (K, L, C) `edit` replaces on their way.
+
+        Gradients reach what `edit` puts there. `attended` is true at start, words and
+        end. Returns states (K, L, C) in float32 on the backbone's device.
+        """
+        table = self._text_encoder.get_input_embeddings()
+        with self._text_lock:
+            handle = table.register_forward_hook(lambda module, args, out: edit(out))
+            try:
+                output = self._text_encoder(
+                    ids.to(self.device),
+                    attention_mask=attended.long().to(self.device),
+                )
+            finally:
+                handle.remove()
+        return output.last_hidden_state
+
+    def add_noise(
+        self, latents: torch.Tensor, t: int | torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Return z_t = √ᾱ_t z_0 + √(1 - ᾱ_t) ε, in float32.
+
+        `t` is one timestep, or an int64 tensor of shape (N,) with one per row.
+        """
         signal, sigma = self._scales(t)
         noise = noise.to(latents.device, torch.float32)
         return signal * latents.float() + sigma * noise
 
     def to_noise(
-        self, output: torch.Tensor, noisy: torch.Tensor, t: int
+        self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
     ) -> torch.Tensor:
         """Turn what the UNet returned for z_t into predicted noise, in float32."""
         signal, sigma = self._scales(t)
@@ -219,11 +247,20 @@ class Backbone:
             return signal * output + sigma * noisy
         return (noisy - signal * output) / sigma
 
-    def _scales(self, t: int) -> tuple[float, float]:
-        if not 0 <= t < len(self.alphas_cumprod):
+    def _scales(self, t):
+        """√ᾱ_t and √(1 - ᾱ_t): two floats, or for N timesteps tensors (N, 1, 1, 1)."""
+        many = isinstance(t, torch.Tensor) and t.ndim > 0
+        lowest, highest = (int(t.min()), int(t.max())) if many else (t, t)
+        if not (0 <= lowest and highest < len(self.alphas_cumprod)):
             raise ValueError(
                 f"The timestep must be in [0, {len(self.alphas_cumprod) - 1}]. "
                 f"Got {t} instead."
+            )
+        if many:
+            alphas = self.alphas_cumprod[t.cpu()].view(-1, 1, 1, 1)
+            return (
+                alphas.sqrt().to(self.device, torch.float32),
+                (1 - alphas).sqrt().to(self.device, torch.float32),
             )
         alpha = float(self.alphas_cumprod[t])
         return alpha**0.5, (1 - alpha) ** 0.5
@@ -237,7 +274,8 @@ class Backbone:
                 self._vae_float32 = _place_vae(vae, self.device, torch.float32)
             return self._vae_float32
 
-    def _tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (K, L) padded to L, and where they are no padding."""
         length = self.info.text_length
         # Rust tokenizers keep their truncation setting in themselves and refuse a
         # second thread ("Already borrowed").

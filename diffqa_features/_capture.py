@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+
+Adapter = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,16 @@ class _EverythingSeen(Exception):
 def run_unet(
     unet,
     sample: torch.Tensor,
-    timestep: int,
+    timestep: int | torch.Tensor,
     states: torch.Tensor,
     taps: Sequence[Tap] = (),
     *,
     whole: bool = True,
+    adapters: Mapping[str, Adapter] | None = None,
 ) -> torch.Tensor | None:
     """Run one pass on ``sample`` (B, C, h, w) with text ``states`` (B, L, D).
+
+    ``timestep`` is one for all rows, or a tensor (B,).
 
     With ``whole=False`` the pass ends as soon as every tap has seen its tensor, and
     ``None`` is returned in place of the output. Which module comes last is counted
@@ -43,6 +48,9 @@ def run_unet(
     The UNet's own processors and forward methods stay as they are, so its output is
     bit-identical with and without taps. Whoever shares ``unet`` between threads holds
     its backbone's lock around this call.
+
+    ``adapters`` do change what flows: each maps a module's first input and its output
+    to what the module passes on in this one call, and the taps see that.
     """
     unseen = {index: tap.module for index, tap in enumerate(taps)}
     handles = []
@@ -56,7 +64,14 @@ def run_unet(
 
         return hook
 
+    def adapt_with(adapter):
+        return lambda module, args, output: adapter(args[0], output)
+
     try:
+        # Before the taps: hooks run in the order in which they are registered.
+        for name, adapter in (adapters or {}).items():
+            module = unet.get_submodule(name)
+            handles.append(module.register_forward_hook(adapt_with(adapter)))
         for index, tap in enumerate(taps):
             module = unet.get_submodule(tap.module)
             handles.append(module.register_forward_hook(hook_of(index, tap)))

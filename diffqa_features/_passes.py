@@ -69,14 +69,16 @@ class Passes:
         return self._batch_size
 
     @stage("vae")
-    def latents(self, views: Sequence[np.ndarray]) -> np.ndarray:
+    def latents(
+        self, views: Sequence[np.ndarray], normalization: str = "vae"
+    ) -> np.ndarray:
         """Encode uint8 views of one size: float32 (N, C, h, w)."""
         if self._vae_batch is None:
             on_cpu = self.backbone.device.type == "cpu"
             self._vae_batch = 1 if on_cpu else self.batch_size
 
         def encode(chunk):
-            pixels = to_pixels(np.stack(chunk))
+            pixels = to_pixels(np.stack(chunk), normalization)
             return self.backbone.encode_images(pixels).cpu().numpy()
 
         parts, self._vae_batch = in_halves(encode, views, self._vae_batch)
@@ -156,13 +158,18 @@ class Passes:
         """Noise (C, h, w) in float32, the same for every row, machine and device."""
         key = (timestep, tuple(shape))
         if key not in self._noises:
-            words = f"{self._seed}|{timestep}|{'x'.join(map(str, shape))}".encode()
-            seed = int.from_bytes(hashlib.blake2b(words, digest_size=7).digest(), "big")
-            generator = torch.Generator().manual_seed(seed)
-            self._noises[key] = torch.randn(shape, generator=generator)
+            self._noises[key] = draw_noise(self._seed, timestep, shape)
             if len(self._noises) > _NOISES_KEPT:
                 self._noises.popitem(last=False)
         return self._noises[key]
+
+
+def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
+    """Noise in float32 on the CPU that depends on seed, timestep and shape only."""
+    words = f"{seed}|{timestep}|{'x'.join(map(str, shape))}".encode()
+    digest = hashlib.blake2b(words, digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.randn(tuple(shape), generator=generator)
 
 
 def _finite(rows):

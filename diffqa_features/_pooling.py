@@ -13,16 +13,22 @@ _CHUNK = 2**24  # attention logits held at once: 64 MiB in float32
 
 
 @stage("pool")
-def alignment(queries: torch.Tensor, keys: torch.Tensor, heads: int) -> torch.Tensor:
+def alignment(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    heads: int,
+    sharpness: float = LAMBDA,
+) -> torch.Tensor:
     """Log-sum-exp alignment of a picture with a text, one number per row: (B,).
 
     ``mean over heads and tokens of (1/lambda) log sum_HW exp(lambda S)`` with
+    ``lambda`` the sharpness and
     ``S = Q K^T / sqrt(d)``, the logits before the softmax, from ``queries``
     (B, HW, C) and ``keys`` (B, L, C). In float32: the sum overflows in half precision.
     """
     rows = []
     for q, k in _chunks(queries, keys, heads):
-        pooled = torch.logsumexp(_logits(q, k, heads, LAMBDA), dim=2) / LAMBDA
+        pooled = torch.logsumexp(_logits(q, k, heads, sharpness), dim=2) / sharpness
         rows.append(pooled.mean((1, 2)))
     return torch.cat(rows)
 

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 
 VIEWS = ("stretch", "fit", "crop")
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def view_frames(frames: np.ndarray, view: str, size: int, multiple: int) -> np.ndarray:
@@ -50,9 +52,16 @@ def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     )
 
 
-def to_pixels(frames: np.ndarray):
-    """Turn uint8 frames (N, h, w, 3) into a float32 tensor (N, 3, h, w) in [-1, 1]."""
+def to_pixels(frames: np.ndarray, normalization: str = "vae"):
+    """Turn uint8 frames (N, h, w, 3) into a float32 tensor (N, 3, h, w).
+
+    ``vae``: the range [-1, 1] that autoencoders are trained on. ``clip``: CLIP's mean
+    and standard deviation per channel, which the released GenzIQA feeds to its VAE.
+    """
     import torch  # views are also made in decoding threads that never need it
 
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    return pixels.float() / 127.5 - 1
+    if normalization == "vae":
+        return pixels.float() / 127.5 - 1
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_CLIP_MEAN, _CLIP_STD))
+    return (pixels.float() / 255 - mean) / std

@@ -71,6 +71,20 @@ def layout_of(tensor: torch.Tensor) -> torch.memory_format:
 
 def load_vae(info: BackboneInfo) -> torch.nn.Module:
     """Load the encoder side of the VAE in float32 on the CPU."""
+    vae = _load_whole_vae(info)
+    # Features only ever encode.
+    vae.decoder = None
+    return vae
+
+
+def load_decoder(info: BackboneInfo) -> torch.nn.Module:
+    """Load the decoder side of the VAE in float32 on the CPU; no backbone keeps it."""
+    vae = _load_whole_vae(info)
+    vae.encoder = None
+    return vae
+
+
+def _load_whole_vae(info: BackboneInfo) -> torch.nn.Module:
     import diffusers
 
     folder = info.folder / "vae"
@@ -84,8 +98,6 @@ def load_vae(info: BackboneInfo) -> torch.nn.Module:
         output_loading_info=True,
     )
     _check_report(report, folder)
-    # Images are only ever encoded.
-    vae.decoder = None
     return _freeze(vae)
 
 

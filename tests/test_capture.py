@@ -1,8 +1,6 @@
 """`run_unet` against the authors' numbers, eager attention, and plain hooks."""
 
-import json
 import threading
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,41 +8,22 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from golden_unet import load_golden, make_golden_unet, recipe
 
 from diffqa_features import _pooling
 from diffqa_features._backbone import load_backbone
 from diffqa_features._blocks import list_blocks
 from diffqa_features._capture import Tap, run_unet
 
-GOLDEN = Path(__file__).parent / "data" / "genziqa_unet.npz"
-
-
-def recipe(name, shape, fan):
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    return torch.randn(shape, generator=generator) * fan**-0.5
-
 
 @pytest.fixture(scope="module")
 def golden():
-    return np.load(GOLDEN, allow_pickle=False)
+    return load_golden()
 
 
 @pytest.fixture(scope="module")
 def golden_unet(golden):
-    """The UNet of the reference numbers: every tensor a function of its name."""
-    unet = UNet2DConditionModel(**json.loads(str(golden["config"]))).eval()
-    state = {}
-    for name, value in unet.state_dict().items():
-        if value.ndim > 1:
-            fan = value[0].numel()
-            state[name] = recipe(name, value.shape, fan)
-        elif "norm" in name and name.endswith("weight"):
-            state[name] = torch.ones(value.shape)
-        else:
-            state[name] = recipe(name, value.shape, 100)
-    assert sorted(state) == sorted(json.loads(str(golden["param_names"])))
-    unet.load_state_dict(state)
-    return unet.requires_grad_(False)
+    return make_golden_unet(golden)
 
 
 def observe_golden(unet, golden):

@@ -6,17 +6,27 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from command_line import python
+from counting import counting
 from scipy import stats
-from sklearn.linear_model import LinearRegression
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeRegressor
 
-from diffqa_features import PromptAlignmentMaps, inspection
+from diffqa_features import (
+    DiffusionQAFeatures,
+    PromptAlignmentMaps,
+    datasets,
+    inspection,
+)
 from diffqa_features.inspection import (
     AlignmentMapDisplay,
     PredictionDisplay,
     SearchHeatmapDisplay,
 )
+from diffqa_features.metrics import LogisticMapping, srcc_scorer
 
 mpl.use("agg")
 import matplotlib.pyplot as plt  # after the choice of a backend
@@ -41,6 +51,10 @@ def test_matplotlib_is_imported_in_plot_only():
         "AlignmentMapDisplay(np.zeros((8, 8, 3)), np.zeros((1, 2, 2)), prompts=['a'])\n"
         "PredictionDisplay(np.zeros(2), np.zeros(2))\n"
         "SearchHeatmapDisplay(np.zeros((1, 1)), [1], [2])\n"
+        "EmbeddingDisplay(np.zeros((1, 2)))\n"
+        "FrameScoresDisplay(np.zeros(2), np.arange(2))\n"
+        "TimestepCurveDisplay(np.arange(2), {}, {})\n"
+        "NoiseRoundTripDisplay(*[np.zeros(1)] * 7)\n"
         "assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules"
     )
     child = python("-c", code)
@@ -110,6 +124,27 @@ class TestAlignmentMapDisplay:
         shown = wide if view == "stretch" else wide[:, 16:80]
         np.testing.assert_array_equal(display.image, shown)
 
+    def test_a_row_of_maps_per_block(self):
+        estimator = PromptAlignmentMaps(image_size=64, prompts=("sharp", "blurred"))
+        with counting("tiny") as count:
+            display = AlignmentMapDisplay.from_estimator(
+                estimator, [self.image], blocks=["mid.0", "up*"], difference=True
+            )
+        assert (count.vae_rows, count.unet_rows) == (1, 2)  # one per prompt
+        assert display.axes_.shape == (2, 4)
+        assert display.maps.shape == (2, 2, 16, 16)
+        for at, blocks in enumerate(["mid.0", "up*"]):
+            (alone,) = estimator.set_params(blocks=blocks).maps([self.image])
+            np.testing.assert_allclose(display.maps[at], alone, rtol=1e-4)
+            assert display.axes_[at, 1].get_ylabel() == blocks
+            shown = [panel.images[1].get_array() for panel in display.axes_[at, 1:3]]
+            np.testing.assert_array_equal(shown, display.maps[at])
+        # Only the first row has the picture.
+        assert [len(panel.images) for panel in display.axes_[:, 0]] == [1, 0]
+        assert not display.axes_[1, 0].axison
+        with pytest.raises(ValueError, match="There are 8 panels"):
+            display.plot(plt.subplots(1, 4)[1], difference=True)
+
     def test_prompts_of_the_row(self, sd1_folder):
         import pandas as pd
 
@@ -141,7 +176,7 @@ class TestPredictionDisplay:
         title = f"SRCC {srcc:.3f}   PLCC {plcc:.3f}   RMSE {error:.3f}"
         assert display.ax_.get_title() == title
         np.testing.assert_array_equal(*display.line_.get_data())
-        legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+        legend = [text.get_text() for text in display.legend_.get_texts()]
         assert legend == ["blur", "jpeg"]
         colors = {tuple(s.get_facecolor()[0]) for s in display.scatters_}
         assert len(colors) == 2
@@ -154,11 +189,57 @@ class TestPredictionDisplay:
             x = scatter.get_offsets()[:, 0]
             np.testing.assert_allclose(np.unique(x), np.array([-3, -2, -1]) + offset)
 
+    def test_logistic(self):
+        rng = np.random.default_rng(0)
+        y_true = rng.uniform(1, 5, 60)
+        y_pred = 10 * np.tanh(y_true - 3) + rng.normal(0, 1, 60)
+        display = PredictionDisplay.from_predictions(
+            y_true, y_pred, mapping="logistic4"
+        )
+        curve = LogisticMapping(4).fit(y_pred, y_true)
+        aligned = curve.transform(y_pred)
+        x, y = display.line_.get_data()
+        np.testing.assert_allclose(x, curve.transform(y))
+        assert (y.min(), y.max()) == (y_pred.min(), y_pred.max())
+        plcc = np.corrcoef(y_true, aligned)[0, 1]
+        error = np.sqrt(np.mean((y_true - aligned) ** 2))
+        assert f"PLCC {plcc:.3f}   RMSE {error:.3f}" in display.ax_.get_title()
+        with pytest.raises(ValueError, match="'mapping' parameter must be None or"):
+            PredictionDisplay.from_predictions(y_true, y_pred, mapping="logistic")
+
+    def test_outliers_are_ringed_and_named(self):
+        y_true = np.linspace(1, 5, 40)
+        y_pred = y_true + np.tile([0.1, -0.1], 20)
+        y_pred[[7, 30]] += [2.5, -1.5]
+        names = [f"photo_{i}.png" for i in range(40)]
+        display = PredictionDisplay.from_predictions(y_true, y_pred, names=names)
+        assert display.outliers.tolist() == [7, 30]  # the farther first
+        rings = display.rings_.get_offsets()
+        np.testing.assert_allclose(rings, np.c_[y_true, y_pred][[7, 30]])
+        texts = [text.get_text() for text in display.legend_.get_texts()]
+        assert texts == ["1: photo_7.png", "2: photo_30.png"]
+        assert [text.get_text() for text in display.ax_.texts] == ["1", "2"]
+        display.plot(n_named=1)
+        assert [text.get_text() for text in display.ax_.texts] == ["1"]
+        assert len(display.rings_.get_offsets()) == 2
+        # Twice the standard error, where it is known.
+        y_error = np.full(40, 1.0)
+        display = PredictionDisplay.from_predictions(y_true, y_pred, y_error=y_error)
+        assert display.outliers.tolist() == [7]
+        assert [t.get_text() for t in display.legend_.get_texts()] == ["1: row 7"]
+
+    def test_exact_predictions_have_no_outliers(self):
+        y = np.linspace(0, 1, 20)
+        display = PredictionDisplay.from_predictions(y, y + 1e-15)
+        assert len(display.outliers) == 0
+        assert display.rings_ is None
+
     def test_without_labels_on_given_axes(self):
         figure, ax = plt.subplots()
         display = PredictionDisplay(self.y_true, self.y_pred).plot(ax)
         assert (display.ax_, display.figure_) == (ax, figure)
         assert ax.get_legend() is None
+        assert display.legend_ is None
         assert len(display.scatters_) == 1
 
     def test_from_estimator(self):
@@ -250,6 +331,44 @@ class TestSearchHeatmapDisplay:
             SearchHeatmapDisplay.from_estimator(
                 search, rows="depth", columns="max_features"
             )
+
+    def test_what_has_no_scores_is_refused(self, search):
+        with pytest.raises(NotFittedError, match="GridSearchCV has no cv_results_"):
+            SearchHeatmapDisplay.from_estimator(clone(search), rows="a", columns="b")
+        failing = GridSearchCV(
+            DecisionTreeRegressor(),
+            [{"max_depth": [1]}, {"max_features": [2]}],
+            cv=KFold(2),
+        ).fit(np.arange(8.0).reshape(4, 2), np.arange(4.0))
+        with pytest.raises(ValueError, match="No candidate with both 'max_depth' and"):
+            SearchHeatmapDisplay.from_estimator(
+                failing, rows="max_depth", columns="max_features"
+            )
+
+    def test_timesteps_and_blocks_of_features(self):
+        images = datasets.make_procedural_images(3, image_size=64)
+        images = datasets.make_distorted_images(
+            images, families="jpeg", n_levels=3, image_size=64
+        )
+        model = make_pipeline(DiffusionQAFeatures(image_size=64), Ridge())
+        names = "diffusionqafeatures__timesteps", "diffusionqafeatures__blocks"
+        grid = {names[0]: [(50,), (20, 50)], names[1]: ["mid*", "up*"]}
+        search = GridSearchCV(model, grid, cv=2, scoring=srcc_scorer, refit=False)
+        search.fit(images.data, images.target)
+        display = SearchHeatmapDisplay.from_estimator(
+            search, rows=names[0], columns=names[1]
+        )
+        expected = [
+            search.cv_results_["mean_test_score"][
+                search.cv_results_["params"].index({names[0]: t, names[1]: b})
+            ]
+            for t in grid[names[0]]
+            for b in grid[names[1]]
+        ]
+        np.testing.assert_array_equal(display.scores.ravel(), expected)
+        np.testing.assert_array_equal(display.image_.get_array().ravel(), expected)
+        display.plot(values_format="")
+        assert not any(display.text_.ravel())
 
     def test_ink_is_readable(self):
         scores = np.linspace(0, 1, 12).reshape(3, 4)

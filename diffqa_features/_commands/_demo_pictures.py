@@ -27,7 +27,9 @@ def draw_pictures(out, search, features, images, predicted):
     for name, draw in drawings.items():
         figure = draw()
         with whole_file(out / name) as path:
-            figure.savefig(path, dpi=130, format="png")
+            # As sharp for the figures of a column as for the wide one.
+            dpi = 220 if figure.get_figwidth() < 8 else 130
+            figure.savefig(path, dpi=dpi, format="png")
         plt.close(figure)
     return list(drawings)
 

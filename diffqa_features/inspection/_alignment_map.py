@@ -1,4 +1,6 @@
-"""A picture and its prompt maps in, a row of panels with the maps over it out."""
+"""A picture and its prompt maps in, panels with the maps over it out."""
+
+from textwrap import fill
 
 import numpy as np
 from sklearn.utils import _safe_indexing
@@ -6,30 +8,47 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from diffqa_features._media import as_rows, open_media
 from diffqa_features._views import view_frames
+from diffqa_features.evaluation._extraction import temporary_store, with_store
+from diffqa_features.inspection._style import (
+    COLUMN,
+    LUMINANCE,
+    PAGE,
+    TEXT,
+    small,
+    title,
+)
 
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_LETTER = 0.065  # inches that a letter of 8 points is wide
 
 
 class AlignmentMapDisplay:
-    """Where in a picture each prompt is attended to.
+    """Where in a picture each prompt is attended to, over all blocks or in each.
 
     One panel shows the picture; each further panel one map over the gray picture.
+    Prompts stand side by side, blocks below each other.
 
     Parameters
     ----------
     image : ndarray of shape (H, W, 3), dtype uint8
         The picture.
 
-    maps : ndarray of shape (K, h, w)
-        One map per prompt, over the whole picture.
+    maps : ndarray of shape (K, h, w), or (B, K, h, w) with `blocks`
+        One map per prompt (and block), over the whole picture.
 
     prompts : sequence of str of length K
         What the maps belong to.
 
+    blocks : sequence of str of length B, default=None
+        Names of blocks, where there are maps of several.
+
+    map_name : str, default="attention"
+        What the values are called.
+
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes
-        The panels: the picture, K maps, and the difference if it was asked for.
+        The panels: the picture, K maps, and the difference if it was asked for. With
+        `blocks` of shape (B, panels), where only the first row has the picture.
     figure_ : matplotlib Figure
         The figure that holds them.
 
@@ -48,10 +67,12 @@ class AlignmentMapDisplay:
     (4,)
     """
 
-    def __init__(self, image, maps, *, prompts):
+    def __init__(self, image, maps, *, prompts, blocks=None, map_name="attention"):
         self.image = image
         self.maps = maps
         self.prompts = prompts
+        self.blocks = blocks
+        self.map_name = map_name
 
     def plot(self, ax=None, *, difference=False, cmap="viridis", alpha=0.65):
         """Draw the panels.
@@ -59,13 +80,15 @@ class AlignmentMapDisplay:
         Parameters
         ----------
         ax : array-like of matplotlib Axes, default=None
-            One per panel; ``None`` makes a figure with the panels in a row.
+            One per panel; ``None`` makes a figure of a paper's column, 3.5 inches
+            wide, or of the whole page for more than four panels side by side.
         difference : bool, default=False
             Add a panel of the first map minus the second, each less its mean: it shows
             which of the two prompts a place is nearer to.
         cmap : str or matplotlib Colormap, default="viridis"
-            Colours of the maps. Each map has a scale of its own, since prompts differ
-            in how much attention they get at all.
+            Colours of the maps. Each map has a scale of its own, since prompts and
+            blocks differ in how much attention there is at all. With `blocks` one bar
+            says so in the place of a bar for each.
         alpha : float, default=0.65
             Opacity of the maps over the picture, in [0, 1].
 
@@ -81,58 +104,96 @@ class AlignmentMapDisplay:
             for with fewer than two prompts.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
-
-        if difference and len(self.maps) < 2:
+        if difference and len(self.prompts) < 2:
             raise ValueError("difference=True needs the maps of two prompts at least.")
-        panels = 1 + len(self.maps) + bool(difference)
-        h, w = self.image.shape[:2]
+        rows = 1 if self.blocks is None else len(self.blocks)
+        panels = 1 + len(self.prompts) + bool(difference)
+        titles = ["picture", *(f"“{prompt}”" for prompt in self.prompts)]
+        titles += ["first minus second"] * bool(difference)
         if ax is None:
-            size = (2.7 * panels, 2.0 * h / w + 0.9)
-            _, ax = plt.subplots(1, panels, figsize=size, layout="constrained")
-        axes = np.ravel(np.asarray(ax, dtype=object))
-        if len(axes) != panels:
-            raise ValueError(
-                f"There are {panels} panels. Got {len(axes)} axes instead."
-            )
-        self.axes_ = axes
-        self.figure_ = axes[0].figure
-
-        for panel in axes:
+            across = (COLUMN if panels <= 4 else PAGE) / panels  # inches
+            titles = [fill(words, max(8, int(across / _LETTER))) for words in titles]
+        lines = 1 + max(words.count("\n") for words in titles)
+        axes, text = self._axes(ax, rows, panels, lines)
+        self.figure_ = axes[0, 0].figure
+        h, w = self.image.shape[:2]
+        for panel in axes.ravel():
             panel.set(xticks=[], yticks=[], xlim=(0, w), ylim=(h, 0))
-        axes[0].imshow(self.image, extent=(0, w, h, 0))
-        axes[0].set_title("picture")
-        for panel, values, prompt in zip(axes[1:], self.maps, self.prompts):
-            self._draw(panel, values, cmap, alpha)
-            panel.set_title(f"“{prompt}”")
-        if difference:
-            first, second = (values - values.mean() for values in self.maps[:2])
-            values = first - second
-            limit = np.abs(values).max() or 1.0
-            # Orange and purple are told apart by everyone; the middle is white.
-            self._draw(axes[-1], values, "PuOr_r", alpha, vmin=-limit, vmax=limit)
-            axes[-1].set_title("first minus second")
+            panel.set_aspect("equal")
+            panel.spines[:].set_linewidth(0.6)
+        axes[0, 0].imshow(self.image, extent=(0, w, h, 0))
+        for panel in axes[1:, 0]:
+            panel.set_axis_off()
+        for panel, words in zip(axes[0], titles):
+            title(panel, words, text)
+        shown = np.reshape(self.maps, (rows, *np.shape(self.maps)[-3:]))
+        for at, (row, maps) in enumerate(zip(axes, shown)):
+            overlays = [
+                self._overlay(panel, values, cmap, alpha)
+                for panel, values in zip(row[1:], maps)
+            ]
+            if difference:
+                first, second = (values - values.mean() for values in maps[:2])
+                values = first - second
+                limit = np.abs(values).max() or 1.0
+                # Orange and purple are told apart by everyone; the middle is white.
+                overlays.append(self._overlay(row[-1], values, "PuOr_r", alpha))
+                overlays[-1].set_clim(-limit, limit)
+            if self.blocks is None:
+                for overlay, panel in zip(overlays, row[1:]):
+                    ends = _numbers(*overlay.get_clim())
+                    self._bar(overlay, panel, text, self.map_name, ends)
+                continue
+            row[1].set_ylabel(self.blocks[at], fontsize=text, labelpad=2)
+            if at == rows - 1:  # numbers differ from row to row; which end is which not
+                ends = [("low", "high")] * len(maps) + [("second", "first")]
+                label = f"{self.map_name}\n(each map)"
+                for overlay, panel, words in zip(overlays, row[1:], ends):
+                    self._bar(overlay, panel, text, label, words)
+        self.axes_ = axes if self.blocks is not None else axes[0]
         return self
 
-    def _draw(self, panel, values, cmap, alpha, **limits):
+    def _axes(self, ax, rows, panels, lines):
+        import matplotlib.pyplot as plt
+
+        text = None
+        if ax is None:
+            text = TEXT
+            h, w = self.image.shape[:2]
+            width = COLUMN if panels <= 4 else PAGE
+            height = rows * (0.93 * width / panels * h / w + 0.04)
+            height += 0.14 * lines + (0.5 if self.blocks is None else 0.6)
+            _, ax = plt.subplots(
+                rows, panels, figsize=(width, height), layout="compressed"
+            )
+        axes = np.ravel(np.asarray(ax, dtype=object))
+        if len(axes) != rows * panels:
+            raise ValueError(
+                f"There are {rows * panels} panels. Got {len(axes)} axes instead."
+            )
+        return axes.reshape(rows, panels), text
+
+    def _overlay(self, panel, values, cmap, alpha):
         h, w = self.image.shape[:2]
         options = {"extent": (0, w, h, 0), "aspect": "equal"}
-        gray = self.image @ np.array(_LUMINANCE)
+        gray = self.image @ np.array(LUMINANCE)
         panel.imshow(gray, cmap="gray", vmin=0, vmax=255, **options)
-        overlay = panel.imshow(
-            values,
-            cmap=cmap,
-            alpha=alpha,
-            interpolation="bilinear",
-            **limits,
-            **options,
+        return panel.imshow(
+            values, cmap=cmap, alpha=alpha, interpolation="bilinear", **options
         )
-        bar = self.figure_.colorbar(
-            overlay, ax=panel, location="bottom", shrink=0.9, aspect=30, pad=0.03
-        )
-        bar.ax.locator_params(nbins=4)
-        bar.formatter.set_powerlimits((-2, 3))
-        bar.ax.tick_params(labelsize="small")
+
+    def _bar(self, overlay, panel, text, label, ends):
+        """Bar inside the panel's own column, so that all panels stay of one size."""
+        h, w = self.image.shape[:2]
+        place = panel.inset_axes((0.04, -0.1 * w / h, 0.92, 0.06 * w / h))
+        bar = self.figure_.colorbar(overlay, cax=place, orientation="horizontal")
+        bar.set_label(label, fontsize=small(text), labelpad=2)
+        bar.outline.set_linewidth(0.6)
+        # Ends only, inwards: at this size more numbers would run into each other.
+        bar.set_ticks(overlay.get_clim(), labels=ends)
+        bar.ax.tick_params(length=0, pad=3)
+        for tick, side in zip(bar.ax.get_xticklabels(), ("left", "right")):
+            tick.set(horizontalalignment=side, fontsize=small(text))
 
     @classmethod
     def from_estimator(
@@ -141,10 +202,9 @@ class AlignmentMapDisplay:
         X,
         *,
         index=0,
+        blocks=None,
         ax=None,
-        difference=False,
-        cmap="viridis",
-        alpha=0.65,
+        **style,
     ):
         """Compute the maps of one row and draw them.
 
@@ -157,14 +217,14 @@ class AlignmentMapDisplay:
         index : int, default=0
             The row that is drawn; the others are not opened. Of a video the middle
             frame is shown, and its maps are the mean over frames.
+        blocks : sequence of str, default=None
+            Names or patterns, for example ``["down1.0", "mid.0", "up*"]``: a row of
+            maps for each, from one pass per prompt. ``None`` is one map per prompt,
+            over the blocks of the estimator.
         ax : array-like of matplotlib Axes, default=None
             See :meth:`plot`.
-        difference : bool, default=False
-            See :meth:`plot`.
-        cmap : str or matplotlib Colormap, default="viridis"
-            See :meth:`plot`.
-        alpha : float, default=0.65
-            See :meth:`plot`.
+        **style : dict
+            Further keywords of :meth:`plot`.
 
         Returns
         -------
@@ -173,7 +233,16 @@ class AlignmentMapDisplay:
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         one = _safe_indexing(X, [index])
-        (maps,) = estimator.maps(one)
+        if blocks is None:
+            (maps,) = estimator.maps(one)
+        else:
+            blocks = [blocks] if isinstance(blocks, str) else list(blocks)
+            with temporary_store() as store:
+                # A store keeps whole passes: every block is read from the first.
+                each = with_store(estimator, store)
+                maps = np.stack(
+                    [each.set_params(blocks=name).maps(one)[0] for name in blocks]
+                )
         (row,) = as_rows(one)
         request = estimator._request()
         media = open_media(row, estimator.reader)
@@ -184,5 +253,19 @@ class AlignmentMapDisplay:
             frame = view_frames(
                 frame[None], "crop", request.image_size, request.multiple
             )[0]
-        display = cls(frame, maps, prompts=request.texts(row))
-        return display.plot(ax, difference=difference, cmap=cmap, alpha=alpha)
+        name = "attention logit" if estimator.signed else "attention"
+        display = cls(
+            frame, maps, prompts=request.texts(row), blocks=blocks, map_name=name
+        )
+        return display.plot(ax, **style)
+
+
+def _numbers(low: float, high: float) -> tuple[str, str]:
+    """Both ends of a scale, with as few digits as tell them apart."""
+    for digits in range(2, 9):
+        texts = tuple(
+            f"{v:.{digits}g}".replace("-", "\N{MINUS SIGN}") for v in (low, high)
+        )
+        if texts[0] != texts[1]:
+            break
+    return texts

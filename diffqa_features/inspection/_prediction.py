@@ -1,19 +1,28 @@
 """Scores and predictions in, a scatter plot with the correlations out."""
 
 import numpy as np
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from diffqa_features.metrics import plcc_score, rmse, srcc_score
+from diffqa_features.inspection._checks import numbers
+from diffqa_features.inspection._style import (
+    COLORS,
+    MARKERS,
+    legend_of,
+    one_axes,
+    small,
+    tidy,
+    title,
+)
+from diffqa_features.metrics import LogisticMapping, plcc_score, rmse, srcc_score
 
-# Okabe and Ito (2008), told apart by people with any colour vision; yellow left out,
-# which is too light on white. Markers differ too.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_N_PARAMETERS = {"logistic4": 4, "logistic5": 5}
+_FAR = 3.0  # robust standard deviations
+_MAD_TO_STD = 1.4826  # of a normal distribution
 
 
 class PredictionDisplay:
-    """Predicted against true quality, coloured by kind.
+    """Predicted against true quality, coloured by kind, with the logistic and outliers.
 
     Parameters
     ----------
@@ -26,6 +35,16 @@ class PredictionDisplay:
     labels : ndarray of shape (n,), default=None
         What each row is, for example its distortion; drawn in colours and markers.
 
+    mapping : fitted LogisticMapping, default=None
+        Curve from predictions to scores. PLCC and RMSE are then those after the curve,
+        and it is drawn in the place of the diagonal.
+
+    outliers : ndarray of shape (m,), dtype int, default=()
+        Rows that are ringed, the farthest first.
+
+    names : ndarray of shape (n,), default=None
+        What each row is called, for example its file; ``None`` calls it by its number.
+
     Attributes
     ----------
     ax_ : matplotlib Axes
@@ -33,13 +52,18 @@ class PredictionDisplay:
     figure_ : matplotlib Figure
         The figure that holds it.
     line_ : matplotlib Line2D
-        Where prediction and score are equal.
+        The curve, or where prediction and score are equal.
     scatters_ : list of matplotlib PathCollection
         The points, one collection per label in sorted order.
+    rings_ : matplotlib PathCollection
+        Rings around outliers; None without.
+    legend_ : matplotlib Legend
+        Labels, the curve, and the outliers by name; None where there are none.
 
     See Also
     --------
     diffqa_features.metrics : The numbers in the title.
+    diffqa_features.metrics.LogisticMapping : The curve.
 
     Examples
     --------
@@ -47,26 +71,40 @@ class PredictionDisplay:
     >>> display = PredictionDisplay.from_predictions([1, 2, 3], [1.2, 1.9, 2.5])
     >>> display.ax_.get_title()
     'SRCC 1.000   PLCC 0.999   RMSE 0.316'
+    >>> display = PredictionDisplay.from_predictions(
+    ...     [1, 2, 3, 4, 5, 2], [10, 20, 31, 39, 50, 48], mapping="logistic4"
+    ... )
+    >>> display.outliers
+    array([5])
     """
 
-    def __init__(self, y_true, y_pred, *, labels=None):
+    def __init__(
+        self, y_true, y_pred, *, labels=None, mapping=None, outliers=(), names=None
+    ):
         self.y_true = y_true
         self.y_pred = y_pred
         self.labels = labels
+        self.mapping = mapping
+        self.outliers = outliers
+        self.names = names
 
-    def plot(self, ax=None, *, spread=0.0, alpha=0.75):
-        """Draw the points, the diagonal and the correlations.
+    def plot(self, ax=None, *, spread=0.0, alpha=0.75, size=14, n_named=5):
+        """Draw the points, the curve or the diagonal, and the correlations.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            ``None`` makes a figure.
+            ``None`` makes a figure of a paper's column, 3.5 inches wide.
         spread : float, default=0.0
             Width over which the labels are set side by side around their target, in
             units of the target. For graded targets, whose points would cover each
             other.
         alpha : float, default=0.75
             Opacity of the points, in [0, 1].
+        size : float, default=14
+            Area of a point, square points.
+        n_named : int, default=5
+            How many outliers are named, the farthest first; all are ringed.
 
         Returns
         -------
@@ -74,53 +112,93 @@ class PredictionDisplay:
             Itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            size = (5.2 if self.labels is None else 6.8, 5.0)
-            _, ax = plt.subplots(figsize=size, layout="constrained")
-        both = np.concatenate([self.y_true, self.y_pred])
-        low, high = both.min(), both.max()
-        (self.line_,) = ax.plot(
-            [low, high], [low, high], color="0.5", linestyle="--", linewidth=1, zorder=1
-        )
+        ax, text = one_axes(ax, 3.2)
+        self.ax_, self.figure_ = ax, ax.figure
+        self._draw_line()
         labels = np.zeros(len(self.y_true)) if self.labels is None else self.labels
         names = np.unique(labels)
-        offsets = (np.arange(len(names)) + 0.5) / len(names) - 0.5
+        offsets = spread * ((np.arange(len(names)) + 0.5) / len(names) - 0.5)
+        x = self.y_true + offsets[np.searchsorted(names, labels)]
         self.scatters_ = [
             ax.scatter(
-                self.y_true[labels == name] + spread * offset,
+                x[labels == name],
                 self.y_pred[labels == name],
-                s=26,
-                color=_COLORS[i % len(_COLORS)],
-                marker=_MARKERS[i % len(_MARKERS)],
+                s=size,
+                color=COLORS[i % len(COLORS)],
+                marker=MARKERS[i % len(MARKERS)],
                 alpha=alpha,
                 linewidths=0,
                 label=str(name),
                 zorder=2,
             )
-            for i, (name, offset) in enumerate(zip(names, offsets))
+            for i, name in enumerate(names)
         ]
-        if self.labels is not None:
-            ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        ax.set(
-            xlabel="target",
-            ylabel="prediction",
-            title=f"SRCC {srcc_score(self.y_true, self.y_pred):.3f}   "
-            f"PLCC {plcc_score(self.y_true, self.y_pred):.3f}   "
-            f"RMSE {rmse(self.y_true, self.y_pred):.3f}",
+        ax.set(xlabel="target", ylabel="prediction")
+        y_aligned = self._aligned()
+        words = (
+            f"SRCC {srcc_score(self.y_true, self.y_pred):.3f}   "
+            f"PLCC {plcc_score(self.y_true, y_aligned):.3f}   "
+            f"RMSE {rmse(self.y_true, y_aligned):.3f}"
         )
-        ax.grid(alpha=0.25)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
-        self.ax_ = ax
-        self.figure_ = ax.figure
+        title(ax, words, text)
+        tidy(ax)
+        named = self._ring_outliers(x, size, small(text), n_named)
+        handles = [] if self.labels is None else list(self.scatters_)
+        handles += [] if self.mapping is None else [self.line_]
+        handles += named
+        # Names of files are long: fewer of them stand side by side.
+        self.legend_ = (
+            legend_of(ax, text, handles, 2 if named else 3) if handles else None
+        )
         return self
 
+    def _aligned(self):
+        return (
+            self.y_pred if self.mapping is None else self.mapping.transform(self.y_pred)
+        )
+
+    def _draw_line(self):
+        if self.mapping is None:
+            both = np.concatenate([self.y_true, self.y_pred])
+            x = y = np.array([both.min(), both.max()])
+            label = "equal"
+        else:
+            y = np.linspace(self.y_pred.min(), self.y_pred.max(), 200)
+            x = self.mapping.transform(y)
+            label = f"logistic of {len(self.mapping.parameters_)} parameters"
+        (self.line_,) = self.ax_.plot(
+            x, y, color="0.4", linestyle="--", linewidth=1, zorder=1, label=label
+        )
+
+    def _ring_outliers(self, x, size, text, n_named):
+        """Ring all, number and name the farthest; return their legend entries."""
+        rows = np.asarray(self.outliers, dtype=int)
+        self.rings_ = None
+        if not len(rows):
+            return []
+        ring = {"s": 4 * size, "facecolors": "none", "edgecolors": "black"}
+        self.rings_ = self.ax_.scatter(
+            x[rows], self.y_pred[rows], linewidths=0.8, zorder=3, **ring
+        )
+        handles = []
+        middle = np.mean(self.ax_.get_xlim())
+        for number, row in enumerate(rows[:n_named], start=1):
+            side = -1 if x[row] > middle else 1  # towards the middle: never clipped
+            self.ax_.annotate(
+                str(number),
+                (x[row], self.y_pred[row]),
+                (side * (2 + size**0.5), 0),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="center",
+                fontsize=text,
+            )
+            name = f"row {row}" if self.names is None else str(self.names[row])
+            handles.append(self.ax_.scatter([], [], label=f"{number}: {name}", **ring))
+        return handles
+
     @classmethod
-    def from_estimator(
-        cls, estimator, X, y, *, labels=None, ax=None, spread=0.0, alpha=0.75
-    ):
+    def from_estimator(cls, estimator, X, y, **more):
         """Predict and draw.
 
         Parameters
@@ -131,14 +209,8 @@ class PredictionDisplay:
             What its `predict` takes.
         y : array-like of shape (n,)
             Scores.
-        labels : array-like of shape (n,), default=None
-            What each row is.
-        ax : matplotlib Axes, default=None
-            See :meth:`plot`.
-        spread : float, default=0.0
-            See :meth:`plot`.
-        alpha : float, default=0.75
-            See :meth:`plot`.
+        **more : dict
+            Keywords of :meth:`from_predictions`.
 
         Returns
         -------
@@ -146,13 +218,20 @@ class PredictionDisplay:
             What was drawn.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        return cls.from_predictions(
-            y, estimator.predict(X), labels=labels, ax=ax, spread=spread, alpha=alpha
-        )
+        return cls.from_predictions(y, estimator.predict(X), **more)
 
     @classmethod
     def from_predictions(
-        cls, y_true, y_pred, *, labels=None, ax=None, spread=0.0, alpha=0.75
+        cls,
+        y_true,
+        y_pred,
+        *,
+        labels=None,
+        mapping=None,
+        y_error=None,
+        names=None,
+        ax=None,
+        **style,
     ):
         """Draw predictions that are there already, as of `cross_val_predict`.
 
@@ -164,12 +243,21 @@ class PredictionDisplay:
             Predictions, finite.
         labels : array-like of shape (n,), default=None
             What each row is.
+        mapping : {"logistic4", "logistic5"}, default=None
+            Curve that is fitted from predictions to scores, see
+            :class:`~diffqa_features.metrics.LogisticMapping`. ``None`` takes them
+            to be on the scale of the scores already.
+        y_error : array-like of shape (n,), default=None
+            Standard error of each score. Rows whose prediction, after the curve, is
+            off by more than twice this are outliers, as for the VQEG's outlier ratio.
+            Where there is none: rows off by more than three robust standard deviations
+            (1.4826 times the median of all absolute residuals).
+        names : array-like of shape (n,), default=None
+            What each row is called, for example its file.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
-        spread : float, default=0.0
-            See :meth:`plot`.
-        alpha : float, default=0.75
-            See :meth:`plot`.
+        **style : dict
+            Further keywords of :meth:`plot`.
 
         Returns
         -------
@@ -179,15 +267,29 @@ class PredictionDisplay:
         Raises
         ------
         ValueError
-            If the lengths differ, or numbers are not finite.
+            If the lengths differ, numbers are not finite, or `mapping` is unknown.
         """
         check_matplotlib_support(f"{cls.__name__}.from_predictions")
-        check_consistent_length(y_true, y_pred, labels)
-        y_true, y_pred = (
-            column_or_1d(check_array(y, ensure_2d=False, input_name=name))
-            for y, name in ((y_true, "y_true"), (y_pred, "y_pred"))
+        check_consistent_length(y_true, y_pred, labels, y_error, names)
+        y_true, y_pred = numbers(y_true, "y_true"), numbers(y_pred, "y_pred")
+        labels, names = (
+            None if texts is None else column_or_1d(texts) for texts in (labels, names)
         )
-        if labels is not None:
-            labels = column_or_1d(labels)
-        display = cls(y_true, y_pred, labels=labels)
-        return display.plot(ax, spread=spread, alpha=alpha)
+        if mapping is not None:
+            if not isinstance(mapping, str) or mapping not in _N_PARAMETERS:
+                raise ValueError(
+                    "The 'mapping' parameter must be None or one of "
+                    f"{set(_N_PARAMETERS)}. Got {mapping!r} instead."
+                )
+            mapping = LogisticMapping(_N_PARAMETERS[mapping]).fit(y_pred, y_true)
+        display = cls(y_true, y_pred, labels=labels, mapping=mapping, names=names)
+        off = np.abs(y_true - display._aligned())
+        if y_error is None:
+            limit = _FAR * _MAD_TO_STD * np.median(off)
+            # Of exact predictions, rounding is no outlier.
+            limit = np.maximum(limit, 1e-9 * np.ptp(y_true))
+        else:
+            limit = 2 * numbers(y_error, "y_error")
+        farthest = np.argsort(-off, kind="stable")
+        display.outliers = farthest[(off > limit)[farthest]]
+        return display.plot(ax, **style)

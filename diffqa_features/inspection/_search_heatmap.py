@@ -1,7 +1,20 @@
 """A fitted grid search in, a heat map of its scores over two parameters out."""
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
 from sklearn.utils._optional_dependencies import check_matplotlib_support
+
+from diffqa_features.inspection._style import (
+    COLUMN,
+    LUMINANCE,
+    PAGE,
+    colorbar_of,
+    one_axes,
+    small,
+)
+
+_MOST_IN_COLUMN = 6  # cells side by side whose numbers can be read at 3.5 inches
+_LETTER = 0.06  # inches that a letter of 7 points is wide
 
 
 class SearchHeatmapDisplay:
@@ -71,11 +84,12 @@ class SearchHeatmapDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            ``None`` makes a figure.
+            ``None`` makes a figure of a paper's column, 3.5 inches wide, or of the
+            whole page, where the numbers of more than six columns would not fit.
         cmap : str or matplotlib Colormap, default="viridis"
             Colours of the scores.
         values_format : str, default=".3f"
-            Format of the numbers in the cells.
+            Format of the numbers in the cells; ``""`` leaves them out.
 
         Returns
         -------
@@ -83,47 +97,49 @@ class SearchHeatmapDisplay:
             Itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
+        from matplotlib.patches import Rectangle
 
         rows, columns = self.scores.shape
-        if ax is None:
-            size = (1.1 * columns + 2.4, 0.6 * rows + 1.5)
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+        wide = columns > _MOST_IN_COLUMN and values_format
+        labels = list(map(_label, self.column_values))
+        # Long names of blocks, or lists of timesteps, stand upright.
+        room = (0.62 * (PAGE if wide else COLUMN)) / columns  # inches
+        upright = ax is None and max(map(len, labels)) * _LETTER > room
+        height = 0.24 * rows + 0.75 + upright * _LETTER * max(map(len, labels))
+        ax, text = one_axes(ax, height, PAGE if wide else COLUMN)
         self.ax_ = ax
         self.figure_ = ax.figure
         self.image_ = ax.imshow(self.scores, cmap=cmap, aspect="auto")
-        self.figure_.colorbar(self.image_, ax=ax, label=self.score_name)
+        colorbar_of(self.image_, ax, text, self.score_name, pad=0.02)
         self.text_ = np.full(self.scores.shape, None, dtype=object)
         for (row, column), score in np.ndenumerate(self.scores):
-            if np.isfinite(score):
+            if values_format and np.isfinite(score):
                 self.text_[row, column] = ax.text(
                     column,
                     row,
                     format(score, values_format),
                     ha="center",
                     va="center",
+                    fontsize=small(text),
                     color=self._ink(score),
                 )
         row, column = np.unravel_index(np.nanargmax(self.scores), self.scores.shape)
-        ax.add_patch(
-            plt.Rectangle(
-                (column - 0.47, row - 0.45), 0.94, 0.9, fill=False, ec="#D55E00", lw=2.5
-            )
-        )
+        frame = (column - 0.47, row - 0.45), 0.94, 0.9
+        ax.add_patch(Rectangle(*frame, fill=False, ec="#D55E00", lw=1.8))
         ax.set(
             xticks=range(columns),
-            xticklabels=list(map(_label, self.column_values)),
             xlabel=self.column_name,
             yticks=range(rows),
             yticklabels=list(map(_label, self.row_values)),
             ylabel=self.row_name,
         )
+        ax.set_xticklabels(labels, rotation=90 if upright else 0)
         return self
 
     def _ink(self, score):
         """Black on light cells, white on dark ones."""
-        red, green, blue, _ = self.image_.cmap(self.image_.norm(score))
-        return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+        color = self.image_.cmap(self.image_.norm(score))
+        return "black" if np.dot(color[:3], LUMINANCE) > 0.5 else "white"
 
     @classmethod
     def from_estimator(
@@ -134,8 +150,7 @@ class SearchHeatmapDisplay:
         columns,
         metric="score",
         ax=None,
-        cmap="viridis",
-        values_format=".3f",
+        **style,
     ):
         """Draw the scores of a fitted search.
 
@@ -151,23 +166,28 @@ class SearchHeatmapDisplay:
             Name of the score, where the search has several.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
-        cmap : str or matplotlib Colormap, default="viridis"
-            See :meth:`plot`.
-        values_format : str, default=".3f"
-            See :meth:`plot`.
+        **style : dict
+            Further keywords of :meth:`plot`.
 
         Returns
         -------
         SearchHeatmapDisplay
             What was drawn. Where other parameters were searched too, a cell holds the
-            best over them.
+            best over them. Candidates without one of the two parameters, as a list of
+            grids may have, are left out.
 
         Raises
         ------
+        NotFittedError
+            If the search was not fitted.
         ValueError
-            If the search has no such parameter or metric.
+            If it has no such parameter or metric, or no score at all.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        if not hasattr(search, "cv_results_"):
+            raise NotFittedError(
+                f"This {type(search).__name__} has no cv_results_; fit it first."
+            )
         results = search.cv_results_
         key = f"mean_test_{metric}"
         if key not in results:
@@ -179,13 +199,22 @@ class SearchHeatmapDisplay:
             raise ValueError(f"The search has no metric {metric!r}, but {names}.")
         for name in (rows, columns):
             if f"param_{name}" not in results:
-                known = sorted(results["params"][0])
+                known = sorted({name for p in results["params"] for name in p})
                 raise ValueError(f"The search has no parameter {name!r}, but {known}.")
-        settings = [(p[rows], p[columns]) for p in results["params"]]
-        row_values = _distinct(row for row, _ in settings)
-        column_values = _distinct(column for _, column in settings)
+        settings = [
+            (p[rows], p[columns], score)
+            for p, score in zip(results["params"], results[key])
+            if rows in p and columns in p
+        ]
+        if not np.isfinite([score for *_, score in settings]).any():
+            raise ValueError(
+                f"No candidate with both {rows!r} and {columns!r} has a finite score. "
+                "If fits failed, error_score='raise' of the search says why."
+            )
+        row_values = _distinct(row for row, *_ in settings)
+        column_values = _distinct(column for _, column, _ in settings)
         scores = np.full((len(row_values), len(column_values)), np.nan)
-        for (row, column), score in zip(settings, results[key]):
+        for row, column, score in settings:
             cell = _place(row_values, row), _place(column_values, column)
             scores[cell] = np.fmax(scores[cell], score)
         display = cls(
@@ -196,7 +225,7 @@ class SearchHeatmapDisplay:
             column_name=columns.rpartition("__")[2],
             score_name=f"mean test {metric}",
         )
-        return display.plot(ax, cmap=cmap, values_format=values_format)
+        return display.plot(ax, **style)
 
 
 def _distinct(values) -> list:

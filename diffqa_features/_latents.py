@@ -1,0 +1,139 @@
+"""Rows in, latents of their frames out: read ahead, encoded once, kept in the store."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from diffqa_features._media import Row, open_media, pixel_key
+from diffqa_features._store import FeatureStore
+from diffqa_features._views import view_frames
+
+_READERS = 3
+_AHEAD = 16  # rows that are read while others are encoded
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What decides the latents of a row, beside the weights of the VAE."""
+
+    identity: str
+    view: str
+    image_size: int
+    multiple: int
+    normalization: str = "vae"
+    stills_only: bool = False
+    frame_rate: float = 1.0
+    max_frames: int | None = None
+    reader: str = "auto"
+
+    def key(self, frame_key: str) -> str:
+        words = (
+            "latents 1", self.identity, self.view, self.image_size,
+            self.normalization, frame_key,
+        )  # fmt: skip
+        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row: the keys of its T frames and their latents (T, C, h, w), float32."""
+
+    keys: tuple[str, ...]
+    latents: np.ndarray
+
+
+def encode_rows(
+    rows: Sequence[Row],
+    framing: Framing,
+    passes,
+    *,
+    store: FeatureStore | None = None,
+    verbose: int = 0,
+) -> list[Encoded]:
+    """Encode every frame of every row once; `passes` is a :class:`Passes` in float32.
+
+    Equal frames share one encoding. A bad row is an error that names it.
+    """
+    known: dict[str, np.ndarray] = {}
+    encoded = []
+    upcoming = deque()
+    iterator = iter(rows)
+    with (
+        tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar,
+        ThreadPoolExecutor(_READERS, "diffqa-read") as readers,
+    ):
+        try:
+            while True:
+                while len(upcoming) < _AHEAD:
+                    row = next(iterator, None)
+                    if row is None:
+                        break
+                    upcoming.append(readers.submit(_open, row, framing, store))
+                if not upcoming:
+                    break
+                keys, views, found = upcoming.popleft().result()
+                known.update(found)
+                new = [key for key in views if key not in known]
+                if new:
+                    latents = passes.latents(
+                        [views[key] for key in new], framing.normalization
+                    )
+                    known.update(zip(new, latents, strict=True))
+                    if store is not None:
+                        store = _keep(store, {framing.key(k): known[k] for k in new})
+                encoded.append(Encoded(keys, np.stack([known[key] for key in keys])))
+                bar.update(1)
+        finally:
+            readers.shutdown(cancel_futures=True)
+    return encoded
+
+
+def _keep(store, entries):
+    try:
+        store.put(entries)
+    except OSError as error:
+        warnings.warn(
+            f"The feature store cannot be written; this call goes on without it. "
+            f"{error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return store
+
+
+def _open(row, framing, store):
+    """Keys of a row's frames, views of those to encode, and latents that are kept."""
+    media = open_media(row, framing.reader)
+    if framing.stills_only and not media.is_still:
+        raise ValueError(
+            f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
+            "takes pictures. Pass single frames."
+        )
+    if media.is_still and not media.is_array and store is not None:
+        # What is stored is not decoded again.
+        found = store.get([framing.key(media.key)])
+        if found:
+            return (media.key,), {}, {media.key: next(iter(found.values()))}
+    keys, views, found = [], {}, {}
+    for pixels in media.frames(framing.frame_rate, framing.max_frames):
+        key = media.key if media.is_still else pixel_key(pixels)
+        keys.append(key)
+        if key in views or key in found:
+            continue
+        stored = {} if store is None else store.get([framing.key(key)])
+        if stored:
+            found[key] = next(iter(stored.values()))
+        else:
+            views[key] = view_frames(
+                pixels[None], framing.view, framing.image_size, framing.multiple
+            )[0]
+    return tuple(keys), views, found

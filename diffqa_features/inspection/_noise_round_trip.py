@@ -1,0 +1,248 @@
+"""A picture and timesteps in, what noise does to it and what comes back out."""
+
+from itertools import chain
+
+import numpy as np
+from sklearn.utils import _safe_indexing
+from sklearn.utils._optional_dependencies import check_matplotlib_support
+
+from diffqa_features._media import as_rows, open_media
+from diffqa_features._views import view_frames
+from diffqa_features.inspection._style import (
+    COLUMN,
+    LUMINANCE,
+    PAGE,
+    TEXT,
+    small,
+    title,
+)
+
+_SSIM = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5}
+_SSIM["use_sample_covariance"] = False  # Wang et al. (2004)
+_SMALLEST = 11  # its window must fit
+
+
+class NoiseRoundTripDisplay:
+    """A picture in latent space, noised to some timesteps, and denoised again.
+
+    The left column is the picture and what the VAE alone makes of it. Each further
+    column shows a noised latent as the decoder sees it and, below, what the frozen
+    UNet restores of it.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, 3), dtype uint8
+        The picture as the backbone sees it.
+
+    decoded : ndarray of shape (H, W, 3), dtype uint8
+        Encoded and decoded, without noise.
+
+    timesteps : sequence of int of length T
+        DDPM training steps in [0, 999].
+
+    noise_levels : ndarray of shape (T,)
+        Standard deviation of the noise in each latent, in (0, 1).
+
+    noised : ndarray of shape (T, H, W, 3), dtype uint8
+        The noised latents, decoded.
+
+    restored : ndarray of shape (T, H, W, 3), dtype uint8
+        The denoised latents, decoded.
+
+    similarity : ndarray of shape (1 + T,)
+        Structural similarity of `decoded` and of each of `restored` to `image`, on
+        the luminance; 1 is equal.
+
+    Attributes
+    ----------
+    axes_ : ndarray of shape (2, 1 + T) of matplotlib Axes
+        The panels.
+    figure_ : matplotlib Figure
+        The figure that holds them.
+
+    See Also
+    --------
+    diffqa_features.DiffusionQAFeatures : Its ``error`` columns are of the same noise.
+
+    Notes
+    -----
+    Backbones hold the encoder of their VAE only. The decoder is read from disk for one
+    call of :meth:`from_estimator`, runs in float32, and is let go.
+
+    References
+    ----------
+    .. [1] S. De, A. Dehoff and R. Soundararajan, "GenzIQA / GenzVQA: Generalized
+       quality assessment with prompt-guided latent diffusion models", figure 3, which
+       gives LPIPS in the place of SSIM.
+    .. [2] J. Song, C. Meng and S. Ermon, "Denoising diffusion implicit models", ICLR
+       2021.
+
+    Examples
+    --------
+    >>> from diffqa_features import DiffusionQAFeatures, datasets
+    >>> from diffqa_features.inspection import NoiseRoundTripDisplay
+    >>> images = datasets.make_procedural_images(1, image_size=64)
+    >>> display = NoiseRoundTripDisplay.from_estimator(
+    ...     DiffusionQAFeatures(image_size=64), images, timesteps=(95, 950)
+    ... )
+    >>> bool(display.similarity[1] > display.similarity[2])
+    True
+    """
+
+    def __init__(
+        self, image, decoded, timesteps, noise_levels, noised, restored, similarity
+    ):
+        self.image = image
+        self.decoded = decoded
+        self.timesteps = timesteps
+        self.noise_levels = noise_levels
+        self.noised = noised
+        self.restored = restored
+        self.similarity = similarity
+
+    def plot(self, ax=None, *, interpolation="antialiased"):
+        """Draw the panels.
+
+        Parameters
+        ----------
+        ax : array-like of matplotlib Axes of shape (2, 1 + T), default=None
+            ``None`` makes a figure of a paper's column, 3.5 inches wide, or of the
+            whole page for more than three timesteps.
+        interpolation : str, default="antialiased"
+            Of the pictures, see matplotlib's ``imshow``; ``"nearest"`` shows pixels.
+
+        Returns
+        -------
+        NoiseRoundTripDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the axes have another shape.
+        """
+        check_matplotlib_support(f"{type(self).__name__}.plot")
+        import matplotlib.pyplot as plt
+
+        columns = 1 + len(self.timesteps)
+        text = None
+        if ax is None:
+            text = TEXT
+            h, w = self.image.shape[:2]
+            width = COLUMN if columns <= 4 else PAGE
+            height = 2 * 0.95 * width / columns * h / w + 0.68
+            _, ax = plt.subplots(
+                2, columns, figsize=(width, height), layout="compressed"
+            )
+        self.axes_ = np.asarray(ax, dtype=object)
+        if self.axes_.shape != (2, columns):
+            raise ValueError(
+                f"The panels are (2, {columns}). Got axes of shape "
+                f"{self.axes_.shape} instead."
+            )
+        self.figure_ = self.axes_[0, 0].figure
+        pictures = [[self.image, *self.noised], [self.decoded, *self.restored]]
+        for panel, picture in zip(self.axes_.ravel(), chain(*pictures)):
+            panel.imshow(picture, interpolation=interpolation)
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+        heads = [f"t = {t}" for t in self.timesteps]
+        notes = [rf"noise $\sigma$ = {level:.2f}" for level in self.noise_levels]
+        below = ["VAE only"] + ["denoised"] * len(heads)
+        for panel, head in zip(self.axes_[0], ["picture", *heads]):
+            title(panel, head, text)
+        for panel, note in zip(self.axes_[0], ["", *notes]):
+            panel.set_xlabel(note, fontsize=small(text), labelpad=2)
+        for panel, name, value in zip(self.axes_[1], below, self.similarity):
+            # Two lines: four columns leave 0.8 inches each.
+            panel.set_xlabel(
+                f"{name}\nSSIM {value:.2f}", fontsize=small(text), labelpad=2
+            )
+        return self
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        *,
+        timesteps=(95, 500, 950),
+        index=0,
+        prompt="",
+        n_steps=1,
+        ax=None,
+        **style,
+    ):
+        """Take one row through noise and back, and draw it.
+
+        Parameters
+        ----------
+        estimator : DiffusionQAFeatures or PromptAlignmentMaps
+            Gives the backbone, its device and dtype, the view and the seed of the
+            noise; the noise is that of its features.
+        X : list, array, Series or DataFrame of N media rows
+            See :meth:`diffqa_features.DiffusionQAFeatures.transform`.
+        timesteps : sequence of int, default=(95, 500, 950)
+            DDPM training steps in [0, 999].
+        index : int, default=0
+            The row that is drawn; the others are not opened. Of a video the middle
+            frame is taken.
+        prompt : str, default=""
+            What the UNet is told; ``""`` is no condition. There is no guidance.
+        n_steps : int, default=1
+            UNet passes on the way back. 1 is the estimate of the clean latent in one
+            step, ``(z_t - sqrt(1 - a) e) / sqrt(a)``, the mean of all that z_t may
+            have been: blurred at high noise. More walk back by DDIM [2]_, over as
+            many timesteps spread evenly from t to 0.
+        ax : array-like of matplotlib Axes of shape (2, 1 + T), default=None
+            See :meth:`plot`.
+        **style : dict
+            Further keywords of :meth:`plot`.
+
+        Returns
+        -------
+        NoiseRoundTripDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ValueError
+            If a timestep or `n_steps` is out of range, or the picture cannot be read.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        from skimage.metrics import structural_similarity
+
+        from diffqa_features._passes import Passes
+        from diffqa_features._round_trip import round_trip
+
+        one = _safe_indexing(X, [index])
+        (row,) = as_rows(one)
+        request = estimator._request()
+        media = open_media(row, request.reader)
+        chosen = media.choose(request.frame_rate, request.max_frames)
+        (frame,) = media.read(chosen[[len(chosen) // 2]])
+        (view,) = view_frames(
+            frame[None], request.view, request.image_size, request.multiple
+        )
+        if min(view.shape[:2]) < _SMALLEST:
+            raise ValueError(
+                f"Pictures of {_SMALLEST} pixels at least are compared. Got a view of "
+                f"{view.shape[1]} x {view.shape[0]}; choose a larger image_size."
+            )
+        passes = Passes(
+            request.backbone, request.device, request.dtype, request.seed, 1
+        )
+        decoded, levels, noised, restored = round_trip(
+            passes, view, timesteps, prompt, n_steps
+        )
+        gray = np.array(LUMINANCE)
+        similarity = np.array(
+            [
+                structural_similarity(view @ gray, picture @ gray, **_SSIM)
+                for picture in (decoded, *restored)
+            ]
+        )
+        display = cls(
+            view, decoded, tuple(timesteps), levels, noised, restored, similarity
+        )
+        return display.plot(ax, **style)

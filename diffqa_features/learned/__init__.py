@@ -1,0 +1,1 @@
+"""What gradient descent fits: one estimator per published method, one training loop."""

@@ -1,0 +1,100 @@
+"""A fitted learned regressor -> config.json and model.safetensors, and back."""
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised whenever the files change their meaning."""
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+def save(folder, config, weights):
+    """Write both files so that a crash at any moment leaves a model that loads.
+
+    The weights carry the configuration too. They come first; where the configuration
+    beside them is then not theirs, because a crash came between, their own is read.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    folder = Path(folder).expanduser()
+    config = {"format": FORMAT, **config}
+    inner = json.dumps(config, sort_keys=True, allow_nan=False)
+    content = to_bytes(weights, metadata={"config": inner})
+    outer = {**config, "weights_sha256": hashlib.sha256(content).hexdigest()}
+    text = json.dumps(outer, indent=2, allow_nan=False) + "\n"
+    write_whole(folder / _WEIGHTS, lambda file: file.write(content))
+    write_whole(folder / _CONFIG, lambda file: file.write(text.encode()))
+
+
+def load(folder):
+    """Configuration and weights of a folder, which are sure to belong together."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    folder = Path(folder).expanduser()
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {_WEIGHTS} in '{folder}'. Pass the folder that "
+            "save_pretrained wrote; for the files of GenzIQA's authors, see "
+            "from_released."
+        )
+    content = path.read_bytes()
+    try:
+        weights = from_bytes(content)
+        length = int.from_bytes(content[:8], "little")
+        inner = json.loads(content[8 : 8 + length]).get("__metadata__", {})["config"]
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged or was not written by save_pretrained: {error!r}. "
+            "Restore it from a copy, or fit again."
+        ) from error
+    config = _read_config(folder / _CONFIG)
+    if config is None or config.get("weights_sha256") != _sha256(content):
+        logger.warning(
+            "%s is not the one that was saved with the weights beside it, as after a "
+            "crash; the weights' own copy is used.",
+            folder / _CONFIG,
+        )
+        config = json.loads(inner)
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"'{folder}' has format {config.get('format')!r}, and this version of "
+            f"diffqa_features reads {FORMAT}. Load it with the version that wrote it: "
+            f"{config.get('library', 'unknown')}."
+        )
+    return config, weights
+
+
+def write_whole(path, write):
+    """Write a file so that under its name there is always a whole one, old or new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        with beside.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_config(path):
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None

@@ -1,0 +1,290 @@
+"""A network and a loss in, trained weights out: the one loop of all learned methods.
+
+Every random choice (order, timesteps, noise) follows from the seed, the epoch and the
+row alone. So a run that was killed goes on from its checkpoint as if nothing
+had happened, and no state of a random generator has to be kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.exceptions import UndefinedMetricWarning
+from torch import nn
+from tqdm.auto import tqdm
+
+from diffqa_features.learned._files import write_whole
+from diffqa_features.metrics import srcc_score
+
+_SAVE_SECONDS = 120  # between checkpoints inside an epoch
+
+Step = Callable[[np.ndarray, list[torch.Generator]], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train, and what to keep on the way."""
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 1e-2
+    gradient_clip: float = 1.0
+    accumulation: int = 1
+    patience: int = 3
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    checkpoint: Path | None = None
+    verbose: int = 0
+
+
+def train(
+    network: nn.Module,
+    step: Step,
+    target: np.ndarray,
+    schedule: Schedule,
+    device: torch.device,
+    validate: Callable[[], float] | None = None,
+) -> list[dict]:
+    """Minimise a loss over rows with AdamW; return the history, one dict per epoch.
+
+    Parameters
+    ----------
+    network : nn.Module
+        What trains. With `validate` it ends with the weights of the best epoch.
+    step : callable
+        ``step(indices, generators) -> (loss, predictions)``: the mean loss of these
+        rows with its graph, and one number per row. All chance comes from the
+        generators, one per row (on the CPU), so that `accumulation` changes nothing.
+    target : ndarray of shape (N,)
+        What predictions are ranked against in the history.
+    schedule : Schedule
+    device : torch.device
+    validate : callable, default=None
+        Gives the SRCC on rows that are held out; asked after every epoch.
+
+    Raises
+    ------
+    FloatingPointError
+        If a loss is not finite: it names the step and the way out.
+    """
+    if not any(p.requires_grad for p in network.parameters()):
+        return []
+    run = _Run(network, step, target, schedule, device, validate)
+    run.resume()
+    # A caller may be in inference mode.
+    with torch.inference_mode(False), torch.enable_grad(), run.progress() as bar:
+        while not run.finished:
+            run.epoch(bar)
+    return run.conclude()
+
+
+@contextlib.contextmanager
+def precision(device: torch.device, dtype: torch.dtype):
+    """Mixed precision inside: weights in float32, arithmetic in `dtype` where safe."""
+    half = dtype != torch.float32
+    with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
+        yield
+
+
+def run_key(*facts: object) -> str:
+    """Name of a run's checkpoint: a hash of all that its result depends on.
+
+    Facts are plain values, arrays, tensors, and tuples, lists and dicts of them.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+
+    def take(fact):
+        if isinstance(fact, torch.Tensor):
+            fact = fact.detach().cpu().numpy()
+        if isinstance(fact, dict):
+            fact = list(fact.items())
+        if isinstance(fact, np.ndarray):
+            digest.update(f"{fact.dtype.str}{fact.shape}".encode())
+            digest.update(np.ascontiguousarray(fact))
+        elif isinstance(fact, (tuple, list)):
+            digest.update(f"{len(fact)}(".encode())
+            for part in fact:
+                take(part)
+        else:
+            digest.update(f"{fact!r};".encode())
+
+    take(facts)
+    return digest.hexdigest()
+
+
+class _Run:
+    """Where a training run stands; all of it goes into a checkpoint."""
+
+    def __init__(self, network, step, target, schedule, device, validate):
+        self.network, self.step, self.target = network, step, target
+        self.schedule, self.device, self.validate = schedule, device, validate
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+        )
+        # float16 has few exponents, so small gradients are lost without a scale.
+        scaled = schedule.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.batches = -(-len(target) // schedule.batch_size)
+        self.done_epochs, self.done_batches = 0, 0
+        self.losses, self.order_seen, self.predictions = [], [], []
+        self.history: list[dict] = []
+        self.best: dict | None = None
+        self.saved_at = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        if self.done_epochs >= self.schedule.max_epochs:
+            return True
+        if self.best is None:
+            return False
+        return self.done_epochs - self.best["epoch"] >= self.schedule.patience
+
+    def progress(self):
+        return tqdm(
+            total=self.schedule.max_epochs * self.batches,
+            initial=self.done_epochs * self.batches + self.done_batches,
+            unit="step",
+            desc="train",
+            disable=not self.schedule.verbose,
+        )
+
+    def epoch(self, bar):
+        schedule = self.schedule
+        order = np.random.default_rng([schedule.seed, self.done_epochs])
+        order = order.permutation(len(self.target))
+        while self.done_batches < self.batches:
+            start = self.done_batches * schedule.batch_size
+            self._update(order[start : start + schedule.batch_size])
+            self.done_batches += 1
+            bar.update(1)
+            loss = sum(self.losses) / len(self.order_seen)
+            bar.set_postfix(loss=f"{loss:.4f}", srcc=self._last_srcc())
+            if time.monotonic() - self.saved_at > _SAVE_SECONDS:
+                self.save()
+        self._end_epoch()
+        self.save()
+
+    def _update(self, rows):
+        """One step of the optimizer, its rows in `accumulation` parts."""
+        self.optimizer.zero_grad(set_to_none=True)
+        where = self.schedule.seed, self.done_epochs
+        for chosen in np.array_split(rows, min(self.schedule.accumulation, len(rows))):
+            generators = [
+                torch.Generator().manual_seed(seed_of(*where, int(row)))
+                for row in chosen
+            ]
+            with precision(self.device, self.schedule.dtype):
+                loss, predictions = self.step(chosen, generators)
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise FloatingPointError(self._not_finite(value))
+            share = len(chosen) / len(rows)
+            self.scaler.scale(loss * share).backward()
+            self.losses.append(value * len(chosen))
+            self.order_seen += [int(row) for row in chosen]
+            self.predictions += predictions.detach().float().cpu().tolist()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.gradient_clip)
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            raise FloatingPointError(self._not_finite(float(norm), "gradient"))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _not_finite(self, value, what="loss"):
+        return (
+            f"The {what} became {value} in step {self.done_batches + 1} of epoch "
+            f"{self.done_epochs + 1} (learning_rate={self.schedule.learning_rate:g}, "
+            f"dtype={str(self.schedule.dtype).removeprefix('torch.')}). Take a smaller "
+            "learning_rate or gradient_clip, or dtype='float32' where it is not; the "
+            "estimator is as it was before fit."
+        )
+
+    def _end_epoch(self):
+        target = self.target[self.order_seen]
+        record = {
+            "epoch": self.done_epochs + 1,
+            "loss": sum(self.losses) / len(self.target),
+            "srcc": _srcc(target, self.predictions),
+        }
+        self.done_epochs, self.done_batches = self.done_epochs + 1, 0
+        self.losses, self.order_seen, self.predictions = [], [], []
+        if self.validate is not None:
+            score = float(self.validate())
+            record["validation_srcc"] = score
+            if self.best is None or score > self.best["score"]:
+                weights = {k: v.clone() for k, v in self.network.state_dict().items()}
+                self.best = {
+                    "score": score, "epoch": self.done_epochs, "weights": weights
+                }  # fmt: skip
+        self.history.append(record)
+
+    def _last_srcc(self):
+        if not self.history:
+            return "-"
+        last = self.history[-1]
+        return f"{last.get('validation_srcc', last['srcc']):.3f}"
+
+    def conclude(self):
+        if self.best is not None:
+            self.network.load_state_dict(self.best["weights"])
+        return self.history
+
+    # -- checkpoints -------------------------------------------------------------
+
+    _STATE = (
+        "done_epochs", "done_batches", "losses", "order_seen", "predictions",
+        "history", "best",
+    )  # fmt: skip
+
+    def save(self):
+        self.saved_at = time.monotonic()
+        if self.schedule.checkpoint is None:
+            return
+        state = {name: getattr(self, name) for name in self._STATE}
+        state["network"] = self.network.state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["scaler"] = self.scaler.state_dict()
+        write_whole(self.schedule.checkpoint, lambda file: torch.save(state, file))
+
+    def resume(self):
+        path = self.schedule.checkpoint
+        if path is None or not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except Exception as error:  # torch and zipfile raise many types on damage
+            raise OSError(
+                f"The checkpoint {path} is damaged: {error}. Delete it to train from "
+                "the beginning."
+            ) from error
+        for name in self._STATE:
+            setattr(self, name, state[name])
+
+
+def seed_of(*parts):
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _srcc(target, predictions):
+    if len(target) < 2:
+        return 0.0
+    with warnings.catch_warnings():
+        # Constant predictions have no order: 0.
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        return float(srcc_score(target, np.asarray(predictions)))
