@@ -91,7 +91,7 @@ table.frame[columns].round(3)
 shifts = table.frame.set_index("setting")["difference"].abs()
 yardstick = shifts.filter(like="random_state").max()
 print(f"largest shift by another seed: {yardstick:.3f}")
-print("settings that shift it more:", shifts.index[shifts > yardstick].tolist())
+print("settings that shift it more:", *shifts.index[shifts > yardstick], sep="\n  ")
 
 # %%
 # The figure
