@@ -16,13 +16,16 @@ PYTHON ?= $(shell \
 # PYTEST_ARGS="-m network"` runs the tests that do.
 export HF_HUB_OFFLINE ?= 1
 
+# Two processes of one thread each finish the tests sooner than one of two threads.
+WORKERS ?= 2
+
 .PHONY: demo test lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/diffqa demo --out demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -35,7 +38,7 @@ docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) build dist demo docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo docs/_build docs/auto_examples docs/generated .pytest_cache .ruff_cache .hypothesis
 	find diffqa_features tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Touched last: an installation that was interrupted is taken up again.

@@ -1,10 +1,12 @@
 """A backbone in, ratios of wall time out: this library against plain diffusers.
 
     python benchmarks/speed.py --backbone tiny --images 16
-    python benchmarks/speed.py --backbone sd15 --images 4 --size 256
+    python benchmarks/speed.py --backbone sd15 --images 8 --size 256
 
 `sd15` is the full shape of Stable Diffusion 1.5 with random weights: the time is the
-same. Only ratios within one run are of use; repetitions alternate between the ways.
+same. Only ratios within one run are of use; repetitions alternate between the ways. The
+ratio of processor seconds stands beside that of wall time: with one thread it hardly
+depends on what else the machine does.
 """
 
 import argparse
@@ -68,7 +70,7 @@ def measure(backbone, arguments, scratch):
     rows = []
 
     def report(what, slow, fast, repeat=arguments.repeat):
-        first, second = alternate(slow, fast, repeat)
+        (first, first_cpu), (second, second_cpu) = alternate(slow, fast, repeat)
         row = {
             "comparison": what,
             "images": len(images),
@@ -78,13 +80,14 @@ def measure(backbone, arguments, scratch):
             "slow_s": f"{first:.3f}",
             "fast_s": f"{second:.4f}",
             "ratio": f"{first / second:.2f}",
+            "cpu_ratio": f"{first_cpu / second_cpu:.2f}",
         }
         rows.append(row)
         sys.stdout.write("  ".join(str(value) for value in row.values()) + "\n")
         sys.stdout.flush()
 
     sys.stdout.write(
-        "comparison  images  size  dtype  threads  slow_s  fast_s  ratio\n"
+        "comparison  images  size  dtype  threads  slow_s  fast_s  ratio  cpu_ratio\n"
     )
     if {"loop1", "loop3"} & set(arguments.only):
         plain = PlainLoop(info.folder, arguments.dtype)
@@ -124,14 +127,14 @@ def check_agreement(plain, backbone, common, images):
 
 
 def alternate(first, second, repeat):
-    """Median seconds of both, taken in turns so that drift hits them alike."""
+    """Median (wall, processor) seconds of both, in turns: drift hits them alike."""
     seconds = [], []
     for _ in range(repeat):
         for work, kept in zip((first, second), seconds, strict=True):
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             work()
-            kept.append(time.perf_counter() - start)
-    return map(statistics.median, seconds)
+            kept.append((time.perf_counter() - start, time.process_time() - start_cpu))
+    return [[statistics.median(clock) for clock in zip(*kept)] for kept in seconds]
 
 
 if __name__ == "__main__":

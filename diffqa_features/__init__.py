@@ -9,6 +9,7 @@ The data path, room by room::
        _pooling ──> vectors per (frame, timestep, prompt)      _store keeps them
         _engine ──> the matrix (N, D), in order, in batches
       _features, _alignment ──> scikit-learn transformers with named columns
+         motion ──> clips of frames, the two-pathway network, its transformer
        learned ──> regressors that train beside the frozen model
 
 Letters for shapes: ``N`` media rows, ``T`` frames, ``H W`` pixels, ``h w`` UNet grid,
@@ -26,19 +27,22 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "DiffusionQAFeatures": "_features",
     "FeatureStore": "_store",
+    "MotionFeatures": "motion",
     "GenzIQARegressor": "learned._genziqa",
     "PromptAlignmentMaps": "_alignment",
     "TRUSTED_TYPES": "_persistence",
 }
-_ROOMS = ("datasets", "inspection", "metrics")
+_ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 
 __all__ = [
     "TRUSTED_TYPES",
     "DiffusionQAFeatures",
     "FeatureStore",
     "GenzIQARegressor",
+    "MotionFeatures",
     "PromptAlignmentMaps",
     "datasets",
+    "evaluation",
     "inspection",
     "metrics",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from diffqa_features._pixels import explained, image_pixels, open_image
+from diffqa_features._pixels import explained, identify, image_pixels, open_image
 
 _CLOCKED = ("AVIF", "FLI", "GIF", "PNG", "WEBP")
 _UNSAID = 0.1  # seconds that browsers show a frame whose duration is not given
@@ -79,7 +79,7 @@ class Animation:
 
 def open_animation(data: bytes) -> Animation | None:
     """The animation or pages in the bytes of an image; None where it is a still."""
-    image = open_image(data)
+    image = identify(data)
     # What MPO holds beside its picture (previews, depth), PSD below it (layers) and an
     # icon of other sizes is part of the same still.
     if image.format in ("MPO", "PSD", "ICO", "ICNS"):

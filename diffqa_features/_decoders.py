@@ -31,11 +31,13 @@ _FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yu
 def objection(index: Index) -> str:
     """Why decord would not give the right frames of this file; empty if it would.
 
-    Each rule stands for wrong pixels or an endless wait that was seen in decord 0.6.0
-    beside PyAV's frames.
+    Most rules stand for wrong pixels or failures that decord 0.6.0 showed beside PyAV's
+    frames; the others leave to PyAV what was not compared.
     """
     if isinstance(index.source, bytes):
         return "it reads files only"
+    if not index.alone:
+        return "it chooses by itself among several video streams"
     if index.codec not in _CODECS:
         return f"it does not know {index.codec}, or rounds it in another way"
     if index.container not in _CONTAINERS:
@@ -60,8 +62,8 @@ def read_decord(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     decord.logging.set_level(decord.logging.QUIET)
     done = 0
     try:
-        # With more threads it loses frames at the end of a file; with fault_tol it
-        # does not put the previous frame where one cannot be decoded.
+        # One thread, as rows are read in several. With fault_tol it does not put the
+        # previous frame where one cannot be decoded.
         reader = decord.VideoReader(
             index.source, decord.cpu(0), num_threads=1, fault_tol=1
         )
@@ -78,8 +80,11 @@ def read_decord(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
                 raise DecordError("it gives another size")
             yield array_pixels(pixels)[0]
             done += 1
-    except (decord.DECORDError, decord.DECORDLimitReachedError) as error:
-        cause = str(error).strip().splitlines()[-1].split("] ")[-1]
+    except (DecordError, MemoryError):
+        raise
+    except Exception as error:  # decord's own errors have no common base
+        cause = str(error).strip().splitlines()[-1:]
+        cause = cause[0].split("] ")[-1] if cause else type(error).__name__
         raise DecordError(f"it fails after {done} frames: {cause[:200]}") from error
 
 
@@ -110,8 +115,8 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """
     import av
 
-    wanted, clear = [int(at) for at in wanted], index.pts is not None
-    for find in (_jumping, _in_order) if clear else (_counting,):
+    wanted = [int(at) for at in wanted]
+    for find in (_jumping, _in_order) if index.pts is not None else (_counting,):
         done = 0
         try:
             for frame in find(index, wanted):
@@ -122,7 +127,8 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
             # A container may lead to the wrong place: then from its beginning.
             if find is not _jumping:
                 about, cause = len(index.times), cause_of(error)
-                text = damaged(index.source, index.stream, clear, about, cause)
+                strict = index.strict
+                text = damaged(index.source, index.stream, strict, about, cause)
                 raise VideoError(text) from error
             wanted = wanted[done:]
 
@@ -130,7 +136,7 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
 def _counting(index, wanted) -> Iterator:
     """Decode from the beginning and count."""
     with opened(index.source) as container:
-        frames = decode_all(container, index.stream, False)
+        frames = decode_all(container, index.stream, index.strict)
         count = -1
         for at in wanted:
             while count < at:

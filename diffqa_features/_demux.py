@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
@@ -30,9 +29,10 @@ class Index:
 
     source: str | bytes
     stream: int
+    alone: bool  # whether no other stream is a picture of any kind
+    strict: bool  # whether the first packet begins anew, so that no error is in order
     codec: str
     container: str
-    time_base: Fraction
     pts: np.ndarray | None  # (T,) int64, increasing; None where frames must be counted
     times: np.ndarray  # (T,) float64, seconds since the first frame is shown
     end: float  # seconds, when the last frame is gone
@@ -64,6 +64,7 @@ def index_video(source: str | bytes) -> Index:
         stream = pick_stream(container)
         number, base, codec = stream.index, stream.time_base, codec_name(stream)
         names, rate = container.format.name, stream.guessed_rate or 25
+        alone = len(container.streams.video) == 1
         stated = stream.frames or 0
         if not stated and container.duration:
             stated = int(container.duration / 1e6 * rate)
@@ -82,20 +83,32 @@ def index_video(source: str | bytes) -> Index:
     # Where the file begins with what leans on an earlier part, only decoding tells
     # which frames come out.
     entries, closed = _entries(packets) if clear else (np.zeros(0, np.int64), False)
-    clear = clear and not reordered and len(entries) > 0
-    clear = clear and entries[0] == stamps[0] == min(stamps)
+    strict = packets[0].enters and (not clear or stamps[0] == min(stamps))
+    clear = clear and strict and not reordered
     pts, last = np.sort(np.array(stamps, np.int64)) if clear else None, 0
     if clear:
         last = packets[stamps.index(pts[-1])].duration
         seconds = (pts - pts[0]) * float(base)
     else:
-        seconds = _decoded_times(source, number, packets, base, rate)
+        seconds = _decoded_times(source, number, strict, packets, base, rate)
     steps = np.diff(seconds)
     last = last * float(base) or (np.median(steps) if len(steps) else float(1 / rate))
     return Index(
-        source, number, codec, names, base, pts, seconds, float(seconds[-1] + last),
-        entries, closed, first.format.name, (first.height, first.width), _turn(first),
-    )  # fmt: skip
+        source=source,
+        stream=number,
+        alone=alone,
+        strict=strict,
+        codec=codec,
+        container=names,
+        pts=pts,
+        times=seconds,
+        end=float(seconds[-1] + last),
+        entries=entries,
+        closed=closed,
+        pixel_format=first.format.name,
+        size=(first.height, first.width),
+        turn=_turn(first),
+    )
 
 
 def opened(source: str | bytes):
@@ -104,8 +117,10 @@ def opened(source: str | bytes):
 
     # The protocol is said, or FFmpeg would find one in a name like "a:b.mp4".
     name = BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+    # From PyAV 19 on there is no such option: it replaces by itself.
+    old = int(av.__version__.split(".")[0]) < 19
     try:
-        return av.open(name, metadata_errors="replace")
+        return av.open(name, **({"metadata_errors": "replace"} if old else {}))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError(
             f"cannot be opened as a video ({cause_of(error)}): it is cut, damaged, or "
@@ -290,18 +305,20 @@ def _first_frame(source, number: int):
     )
 
 
-def _decoded_times(source, number, packets, base, rate) -> np.ndarray:
+def _decoded_times(source, number, strict, packets, base, rate) -> np.ndarray:
     """Times of frames whose packets do not tell them, by decoding all of them."""
     import av
 
     stamps = []
     try:
         with opened(source) as container:
-            for frame in decode_all(container, number, False):
+            for frame in decode_all(container, number, strict):
                 stamps.append(frame.pts)
     except (av.error.FFmpegError, VideoError) as error:
-        text = damaged(source, number, False, len(packets), cause_of(error))
+        text = damaged(source, number, strict, len(packets), cause_of(error))
         raise VideoError(text) from error
+    if not stamps:
+        raise VideoError("holds no frame that can be decoded; drop the row.")
     clocks = [stamps, sorted(p.dts for p in packets if p.dts is not None)]
     for clock in clocks:
         rising = None not in clock and np.all(np.diff(np.array(clock, np.int64)) > 0)

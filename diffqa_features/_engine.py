@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs, parallel_config
-from joblib.parallel import get_active_backend
-from tqdm.auto import tqdm
 
 from diffqa_features._media import Row, open_media, pixel_key
 from diffqa_features._request import Request
+from diffqa_features._rows import keep, share_rows
+from diffqa_features._stages import stage
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
 
 _READERS = 3
-_ROWS_PER_TASK = 32
 
 
 @dataclass(slots=True, eq=False)
@@ -68,45 +66,23 @@ def extract(
     request.check_columns(rows[0])
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
-    jobs = min(effective_n_jobs(n_jobs), len(rows))
-    with tqdm(total=len(rows), unit="row", disable=not verbose) as progress:
-        if jobs == 1:
-            return _Run(request, store, on_error, progress.update).take(rows)
-        _refuse_shared_gpu(request.device, jobs)
-        tasks = [
-            rows[start : start + _ROWS_PER_TASK]
-            for start in range(0, len(rows), _ROWS_PER_TASK)
-        ]
-        parallel = Parallel(
-            n_jobs=n_jobs, return_as="generator", pre_dispatch="2*n_jobs"
-        )
-        matrices, failed = [], []
-        results = parallel(
-            delayed(_take)(task, request, store, on_error) for task in tasks
-        )
-        for matrix, bad in results:
-            matrices.append(matrix)
-            failed += bad
-            progress.update(len(matrix))
-    return np.concatenate(matrices), failed
+    parts, failed = share_rows(
+        rows,
+        partial(_take, request=request, store=store, on_error=on_error),
+        device=request.device,
+        n_jobs=n_jobs,
+        verbose=verbose,
+    )
+    if len(parts) == 1:
+        return parts[0][1], failed
+    matrix = np.empty((len(rows), request.width), np.float32)
+    for places, part in parts:
+        matrix[places] = part
+    return matrix, failed
 
 
-def _take(rows, request, store, on_error):
-    with parallel_config(n_jobs=1):
-        return _Run(request, store, on_error, lambda count: None).take(rows)
-
-
-def _refuse_shared_gpu(device, jobs):
-    from diffqa_features._backbone import pick_device
-
-    kind = pick_device(device).type
-    backend, _ = get_active_backend()
-    if kind != "cpu" and not backend.supports_sharedmem:
-        raise ValueError(
-            f"n_jobs asks for {jobs} processes, and each would load the backbone on "
-            f"the same {kind} device. Use n_jobs=1 there (passes are batched), raise "
-            "batch_size instead, or set device='cpu'."
-        )
+def _take(rows, advance, request, store, on_error):
+    return _Run(request, store, on_error, advance).take(rows)
 
 
 def _frames_in(group):
@@ -204,6 +180,7 @@ class _Run:
             finally:
                 readers.shutdown(cancel_futures=True)
 
+    @stage("decode")
     def _open(self, row):
         request = self.request
         texts = request.texts(row)
@@ -343,19 +320,9 @@ class _Run:
         return [(frame, tuple(texts)) for frame, texts in unique.values()]
 
     def _keep(self, entries):
-        if self.store is None or not entries:
-            return
-        try:
-            self.store.put(entries)
-        except OSError as error:
-            warnings.warn(
-                f"The feature store cannot be written; this call goes on without it. "
-                f"{error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            self.store = None
+        self.store = keep(self.store, entries)
 
+    @stage("pool")
     def _finish(self, opened):
         request = self.request
         table = np.stack(

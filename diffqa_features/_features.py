@@ -152,6 +152,11 @@ class DiffusionQAFeatures(BackboneTransformer):
     With a `frame_pooling` other than ``("mean",)`` each name ends in ``__frames-mean``,
     ``__frames-std`` and so on.
 
+    Frames of a video are its stored pixels, turned upright as the file says: fields are
+    not separated, and pixels that are not square stay so. Colours are converted as the
+    stream says (BT.601 where it says nothing), alpha is put on white, and more than
+    8 bits are rounded to 8.
+
     A batch of n and n batches of one agree to about 1e-5 relative in float32, not
     bitwise.
 
@@ -232,9 +237,9 @@ class DiffusionQAFeatures(BackboneTransformer):
         Parameters
         ----------
         X : list, array, Series or DataFrame of N media rows
-            Each row a path, a ``PIL.Image``, an array (H, W), (H, W, 3) or
-            (T, H, W, 3) of uint8 or of floats in [0, 1]; or an array (N, H, W, 3); or
-            a DataFrame with the media in its column ``path``.
+            Each row a path of an image or video, a ``PIL.Image``, an array (H, W),
+            (H, W, 3) or (T, H, W, 3) of uint8 or of floats in [0, 1]; or an array
+            (N, H, W, 3); or a DataFrame with the media in its column ``path``.
 
         Returns
         -------

@@ -112,10 +112,11 @@ class Media:
             elif (video := self._video()) is None:
                 for _ in check_indices(indices, 1):
                     yield decode_image(content)
+            elif isinstance(video, Animation):
+                yield from video.read(check_indices(indices, len(video)))
             else:
                 yield from video.read(indices)
-                if isinstance(content, _File):
-                    content.check()
+                content.check()
 
     def frames(
         self, frame_rate: float = 1.0, max_frames: int | None = None

@@ -13,8 +13,10 @@ import torch
 
 from diffqa_features._backbone import load_backbone
 from diffqa_features._capture import run_unet
+from diffqa_features._halving import in_halves
 from diffqa_features._recorder import Recorder
 from diffqa_features._records import Recipe
+from diffqa_features._stages import stage
 from diffqa_features._views import to_pixels
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class Passes:
             self._batch_size = _ROWS_ON_CPU if on_cpu else _ROWS_ON_GPU
         return self._batch_size
 
+    @stage("vae")
     def latents(
         self, views: Sequence[np.ndarray], normalization: str = "vae"
     ) -> np.ndarray:
@@ -108,6 +111,7 @@ class Passes:
         parts, self._batch_size = in_halves(run, pairs, self.batch_size)
         return [row for part in parts for row in part]
 
+    @stage("unet")
     @torch.inference_mode()
     def _observe(self, backbone, recipe, kinds, timestep, pairs):
         latents = torch.from_numpy(np.stack([latent for latent, _ in pairs]))
@@ -139,6 +143,7 @@ class Passes:
             for i in range(len(pairs))
         ]
 
+    @stage("text")
     def _text(self, backbone, text):
         key = (text, backbone.dtype)
         if key not in self._texts:
@@ -169,44 +174,3 @@ def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
 
 def _finite(rows):
     return all(np.isfinite(v).all() for row in rows for v in row.values())
-
-
-def in_halves(run, items, size):
-    """Run over chunks of ``size``; on out-of-memory halve the size and go on.
-
-    Returns the results in order and the size that worked.
-    """
-    results, start = [], 0
-    while start < len(items):
-        chunk = items[start : start + size]
-        failed = False
-        try:
-            results.append(run(chunk))
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(chunk) == 1:
-                if "primitive" in str(error):
-                    raise  # oneDNN does not say whether memory was the reason
-                raise MemoryError(
-                    "Not even a batch of one fits into memory. Choose a smaller "
-                    "image_size, dtype='float16' or 'bfloat16', or another device."
-                ) from error
-            failed = True
-        # Outside the handler, where the failed attempt's tensors can be freed.
-        if failed:
-            size = max(1, len(chunk) // 2)
-            log.warning("Out of memory: going on with batches of %d.", size)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        else:
-            start += len(chunk)
-    return results, size
-
-
-def _is_out_of_memory(error):
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    signs = "out of memory", "can't allocate memory", "could not create a primitive"
-    return any(sign in text for sign in signs)

@@ -3,8 +3,10 @@
 TRUSTED_TYPES = (
     "diffqa_features._alignment.PromptAlignmentMaps",
     "diffqa_features._features.DiffusionQAFeatures",
+    "diffqa_features._logistic.LogisticMapping",
     "diffqa_features._scene_statistics.NaturalSceneStatistics",
     "diffqa_features._store.FeatureStore",
+    "diffqa_features.motion._features.MotionFeatures",
     "diffqa_features.learned._genziqa.GenzIQARegressor",
     "diffqa_features.metrics.krcc_score",
     "diffqa_features.metrics.plcc_score",

@@ -27,7 +27,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
 def open_image(data: bytes) -> Image.Image:
     """Bytes of an image file -> PIL image that is whole, its pixels not decoded yet."""
-    image = _identify(data)
+    image = identify(data)
     width, height = image.size
     limit = Image.MAX_IMAGE_PIXELS
     with explained():
@@ -95,7 +95,8 @@ def array_pixels(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(frames)
 
 
-def _identify(data: bytes) -> Image.Image:
+def identify(data: bytes) -> Image.Image:
+    """Bytes of an image file -> PIL image; whether it is whole is not looked at."""
     # Not Image.open: between one and two times its limit it emits a warning, which
     # cannot be turned off in one thread only. This is its loop without that check.
     Image.preinit()

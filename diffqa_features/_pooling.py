@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from diffqa_features._stages import stage
+
 LAMBDA = 0.14
 """Sharpness of the log-sum-exp over space (the released code of GenzIQA)."""
 
 _CHUNK = 2**24  # attention logits held at once: 64 MiB in float32
 
 
+@stage("pool")
 def alignment(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -30,6 +33,7 @@ def alignment(
     return torch.cat(rows)
 
 
+@stage("pool")
 def attention_maps(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -73,6 +77,7 @@ def _logits(queries, keys, heads, factor=1.0):
     return q @ (k * (factor * q.shape[-1] ** -0.5)).transpose(-1, -2)
 
 
+@stage("pool")
 def pool_space(hidden: torch.Tensor, statistics: tuple[str, ...]) -> torch.Tensor:
     """Pool (B, HW, C) or (B, C, h, w) over space in float32: (B, statistics, C).
 
@@ -89,6 +94,7 @@ def pool_space(hidden: torch.Tensor, statistics: tuple[str, ...]) -> torch.Tenso
     return torch.stack([pooled[name]() for name in statistics], 1)
 
 
+@stage("pool")
 def error_spectrum(predicted: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Denoising error of (B, C, h, w): log RMS per channel, then the total RMS.
 

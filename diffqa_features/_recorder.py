@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from diffqa_features import _pooling
 from diffqa_features._capture import Tap
 from diffqa_features._records import Recipe
+from diffqa_features._stages import stage
 
 
 class Recorder:
@@ -108,6 +109,7 @@ class Recorder:
             ("", "total"): values[:, -1:],
         }
 
+    @stage("pool")
     def records(self) -> dict[str, np.ndarray]:
         """Kind -> flat records (B, length); float64 for ``error``, else float32."""
         return {

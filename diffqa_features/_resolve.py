@@ -219,11 +219,12 @@ def _fingerprint(folder: Path, parts: Parts) -> str:
         digest.update(f"{name}:{hashlib.sha256(payload).hexdigest()}\n".encode())
     for part, _, names in parts.weights:
         for name in names:
-            digest.update(f"{part}:{_hash_file(folder / name)}\n".encode())
+            digest.update(f"{part}:{hash_file(folder / name)}\n".encode())
     return digest.hexdigest()
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """SHA-256 (hex) of a file, read once per process while it does not change."""
     real = path.resolve()
     if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
         return real.name

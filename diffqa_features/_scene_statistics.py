@@ -37,8 +37,8 @@ class NaturalSceneStatistics(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     max_frames : int or None, default=None
-        At most so many frames of a video, spread uniformly; ``None`` takes those that
-        the reader gives. The statistics are averaged over frames.
+        At most so many frames of a video, spread uniformly; ``None`` takes one a
+        second of a file and all of an array. The statistics are averaged over frames.
 
     See Also
     --------
@@ -97,7 +97,8 @@ class NaturalSceneStatistics(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of media of shape (n,)
-            Paths, PIL pictures, or arrays of shape (H, W, 3) or (T, H, W, 3).
+            Paths of images or videos, PIL pictures, or arrays of shape (H, W, 3) or
+            (T, H, W, 3).
 
         Returns
         -------

@@ -1,34 +1,34 @@
-"""What the frozen transformers share: parameters, checks, and the way to the engine."""
+"""What transformers over a backbone share: parameters, checks, the way to passes."""
 
 import os
-import warnings
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._blocks import select_blocks
 from diffqa_features._engine import extract
+from diffqa_features._estimator import MediaTransformer
 from diffqa_features._media import as_rows
 from diffqa_features._records import Recipe
 from diffqa_features._request import Request
 from diffqa_features._resolve import describe_backbone
-from diffqa_features._store import FeatureStore, as_store
+from diffqa_features._store import as_store
 from diffqa_features._video import READERS
 from diffqa_features._views import VIEWS
 
 FRAME_STATISTICS = ("mean", "std", "max", "min")
 
 
-class BackboneTransformer(TransformerMixin, BaseEstimator):
+class BackboneTransformer(MediaTransformer):
     """Base of the transformers that read a frozen backbone.
 
     It has no constructor: a subclass lists its parameters, as scikit-learn wants them.
     """
 
     _parameter_constraints: dict = {
+        **MediaTransformer._parameter_constraints,
         "backbone": [str, os.PathLike],
         "timesteps": [Interval(Integral, 0, None, closed="left"), "array-like"],
         "blocks": [str, "array-like"],
@@ -39,35 +39,7 @@ class BackboneTransformer(TransformerMixin, BaseEstimator):
         "max_frames": [Interval(Integral, 1, None, closed="left"), None],
         "reader": [StrOptions(set(READERS))],
         "random_state": [Interval(Integral, 0, None, closed="left")],
-        "memory": [str, os.PathLike, FeatureStore, None],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "device": [str, None],
-        "dtype": [StrOptions({"float32", "float16", "bfloat16"}), None],
-        "n_jobs": [Integral, None],
-        "on_error": [StrOptions({"raise", "nan"})],
-        "verbose": ["verbose"],
     }
-
-    def fit(self, X=None, y=None):
-        """Check the parameters; nothing is learned and no media is opened.
-
-        Parameters
-        ----------
-        X : list, array or DataFrame of N media rows, default=None
-            Checked to be a container of rows when given.
-        y : object, default=None
-            Ignored.
-
-        Returns
-        -------
-        self : object
-            The estimator itself.
-        """
-        self._validate_params()
-        self._plan()
-        if X is not None:
-            as_rows(X)
-        return self
 
     def _extract(self, X):
         """Rows to matrix: (N, D) in float32; fills ``failed_``."""
@@ -82,16 +54,7 @@ class BackboneTransformer(TransformerMixin, BaseEstimator):
             on_error=self.on_error,
             verbose=self.verbose,
         )
-        if self.failed_:
-            shown = "; ".join(reason for _, reason in self.failed_[:3])
-            more = len(self.failed_) - 3
-            warnings.warn(
-                f"{len(self.failed_)} of {len(rows)} rows could not be read and are "
-                f"NaN; `failed_` lists them. {shown}"
-                + (f"; and {more} more." if more > 0 else ""),
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        self._warn_of_failed(rows)
         return matrix
 
     # -- parameters to plan ----------------------------------------------------------
@@ -170,15 +133,6 @@ class BackboneTransformer(TransformerMixin, BaseEstimator):
             raise self._complaint("prompts", "a str or a sequence of str, at least one")
         return tuple(map(str, values))
 
-    def _choice(self, name, allowed):
-        """A parameter that is one of a closed set of words, or several of them."""
-        value = getattr(self, name)
-        values = (value,) if isinstance(value, str) else tuple(value)
-        known = all(isinstance(v, str) and v in allowed for v in values)
-        if not values or not known or len(set(values)) < len(values):
-            raise self._complaint(name, f"one or several of {set(allowed)}")
-        return values
-
     def _frame_statistics(self):
         return ("mean",)
 
@@ -202,19 +156,3 @@ class BackboneTransformer(TransformerMixin, BaseEstimator):
         inside = {stage_of[block.name] for block in blocks}
         stages = [s for s in info.stages if s.name in chosen or s.name in inside]
         return blocks, stages
-
-    def _complaint(self, name, allowed):
-        return ValueError(
-            f"The {name!r} parameter of {type(self).__name__} must be {allowed}. "
-            f"Got {getattr(self, name)!r} instead."
-        )
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        tags.requires_fit = False
-        tags.no_validation = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags

@@ -79,7 +79,7 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="diffqa",
-        description="Image quality features from a frozen diffusion model.",
+        description="Image and video quality features from a frozen diffusion model.",
         epilog=_EXIT_CODES + "\n'diffqa COMMAND --help' shows examples.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -143,13 +143,15 @@ def _add_extract(commands):
     extract = _add_command(
         commands,
         "extract",
-        "Compute the features of pictures and write them to a table.",
+        "Compute the features of pictures and videos and write them to a table.",
         "INPUT [INPUT ...] -o FILE [options]",
         [
             "diffqa extract photos/ --out features.parquet",
             "diffqa extract 'photos/*.jpg' -o features.csv --timesteps 20 50",
             "diffqa extract scores.csv -o f.npz --path-column image --memory store",
             "diffqa extract photos/ -o up.parquet --blocks 'up*' mid.0 --kinds query",
+            "diffqa extract clips/ -o clips.parquet --frame-rate 2 --frame-pooling "
+            "mean std",
         ],
     )
     _add_inputs(extract)
@@ -203,7 +205,7 @@ def _add_score(commands):
     score = _add_command(
         commands,
         "score",
-        "Predict the quality of pictures with a model of 'diffqa fit'.",
+        "Predict the quality of pictures and videos with a model of 'diffqa fit'.",
         "MODEL INPUT [INPUT ...] [-o FILE] [options]",
         [
             "diffqa score model.skops new/*.jpg --out predicted.csv",
@@ -225,8 +227,8 @@ def _add_score(commands):
 def _add_inputs(command):
     add = command.add_argument
     add("inputs", nargs="+", metavar="INPUT",
-        help="a picture, a folder, a pattern in quotes ('a/**/*.png'), or a CSV or "
-        f"Parquet table of paths. {_RELATIVE} Inputs come before the "
+        help="a picture or video, a folder, a pattern in quotes ('a/**/*.png'), or a "
+        f"CSV or Parquet table of paths. {_RELATIVE} Inputs come before the "
         "options")  # fmt: skip
     add("-r", "--recursive", action="store_true", help="folders within folders too")
     add("--path-column", default="path", metavar="NAME",
@@ -265,6 +267,12 @@ def _add_features(command):
     add("--image-size", type=int, metavar="PIXELS",
         help="side that the backbone sees (default: its own)")  # fmt: skip
     add("--view", metavar="VIEW", help="stretch, fit or crop (default: stretch)")
+    add("--frame-rate", type=float, metavar="R",
+        help="frames per second taken from a video (default: 1)")  # fmt: skip
+    add("--max-frames", type=int, metavar="N",
+        help="at most so many of them, spread uniformly (default: all)")  # fmt: skip
+    add("--frame-pooling", nargs="+", metavar="STATISTIC",
+        help="over frames: mean, std, max, min (default: mean)")  # fmt: skip
     add("--dtype", metavar="DTYPE",
         help="float32, float16 or bfloat16 (default: by device)")  # fmt: skip
     add("--seed", type=int, dest="random_state", metavar="N",
@@ -281,6 +289,8 @@ def _add_machine(command):
     add("--memory", metavar="FOLDER",
         help="keep every pass in this feature store, for later runs with other "
         "settings")  # fmt: skip
+    add("--reader", metavar="NAME",
+        help="of videos: auto, decord or imageio (default: auto)")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="no progress bar")
 
 

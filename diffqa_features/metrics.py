@@ -5,6 +5,7 @@ take ``(y_true, y_pred)`` as scikit-learn's do. The scorers go where scikit-lear
 ``scoring=``, and are up when good::
 
     GridSearchCV(pipeline, grid, scoring=metrics.srcc_scorer)
+    GridSearchCV(pipeline, grid, scoring=metrics.get_scorer("srcc"))  # the same
 """
 
 import warnings
@@ -12,10 +13,17 @@ import warnings
 import numpy as np
 from scipy import stats
 from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import get_scorer as get_sklearn_scorer
+from sklearn.metrics import get_scorer_names as get_sklearn_scorer_names
 from sklearn.metrics import make_scorer
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
+from diffqa_features._logistic import LogisticMapping
+
 __all__ = [
+    "LogisticMapping",
+    "get_scorer",
+    "get_scorer_names",
     "krcc_score",
     "krcc_scorer",
     "plcc_score",
@@ -64,7 +72,7 @@ def srcc_score(y_true, y_pred):
     return _correlation(y_true, y_pred, stats.spearmanr, "SRCC")
 
 
-def plcc_score(y_true, y_pred):
+def plcc_score(y_true, y_pred, *, mapping=None):
     """Pearson linear correlation coefficient: agreement of values up to a line.
 
     Parameters
@@ -72,20 +80,24 @@ def plcc_score(y_true, y_pred):
     y_true : array-like of shape (n,)
         Scores, for example MOS; finite, at least two.
     y_pred : array-like of shape (n,)
-        Predicted scores, on any linear scale. No logistic curve is fitted to them
-        first, as some papers do.
+        Predicted scores, higher where `y_true` is higher.
+    mapping : {"logistic4", "logistic5"}, default=None
+        Curve that is fitted to the scores and applied to `y_pred` first, as most
+        papers do: the increasing :class:`LogisticMapping` of 4 or 5 parameters.
+        ``None`` takes `y_pred` as it is.
 
     Returns
     -------
     float
         In [-1, 1], 1 is best; 0.0 with a warning if either is constant, see
-        :func:`srcc_score`.
+        :func:`srcc_score`. Predictions that run against the scores get a constant
+        curve: negate them, or see the `direction` of :class:`LogisticMapping`.
 
     Raises
     ------
     ValueError
-        If there are fewer than two scores, NaN or infinity among them, or if the
-        lengths differ.
+        If there are fewer than two scores (or than the curve has parameters), NaN or
+        infinity among them, if the lengths differ, or `mapping` is unknown.
 
     Examples
     --------
@@ -93,6 +105,7 @@ def plcc_score(y_true, y_pred):
     >>> round(plcc_score([1, 2, 3, 4], [10, 20, 40, 30]), 4)
     0.8
     """
+    y_pred = _mapped(y_true, y_pred, mapping, "PLCC")
     return _correlation(y_true, y_pred, stats.pearsonr, "PLCC")
 
 
@@ -127,7 +140,7 @@ def krcc_score(y_true, y_pred):
     return _correlation(y_true, y_pred, stats.kendalltau, "KRCC")
 
 
-def rmse(y_true, y_pred):
+def rmse(y_true, y_pred, *, mapping=None):
     """Root mean squared error, in the unit of the scores.
 
     Parameters
@@ -135,7 +148,10 @@ def rmse(y_true, y_pred):
     y_true : array-like of shape (n,)
         Scores, for example MOS; finite, at least one.
     y_pred : array-like of shape (n,)
-        Predicted scores on the same scale.
+        Predicted scores on the same scale; on any with `mapping`.
+    mapping : {"logistic4", "logistic5"}, default=None
+        Curve that brings `y_pred` to the scale of `y_true` first, see
+        :func:`plcc_score`.
 
     Returns
     -------
@@ -145,7 +161,8 @@ def rmse(y_true, y_pred):
     Raises
     ------
     ValueError
-        If there is no score, NaN or infinity among them, or if the lengths differ.
+        If there is no score (or fewer than the curve has parameters), NaN or infinity
+        among them, if the lengths differ, or `mapping` is unknown.
 
     Examples
     --------
@@ -153,8 +170,67 @@ def rmse(y_true, y_pred):
     >>> rmse([1, 2, 3, 4], [1, 2, 3, 6])
     1.0
     """
+    y_pred = _mapped(y_true, y_pred, mapping, "RMSE")
     y_true, y_pred = _check_scores(y_true, y_pred, 1, "RMSE")
     return float(np.sqrt(np.mean((y_true - y_pred) ** 2)))
+
+
+def get_scorer(name):
+    """Give the scorer of a name, for ``scoring=``.
+
+    scikit-learn's own names cannot be added to from outside, so that
+    ``scoring="srcc"`` is an error there; this function knows ours and theirs.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`get_scorer_names`, or of scikit-learn's
+        (:func:`sklearn.metrics.get_scorer_names`).
+
+    Returns
+    -------
+    callable
+        Scorer ``(estimator, X, y) -> float``, up when good.
+
+    Raises
+    ------
+    ValueError
+        If nobody knows the name.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from diffqa_features.metrics import get_scorer
+    >>> scoring = {name: get_scorer(name) for name in ("srcc", "plcc_logistic4")}
+    >>> grid = {"alpha": [1, 10]}
+    >>> search = GridSearchCV(Ridge(), grid, scoring=scoring, refit="srcc")
+    """
+    if isinstance(name, str) and name in _SCORERS:
+        return _SCORERS[name]
+    if isinstance(name, str) and name in get_sklearn_scorer_names():
+        return get_sklearn_scorer(name)
+    raise ValueError(
+        f"The 'name' parameter of get_scorer must be one of {get_scorer_names()} or a "
+        f"name of scikit-learn's. Got {name!r} instead."
+    )
+
+
+def get_scorer_names():
+    """List the names that :func:`get_scorer` adds to scikit-learn's.
+
+    Returns
+    -------
+    list of str
+        Correlations, and errors with a ``neg_`` before them.
+
+    Examples
+    --------
+    >>> from diffqa_features.metrics import get_scorer_names
+    >>> get_scorer_names()[:3]
+    ['krcc', 'neg_rmse', 'neg_rmse_logistic4']
+    """
+    return sorted(_SCORERS)
 
 
 srcc_scorer = make_scorer(srcc_score)
@@ -162,6 +238,32 @@ plcc_scorer = make_scorer(plcc_score)
 krcc_scorer = make_scorer(krcc_score)
 rmse_scorer = make_scorer(rmse, greater_is_better=False)
 """Minus the error, as scikit-learn's ``neg_root_mean_squared_error``."""
+
+_MAPPINGS = {"logistic4": 4, "logistic5": 5}
+_SCORERS = {
+    "srcc": srcc_scorer,
+    "plcc": plcc_scorer,
+    "krcc": krcc_scorer,
+    "neg_rmse": rmse_scorer,
+    **{f"plcc_{name}": make_scorer(plcc_score, mapping=name) for name in _MAPPINGS},
+    **{
+        f"neg_rmse_{name}": make_scorer(rmse, greater_is_better=False, mapping=name)
+        for name in _MAPPINGS
+    },
+}
+
+
+def _mapped(y_true, y_pred, mapping, name: str):
+    if mapping is None:
+        return y_pred
+    if not isinstance(mapping, str) or mapping not in _MAPPINGS:
+        raise ValueError(
+            f"The 'mapping' parameter must be None or one of {set(_MAPPINGS)}. "
+            f"Got {mapping!r} instead."
+        )
+    n_parameters = _MAPPINGS[mapping]
+    y_true, y_pred = _check_scores(y_true, y_pred, n_parameters, f"{name}, {mapping},")
+    return LogisticMapping(n_parameters).fit(y_pred, y_true).transform(y_pred)
 
 
 def _correlation(y_true, y_pred, measure, name: str) -> float:

@@ -88,7 +88,7 @@ def test_the_unet_is_that_of_diffusers(model_folder):
     backbone = load_backbone(model_folder, "cpu")
     reference = diffusers.UNet2DConditionModel.from_pretrained(
         model_folder / "unet", low_cpu_mem_usage=False
-    )
+    ).to(memory_format=torch.channels_last)
     z = backbone.encode_images(make_pixels(backbone.info))
     states, _ = backbone.encode_text(["Good photo.", "Bad photo."])
     with torch.no_grad():

@@ -123,7 +123,7 @@ class TestInputs:
             (["nowhere/"], "no file or folder 'nowhere/'"),
             (["photos/*.tif"], "No file matches 'photos/*.tif'"),
             (["photos/more/none.csv"], "no table 'photos/more/none.csv'"),
-            (["empty"], "no picture in 'empty'"),
+            (["empty"], "no picture or video in 'empty'"),
             (["list.csv"], "has no column 'path', which --path-column names"),
             (["photos", "--prompts", "{x}"], "name the column 'x'"),
             (["list.csv", "--path-column", "image", "--prompts", "{x}"], "column 'x'"),

@@ -23,7 +23,12 @@ from sklearn.svm import SVR
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
-from diffqa_features import DiffusionQAFeatures, FeatureStore, PromptAlignmentMaps
+from diffqa_features import (
+    DiffusionQAFeatures,
+    FeatureStore,
+    MotionFeatures,
+    PromptAlignmentMaps,
+)
 
 SMALL = {"image_size": 64, "device": "cpu", "dtype": "float32", "blocks": "mid*"}
 
@@ -32,10 +37,20 @@ def transformers(folder):
     return {
         "features": DiffusionQAFeatures(str(folder), **SMALL),
         "maps": PromptAlignmentMaps(str(folder), map_size=(2, 3), **SMALL),
+        "motion": MotionFeatures(device="cpu", dtype="float32"),
     }
 
 
-@pytest.fixture(params=["features", "maps"])
+# A parameter that changes what is computed, and settings to search over.
+CHANGES = {"MotionFeatures": {"pooling": "std"}}
+GRIDS = {"MotionFeatures": {"f__pooling": ["mean", ("mean", "std")]}}
+
+
+def of(table, estimator, default):
+    return table.get(type(estimator).__name__, default)
+
+
+@pytest.fixture(params=["features", "maps", "motion"])
 def estimator(request, sd1_folder):
     return transformers(sd1_folder)[request.param]
 
@@ -61,7 +76,7 @@ def test_clone_and_set_params(estimator, images):
     copy = clone(estimator)
     assert copy.get_params() == estimator.get_params()
     before = estimator.transform(images[:1])
-    copy.set_params(random_state=7)
+    copy.set_params(**of(CHANGES, estimator, {"random_state": 7}))
     assert (copy.transform(images[:1]) != before).any()
     np.testing.assert_array_equal(estimator.transform(images[:1]), before)
 
@@ -171,11 +186,11 @@ def test_in_a_union_and_a_column_transformer(sd1_folder, images):
 def test_in_a_grid_search_and_cross_validation(estimator, images):
     pipeline = Pipeline([("f", estimator), ("scale", StandardScaler()), ("svr", SVR())])
     groups = [0, 0, 1, 1, 2, 2]
-    search = GridSearchCV(
-        pipeline, {"f__timesteps": [(5,), (60,)]}, cv=GroupKFold(3), error_score="raise"
-    )
+    grid = of(GRIDS, estimator, {"f__timesteps": [(5,), (60,)]})
+    search = GridSearchCV(pipeline, grid, cv=GroupKFold(3), error_score="raise")
     search.fit(images, TARGET, groups=groups)
-    assert search.best_params_["f__timesteps"] in [(5,), (60,)]
+    ((name, values),) = grid.items()
+    assert search.best_params_[name] in values
     predicted = cross_val_predict(
         pipeline, images, TARGET, groups=groups, cv=GroupKFold(3)
     )
@@ -198,15 +213,47 @@ def test_in_a_grid_search_and_cross_validation(estimator, images):
         ({"image_size": 100}, "multiple of 64 .*64 or 128"),
         ({"image_size": -1}, "'image_size'"),
         ({"random_state": None}, "'random_state'"),
+        ({"frame_rate": 0}, "'frame_rate'"),
+        ({"frame_rate": float("inf")}, "'frame_rate'"),
+        ({"frame_rate": float("nan")}, "'frame_rate'"),
+        ({"max_frames": 0}, "'max_frames'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["features", "maps"])
+def test_bad_parameters_of_a_backbone(sd1_folder, images, name, change, message):
+    refuses(transformers(sd1_folder)[name].set_params(**change), images, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": "slowfast_r101"}, "'weights' parameter must be 'tiny'"),
+        ({"weights": 3}, "'weights'"),
+        ({"pooling": "max"}, "'pooling'"),
+        ({"pooling": ()}, "'pooling'"),
+        ({"pooling": ("std", "std")}, "'pooling'"),
+    ],
+)
+def test_bad_parameters_of_motion(images, change, message):
+    refuses(MotionFeatures().set_params(**change), images, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"memory": 3}, "'memory'"),
         ({"dtype": "float8"}, "'dtype'"),
         ({"batch_size": 0}, "'batch_size'"),
         ({"on_error": "ignore"}, "'on_error'"),
-        ({"frame_rate": 0}, "'frame_rate'"),
+        ({"reader": "ffmpeg"}, "'reader'"),
+        ({"n_jobs": 1.5}, "'n_jobs'"),
     ],
 )
 def test_bad_parameters(estimator, images, change, message):
-    estimator.set_params(**change)
+    refuses(estimator.set_params(**change), images, message)
+
+
+def refuses(estimator, images, message):
     for call in (estimator.fit, estimator.transform):
         with pytest.raises(ValueError, match=message):
             call(images)

@@ -333,6 +333,30 @@ def test_several_processes_on_one_gpu_are_refused(features):
         features.transform(pictures(40))
 
 
+def test_rows_that_repeat_are_computed_once_by_all_workers(sd1_folder, tmp_path):
+    images = pictures(2)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    # More rows than a task holds, and the same files in every task's worth of them.
+    rows = [tmp_path / f"{number % 2}.png" for number in range(70)]
+    rows[40] = tmp_path / "missing.png"
+    features = DiffusionQAFeatures(
+        str(sd1_folder), image_size=SIZE, device="cpu", n_jobs=2, on_error="nan"
+    )
+    expected = features.set_params(n_jobs=1).transform(images)
+    features.set_params(n_jobs=2)
+    with counting(sd1_folder) as count, parallel_config("threading"):
+        with pytest.warns(RuntimeWarning, match=r"missing\.png"):
+            matrix = features.transform(rows)
+    assert count.unet_rows == 2 * len(features.prompts)
+    assert [index for index, _ in features.failed_] == [40]
+    assert np.isnan(matrix[40]).all()
+    kept = np.arange(70) != 40
+    np.testing.assert_allclose(
+        matrix[kept], expected[np.arange(70) % 2][kept], rtol=1e-4, atol=1e-5
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
 def test_a_batch_that_does_not_fit_is_halved(sd1_folder):
     """The real allocator fails in a process of limited address space."""

@@ -157,3 +157,36 @@ def test_search_survives_a_constant_prediction(problem):
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         search.fit(*problem)
     assert search.best_score_ == 0.0
+
+
+def test_scorers_by_name(problem):
+    X, y = problem
+    model = Ridge().fit(X, y)
+    predicted = model.predict(X)
+    expected = {
+        "srcc": metrics.srcc_score(y, predicted),
+        "plcc": metrics.plcc_score(y, predicted),
+        "krcc": metrics.krcc_score(y, predicted),
+        "neg_rmse": -metrics.rmse(y, predicted),
+    }
+    for curve in ("logistic4", "logistic5"):
+        plcc = metrics.plcc_score(y, predicted, mapping=curve)
+        expected[f"plcc_{curve}"] = plcc
+        expected[f"neg_rmse_{curve}"] = -metrics.rmse(y, predicted, mapping=curve)
+    assert metrics.get_scorer_names() == sorted(expected)
+    for name, value in expected.items():
+        assert metrics.get_scorer(name)(model, X, y) == value
+    assert metrics.get_scorer("r2")(model, X, y) == model.score(X, y)
+
+
+def test_several_scorers_in_one_search(problem):
+    scoring = {name: metrics.get_scorer(name) for name in ("srcc", "neg_rmse")}
+    search = GridSearchCV(Ridge(), {"alpha": [1.0, 1e4]}, scoring=scoring, refit="srcc")
+    search.fit(*problem)
+    assert {"mean_test_srcc", "mean_test_neg_rmse"} <= set(search.cv_results_)
+
+
+@pytest.mark.parametrize("name", ["pearson", None, 3, ["srcc"]])
+def test_an_unknown_scorer_is_refused(name):
+    with pytest.raises(ValueError, match=r"'name' parameter .* 'srcc'"):
+        metrics.get_scorer(name)

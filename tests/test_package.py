@@ -32,6 +32,7 @@ LIGHT = {
     "dir": "import diffqa_features; dir(diffqa_features)",
     "datasets": "from diffqa_features import datasets",
     "metrics": "from diffqa_features import metrics",
+    "evaluation": "from diffqa_features import evaluation",
     "cli": "import diffqa_features.cli",
     "main --help": "from diffqa_features.cli import main; main(['--help'])",
     "python -m": (
@@ -108,6 +109,11 @@ def test_tiny_holds_weights_configs_and_card_only():
     assert sum(p.stat().st_size for p in files) <= 16 * 2**20
 
 
+def test_tiny_motion_holds_weights_and_card_only():
+    files = {p.name for p in (PACKAGE / "motion" / "tiny").rglob("*") if p.is_file()}
+    assert files == {"README.md", "model.safetensors"}
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     if not (ROOT / "pyproject.toml").is_file():
@@ -133,6 +139,7 @@ def test_wheel_holds_the_package_and_all_of_tiny(wheel):
     }
     assert shipped == on_disk
     assert "diffqa_features/tiny/unet/diffusion_pytorch_model.safetensors" in shipped
+    assert "diffqa_features/motion/tiny/model.safetensors" in shipped
 
 
 def test_wheel_holds_no_other_top_level_package(wheel):

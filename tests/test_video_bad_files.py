@@ -64,7 +64,7 @@ def test_a_cover_picture_is_no_video(folder):
         for container in (picture, source):
             stream = container.streams[0]
             copies[container] = target.add_stream_from_template(stream)
-        copies[picture].disposition = av.stream.Disposition.attached_pic
+        copies[picture].disposition = av.stream.Disposition.attached_pic.value
         for container, copy in copies.items():
             for packet in container.demux():
                 if packet.size:
@@ -137,6 +137,20 @@ def test_a_frame_that_fails_in_the_middle(folder, name):
     assert check(path, " of about 30 frames decoded", "auto") == text
     with pytest.raises(ValueError, match=r"with decord \(it does not see damage"):
         read(path, "decord")
+
+
+@pytest.mark.parametrize("name", ["raw.h264", "b_frames.avi"])
+def test_damage_where_frames_have_no_time_stamps(folder, name):
+    path = encode(folder / f"damaged_{name}", pan())
+    with av.open(str(path)) as container:
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
+    big = max(packets[5:-5], key=len)
+    data = path.read_bytes()
+    assert data.count(big) == 1
+    noise = big[:12] + np.random.default_rng(0).bytes(len(big) - 12)
+    path.write_bytes(data.replace(big, noise))
+    for reader in ("auto", "imageio"):
+        check(path, " of about 30 frames decoded with the imageio reader", reader)
 
 
 def test_frames_before_the_damage_are_given(folder):
@@ -225,4 +239,6 @@ def test_no_damage_crashes_or_hangs(folder):
         else:
             got, _, _, promised = outcome.split()
             assert got == promised
+    by_reader = [[o[-1] for o in outcomes if o[3] == r] for r in ("auto", "imageio")]
+    assert by_reader[0] == by_reader[1]
     assert decode(whole / "a.mp4")

@@ -131,12 +131,11 @@ def to_pixels(images):
 # -- model -----------------------------------------------------------------------------
 
 
-def build(seed):
+def build(seed, tokenizer):
     from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -181,7 +180,18 @@ def build(seed):
         clip_sample=False,
         steps_offset=1,
     )
-    return tokenizer, text, unet, vae, scheduler
+    return text, unet, vae, scheduler
+
+
+def run_tokenizer(out, begin=None):
+    """The tokenizer of a run, made once: merges of equal count fall in any order."""
+    from transformers import CLIPTokenizer
+
+    folder = out / "tokenizer"
+    if not folder.exists():
+        given = begin and CLIPTokenizer.from_pretrained(begin / "tokenizer")
+        (given or build_tokenizer()).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def build_tokenizer():
@@ -250,7 +260,8 @@ def set_linear_encoder(layers, pool):
 def train(args):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pool = clean_pool(args.out, args.pool, args.seed)
-    tokenizer, text, unet, vae, scheduler = build(args.seed)
+    tokenizer = run_tokenizer(args.out, args.start)
+    text, unet, vae, scheduler = build(args.seed, tokenizer)
     model = torch.nn.ModuleDict({"text": text, "unet": unet, "vae": vae})
     if args.start:
         start(model, args.start)
@@ -362,7 +373,8 @@ def export(out, folder):
     from diffusers import StableDiffusionPipeline
 
     state = torch.load(out / "checkpoint.pt", weights_only=True, map_location="cpu")
-    tokenizer, text, unet, vae, scheduler = build(seed=0)
+    tokenizer = run_tokenizer(out)
+    text, unet, vae, scheduler = build(0, tokenizer)
     model = torch.nn.ModuleDict({"text": text, "unet": unet, "vae": vae})
     model.load_state_dict(state["average"])
     pipeline = StableDiffusionPipeline(

@@ -9,9 +9,12 @@ from diffqa_features import DiffusionQAFeatures
 
 _NAMES = (
     "backbone", "timesteps", "blocks", "prompts", "kinds", "pooling", "image_size",
-    "view", "dtype", "random_state", "device", "batch_size", "n_jobs", "memory",
+    "view", "frame_rate", "max_frames", "frame_pooling", "dtype", "random_state",
+    "device", "batch_size", "n_jobs", "memory", "reader",
 )  # fmt: skip
-MACHINE = ("device", "batch_size", "n_jobs", "memory", "on_error", "verbose")
+MACHINE = (
+    "device", "batch_size", "n_jobs", "memory", "reader", "on_error", "verbose",
+)  # fmt: skip
 """Parameters that say how to compute and not what."""
 
 _ROW = re.compile(r"Row (\d+) \(.*?\): (.*)", re.DOTALL | re.IGNORECASE)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 SUFFIXES = frozenset(
-    ".avif .bmp .gif .j2k .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
+    ".avif .bmp .gif .j2k .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp "
+    ".avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
 )
 """What is taken from a folder; a file or pattern may have any name."""
 
@@ -127,7 +128,7 @@ def _in_folder(folder, recursive):
     if not files:
         hint = "" if recursive else "; --recursive looks into the folders in it"
         raise ValueError(
-            f"There is no picture in {str(folder)!r} (of {' '.join(sorted(SUFFIXES))})"
-            f"{hint}."
+            f"There is no picture or video in {str(folder)!r} (of "
+            f"{' '.join(sorted(SUFFIXES))}){hint}."
         )
     return files

@@ -28,6 +28,7 @@ def run(args):
         out = check_output(args.out, (".csv", ".tsv", ".parquet"))
     model = _load(args.model)
     features = model[0].set_params(
+        reader=args.reader or "auto",
         device=args.device,
         batch_size=args.batch_size,
         n_jobs=args.n_jobs,

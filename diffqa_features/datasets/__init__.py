@@ -14,6 +14,7 @@ from diffqa_features.datasets._degraded_pictures import (
     load_tid2013,
 )
 from diffqa_features.datasets._distorted_images import make_distorted_images
+from diffqa_features.datasets._distorted_videos import make_distorted_videos
 from diffqa_features.datasets._photos import (
     load_bid,
     load_clive,
@@ -62,5 +63,6 @@ __all__ = [
     "load_tid2013",
     "load_youtube_ugc",
     "make_distorted_images",
+    "make_distorted_videos",
     "make_procedural_images",
 ]

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from diffqa_features._blocks import Block
-from diffqa_features._passes import draw_noise, in_halves
+from diffqa_features._halving import in_halves
+from diffqa_features._passes import draw_noise
 from diffqa_features.learned._block_scores import Reading, read_blocks
 from diffqa_features.learned._context import PromptContext
 from diffqa_features.learned._low_rank import LowRankAdapters

@@ -1,0 +1,229 @@
+"""Predictions in, the same on the scale of the scores out: the VQEG's logistics."""
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.special import expit
+from scipy.stats import spearmanr
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils._param_validation import Options, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+# Steepness, per standard deviation of the predictions: from a line to a step.
+_SLOPES = np.geomspace(0.1, 100, 13)
+_SLOPE_BOUNDS = (0.02, 1000)
+_N_REFINED = 3
+_N_COARSE = 2000
+
+
+class LogisticMapping(BaseEstimator):
+    """Monotonic logistic curve from predictions to opinion scores.
+
+    Correlations and errors in the unit of the scores are reported after such a curve,
+    because a prediction need not be linear in opinion, and because every data set has
+    a scale of its own. The curve has few parameters and never changes the order.
+
+    Parameters
+    ----------
+    n_parameters : {4, 5}, default=4
+        Which curve, with the parameters b1 to b5 of :attr:`parameters_`:
+
+        - 4: ``b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|))``, the VQEG's of 2000
+          [1]_: b1 and b2 are the values that it tends to on the right and the left,
+          b3 is its middle, b4 its width.
+        - 5: ``b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5``, a logistic and a
+          line [2]_. Here b1, b2 and b4 are bounded to one common direction: the free
+          curve may fall where it should rise, which would reward a wrong order.
+
+    direction : {"increasing", "decreasing", "auto"}, default="increasing"
+        Which way the curve goes. With ``"increasing"``, predictions that run against
+        the scores get a flat curve, and so no credit. ``"auto"`` follows the sign of
+        the rank correlation, which flatters a predictor of noise: its correlation
+        after the curve is never negative.
+
+    Attributes
+    ----------
+    parameters_ : ndarray of shape (n_parameters,), dtype float64
+        b1, b2, ... of the curve, in the units of predictions and scores.
+    direction_ : str
+        ``"increasing"`` or ``"decreasing"``.
+
+    See Also
+    --------
+    diffqa_features.metrics.plcc_score : Fits the curve first with `mapping`.
+    sklearn.isotonic.IsotonicRegression : A monotonic fit without a form.
+
+    Notes
+    -----
+    Least squares. Given its middle and steepness, a curve is linear in everything
+    else, and those parts are solved exactly, with their signs bounded. So the search
+    is over two numbers only: for each of 13 steepnesses the best of 15 middles is a
+    start, and from the best three a bounded search goes on; predictions and scores are
+    standardised first. Nothing is random.
+
+    It is customary to fit the curve on the very scores that it is then judged on. With
+    four parameters and hundreds of scores this hardly matters; with twenty it does.
+
+    References
+    ----------
+    .. [1] VQEG (2000). Final report from the Video Quality Experts Group on the
+       validation of objective models of video quality assessment, phase I.
+    .. [2] Sheikh, H. R., Sabir, M. F. and Bovik, A. C. (2006). A statistical
+       evaluation of recent full reference image quality assessment algorithms. IEEE
+       Transactions on Image Processing 15(11).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from diffqa_features.metrics import LogisticMapping
+    >>> predicted = np.linspace(-3, 3, 50)
+    >>> mos = 1 + 4 / (1 + np.exp(-2 * (predicted - 0.5)))
+    >>> LogisticMapping().fit(predicted, mos).parameters_.round(3)
+    array([5. , 1. , 0.5, 0.5])
+    """
+
+    _parameter_constraints: dict = {
+        "n_parameters": [Options(int, {4, 5})],
+        "direction": [StrOptions({"increasing", "decreasing", "auto"})],
+    }
+
+    def __init__(self, n_parameters=4, *, direction="increasing"):
+        self.n_parameters = n_parameters
+        self.direction = direction
+
+    def fit(self, X, y):
+        """Fit the curve.
+
+        Parameters
+        ----------
+        X : array-like of shape (n,)
+            Predictions, finite. Constant ones get a flat curve at the mean score.
+        y : array-like of shape (n,)
+            Scores, finite, as many as the curve has parameters at least.
+
+        Returns
+        -------
+        LogisticMapping
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If numbers are not finite, lengths differ, or there are too few.
+        """
+        self._validate_params()
+        check_consistent_length(X, y)
+        x, y = _numbers(X, "X"), _numbers(y, "y")
+        if len(x) < self.n_parameters:
+            raise ValueError(
+                f"A logistic of {self.n_parameters} parameters needs at least "
+                f"{self.n_parameters} scores. Got {len(x)} instead."
+            )
+        self.direction_ = self.direction
+        if self.direction == "auto":
+            constant = x.min() == x.max() or y.min() == y.max()
+            falls = not constant and spearmanr(x, y).statistic < 0
+            self.direction_ = "decreasing" if falls else "increasing"
+        sign = -1.0 if self.direction_ == "decreasing" else 1.0
+        middle, width = x.mean(), x.std() if x.max() > x.min() else 1.0
+        mean, height = y.mean(), y.std() if y.max() > y.min() else 1.0
+        u, v = sign * (x - middle) / width, (y - mean) / height
+        at, slope, (rise, tilt) = _search(u, v, tilted=self.n_parameters == 5)
+        # v = level + rise s + tilt u, with s the logistic of slope (u - at)
+        level = -(rise * expit(slope * (u - at)) + tilt * u).mean()
+        rise, tilt = rise * height, tilt * height * sign / width
+        b3 = middle + sign * at * width
+        low = mean + level * height
+        if self.n_parameters == 4:
+            ends = (low + rise, low) if sign > 0 else (low, low + rise)
+            self.parameters_ = np.array([*ends, b3, width / slope])
+        else:
+            b1, b2 = sign * rise, slope / width
+            b5 = low + rise / 2 - tilt * middle
+            self.parameters_ = np.array([b1, b2, b3, tilt, b5])
+        return self
+
+    def transform(self, X):
+        """Bring predictions to the scale of the scores.
+
+        Parameters
+        ----------
+        X : array-like of shape (n,)
+            Predictions, finite; also others than those of `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n,), dtype float64
+            The curve's values. Their order is that of `X`, or its reverse if the curve
+            falls.
+        """
+        check_is_fitted(self)
+        x = _numbers(X, "X")
+        if len(self.parameters_) == 4:
+            b1, b2, b3, b4 = self.parameters_
+            return b2 + (b1 - b2) * expit((x - b3) / abs(b4))
+        b1, b2, b3, b4, b5 = self.parameters_
+        return b1 * (expit(b2 * (x - b3)) - 0.5) + b4 * x + b5
+
+
+def _numbers(values, name: str) -> np.ndarray:
+    values = check_array(values, ensure_2d=False, dtype=np.float64, input_name=name)
+    return column_or_1d(values)
+
+
+def _search(u, v, tilted):
+    """Middle, slope and (rise, tilt) of the best curve through standardised points."""
+    coarse = np.argsort(u)[:: max(1, len(u) // _N_COARSE)]
+    middles = np.unique(np.quantile(u, np.linspace(0.02, 0.98, 15)))
+
+    def cost(curve):
+        residual, _ = _residual(curve, u[coarse], v[coarse], tilted)
+        return residual @ residual
+
+    # One start per steepness: the best few of all would be neighbours.
+    starts = [min(((at, slope) for at in middles), key=cost) for slope in _SLOPES]
+    starts.sort(key=cost)
+    reach = np.ptp(u) + 1e-6
+    low = np.array([u.min() - reach, np.log(_SLOPE_BOUNDS[0])])
+    high = np.array([u.max() + reach, np.log(_SLOPE_BOUNDS[1])])
+    found = [
+        least_squares(
+            lambda p: _residual((p[0], np.exp(p[1])), u, v, tilted)[0],
+            np.array([at, np.log(slope)]),
+            bounds=(low, high),
+            xtol=1e-10,
+            ftol=1e-10,
+            gtol=1e-10,
+            max_nfev=40,
+        )
+        for at, slope in starts[:_N_REFINED]
+    ]
+    at, log_slope = min(found, key=lambda result: result.cost).x
+    slope = np.exp(log_slope)
+    return at, slope, _residual((at, slope), u, v, tilted)[1]
+
+
+def _residual(curve, u, v, tilted):
+    """Residual of the best rise and tilt, neither negative, and these two."""
+    at, slope = curve
+    s = expit(slope * (u - at))
+    s, u, v = s - s.mean(), u - u.mean(), v - v.mean()
+    ss, sv = s @ s, s @ v
+    rise = max(sv / ss, 0.0) if ss > 0 else 0.0
+    best = v - rise * s, (rise, 0.0)
+    if not tilted:
+        return best
+    # Least squares under two signs: the free solution if it has them, else the better
+    # of the two edges.
+    uu, uv, su = u @ u, u @ v, s @ u
+    determinant = ss * uu - su * su
+    if determinant > 1e-12 * ss * uu:
+        rise = (sv * uu - uv * su) / determinant
+        tilt = (uv * ss - sv * su) / determinant
+        if rise >= 0 and tilt >= 0:
+            return v - rise * s - tilt * u, (rise, tilt)
+    tilt = max(uv / uu, 0.0) if uu > 0 else 0.0
+    edge = v - tilt * u
+    if edge @ edge < best[0] @ best[0]:
+        best = edge, (0.0, tilt)
+    return best

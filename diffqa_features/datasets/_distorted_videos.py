@@ -1,0 +1,299 @@
+"""References and distortion families in, a graded data set of video files out."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from diffqa_features.datasets import _distortions, _temporal
+from diffqa_features.datasets._clip_sources import clip_sources
+from diffqa_features.datasets._video_files import is_intact, write_video
+
+_CRF = 20, 44
+_PICTURES = ("gaussian_blur", "white_noise")
+SPATIAL = ("x264", *_PICTURES)
+TEMPORAL = tuple(_temporal.FAMILIES)
+FAMILIES = (*SPATIAL, *TEMPORAL)
+_SETS = {"all": FAMILIES, "spatial": SPATIAL, "temporal": TEMPORAL}
+
+_FORMAT = 1
+"""Raised whenever the same call would write other frames; part of every file's tag."""
+
+
+@validate_params(
+    {
+        "folder": [str, os.PathLike],
+        "references": ["array-like", None],
+        "families": [StrOptions({*_SETS, *FAMILIES}), "array-like"],
+        "n_levels": [Interval(Integral, 2, None, closed="left")],
+        "n_references": [Interval(Integral, 1, None, closed="left")],
+        "n_frames": [Interval(Integral, 16, None, closed="left")],
+        "frame_rate": [Interval(Real, 1, 240, closed="both")],
+        "image_size": [Interval(Integral, 16, None, closed="left")],
+        "include_references": ["boolean"],
+        "random_state": ["random_state"],
+        "return_X_y": ["boolean"],
+        "as_frame": ["boolean"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_distorted_videos(
+    folder,
+    references=None,
+    *,
+    families="all",
+    n_levels=5,
+    n_references=6,
+    n_frames=72,
+    frame_rate=30.0,
+    image_size=128,
+    include_references=False,
+    random_state=0,
+    return_X_y=False,
+    as_frame=False,
+):
+    """Write clips with known faults of picture and of timing, at graded levels.
+
+    The target is the negated level, so it is exact and comparable across families and
+    contents only as far as the levels are: no human rated these clips. Split by
+    `groups`, so that no content is on both sides.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        The clips are written there, named ``<content>_<family>_<level>.mp4``. It is
+        made if it does not exist. A whole file that an equal call wrote is kept as it
+        is, so that a call that was stopped goes on; any other file of that name is
+        replaced. A file is there whole or not at all.
+    references : list of media, ndarray of shape (n, T, H, W, 3) or None, default=None
+        Videos: paths or arrays of frames, of which the first `n_frames` are taken. A
+        still picture becomes a clip by a camera that moves over it. ``None`` does so
+        with procedural pictures.
+    families : str or list of str, default="all"
+        Distortions. ``"spatial"`` are ``"x264"`` (lossy compression with rising CRF),
+        ``"gaussian_blur"`` and ``"white_noise"`` (new in each frame); ``"temporal"``
+        are ``"frame_drop"`` (bursts of frames are missing and the clip is shorter),
+        ``"freeze"`` (one or two stills; the clip then goes on where it would be),
+        ``"judder"`` (frames come early or late), ``"frame_rate"`` (fewer frames a
+        second, each held), ``"flicker"`` (the brightness jumps from frame to frame);
+        ``"all"`` are these eight.
+    n_levels : int, default=5
+        Levels per family, at least 2. Level 1 is the mildest setting of a family,
+        level `n_levels` the strongest, the ones between lie at even steps of severity.
+    n_references : int, default=6
+        Procedural contents, where `references` is None.
+    n_frames : int, default=72
+        Frames per clip, at least 16. A video with fewer gives what it has.
+    frame_rate : float, default=30.0
+        Frames per second of the clips from stills, arrays and procedural pictures. A
+        video keeps its mean rate; all its frames are shown equally long.
+    image_size : int, default=128
+        Height and width in pixels of the central square that is cut out and reduced
+        before anything is distorted; even.
+    include_references : bool, default=False
+        Write the undistorted clips too, with family ``"reference"``, level 0 and
+        target 0.
+    random_state : int, RandomState instance or None, default=0
+        Seed of motion, noise and of where faults happen. A clip depends on the frames
+        of its reference, the family, the level and this seed only, and not on what
+        else is asked for in the same call.
+    return_X_y : bool, default=False
+        Return ``(data, target)`` instead of a Bunch.
+    as_frame : bool, default=False
+        Return `data` as a DataFrame with the single column ``path``, and `target` as a
+        Series. Needs pandas.
+
+    Returns
+    -------
+    videos : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with the attributes below; clips are ordered by
+        reference, family and level.
+
+        data : list of str, or DataFrame
+            Paths of the clips.
+        target : ndarray of shape (n,), dtype float64, or Series
+            Minus the level, higher is better.
+        groups : ndarray of shape (n,), dtype str
+            Name of the content: the file name without its ending, ``reference<row>``
+            where there is no file name, or ``procedural<number>``.
+        distortion : ndarray of shape (n,), dtype str
+            Name of the distortion.
+        level : ndarray of shape (n,), dtype int64
+            1 to `n_levels`, and 0 for references.
+        distortion_names : list of str
+            The distortions that were asked for.
+        frame : DataFrame or None
+            With ``as_frame=True`` all columns in one table.
+        DESCR : str
+            How the clips were made.
+
+    (data, target) : tuple
+        If `return_X_y` is true.
+
+    Raises
+    ------
+    ValueError
+        If a family is unknown, or a reference is smaller than `image_size` or has
+        fewer than 16 frames.
+
+    Notes
+    -----
+    All files are H.264 in MP4 with 4:2:0 chroma, at one rate. All but those of the
+    family ``"x264"`` are coded without loss, so that their only faults are the ones
+    asked for. A level that leaves the clip as it is is left out, as a freeze of a
+    clip without motion: it would carry a bad grade for nothing.
+
+    The shipped tiny motion network was trained on clips with the same five temporal
+    families over procedural pictures (other seeds).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from diffqa_features.datasets import make_distorted_videos
+    >>> folder = tempfile.mkdtemp()
+    >>> videos = make_distorted_videos(
+    ...     folder, families=["freeze", "x264"], n_levels=2, n_references=1
+    ... )
+    >>> [path.replace(folder, "")[1:] for path in videos.data][:2]
+    ['procedural000_freeze_1.mp4', 'procedural000_freeze_2.mp4']
+    >>> videos.target.tolist()
+    [-1.0, -2.0, -1.0, -2.0]
+    """
+    names = _family_names(families)
+    if image_size % 2:
+        raise ValueError(
+            "The 'image_size' parameter of make_distorted_videos must be even, as "
+            f"video has one colour per 2 x 2 pixels. Got {image_size} instead."
+        )
+    seed = check_random_state(random_state).randint(2**31 - 1)
+    folder = Path(folder)
+    data, facts = [], []
+    sources = clip_sources(
+        references, n_references, n_frames, float(frame_rate), image_size, seed
+    )
+    for source in sources:
+        levels = _levels(names, n_levels, include_references)
+        for family, level, severity in levels:
+            path = folder / f"{source.name}_{family}_{level}.mp4"
+            if _make(path, source, family, level, severity, seed):
+                data.append(str(path))
+                facts.append((source.name, family, level))
+    if not facts:
+        raise ValueError(
+            "No distortion changes these references: nothing moves in them. Choose "
+            "other families or references."
+        )
+    group, distortion, level = map(np.array, zip(*facts, strict=True))
+    target = -level.astype(np.float64) + 0.0  # no negative zero
+
+    frame = None
+    if as_frame:
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            {
+                "path": data,
+                "group": group,
+                "distortion": distortion,
+                "level": level,
+                "target": target,
+            }
+        )
+        data, target = frame[["path"]], frame["target"]
+    if return_X_y:
+        return data, target
+    return Bunch(
+        data=data,
+        target=target,
+        groups=group,
+        distortion=distortion,
+        level=level,
+        distortion_names=names,
+        frame=frame,
+        DESCR=_describe(names, n_levels, len(set(group.tolist())), len(level)),
+    )
+
+
+def _family_names(families) -> list[str]:
+    if isinstance(families, str):
+        return list(_SETS.get(families, (families,)))
+    names = [str(name) for name in families]
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown or not names or len(set(names)) < len(names):
+        got = f"the unknown {unknown[0]!r}" if unknown else repr(names)
+        raise ValueError(
+            "The 'families' parameter of make_distorted_videos must be 'all', "
+            "'spatial', 'temporal' or one or more different names among "
+            f"{', '.join(FAMILIES)}. Got {got} instead."
+        )
+    return names
+
+
+def _levels(names, n_levels, include_references) -> Iterator[tuple[str, int, float]]:
+    if include_references:
+        yield "reference", 0, 0.0
+    for family in names:
+        for level, severity in enumerate(np.linspace(0, 1, n_levels), start=1):
+            yield family, level, float(severity)
+
+
+def _make(path, source, family, level, severity, seed) -> bool:
+    """See to it that the file is there; False where the distortion changes nothing."""
+    rng = np.random.default_rng(
+        # Seeded by what the clip is, not by where it stands in the call.
+        [seed, int(source.key, 16), int.from_bytes(family.encode(), "big"), level]
+    )
+    words = (_FORMAT, source.key, source.frame_rate, family, level, severity, seed)
+    tag = hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()
+    frames = source.frames
+    crf = None
+    if family in TEMPORAL:
+        indices, gains = _temporal.retime(family, len(frames), severity, rng)
+        if _unchanged(frames, indices, gains):
+            return False
+        shown = (
+            frames[i] if gain == 1 else _brighten(frames[i], gain)
+            for i, gain in zip(indices, gains, strict=True)
+        )
+    elif family in _PICTURES:
+        indices = range(len(frames))
+        shown = (_distortions.distort(f, family, severity, rng) for f in frames)
+    else:
+        indices, shown = range(len(frames)), iter(frames)
+        if family == "x264":
+            mild, strong = _CRF
+            crf = mild + (strong - mild) * severity
+    if not is_intact(path, tag, len(indices)):
+        write_video(path, shown, source.frame_rate, tag=tag, crf=crf)
+    return True
+
+
+def _unchanged(frames, indices, gains) -> bool:
+    if len(indices) != len(frames) or (gains != 1).any():
+        return False
+    moved = np.flatnonzero(indices != np.arange(len(frames)))
+    return all(np.array_equal(frames[i], frames[indices[i]]) for i in moved)
+
+
+def _brighten(frame: np.ndarray, gain: float) -> np.ndarray:
+    return np.clip(np.rint(frame * gain), 0, 255).astype(np.uint8)
+
+
+def _describe(names: list[str], n_levels: int, n_groups: int, n: int) -> str:
+    return "\n".join(
+        [
+            "Distorted videos",
+            "================",
+            "",
+            f"{n} clips from {n_groups} contents, {len(names)} distortion families at "
+            f"up to {n_levels} levels: {', '.join(names)}.",
+            "",
+            "target: minus the level, higher is better; no human rated the clips.",
+            "groups: name of the content; split by it.",
+        ]
+    )

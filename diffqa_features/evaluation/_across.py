@@ -1,0 +1,180 @@
+"""Trained on some data sets, tested on others: a value with an interval per pair."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils._param_validation import validate_params
+
+from diffqa_features._media import as_rows, pixel_key
+from diffqa_features.evaluation._extraction import Extraction, temporary_store
+from diffqa_features.evaluation._held_out import RULES, say_intervals, summarise
+from diffqa_features.evaluation._measures import METRICS, check_mapping, check_metrics
+from diffqa_features.evaluation._protocol import (
+    check_data,
+    check_methods,
+    count,
+    describe,
+    fit,
+    predict,
+    tabulate,
+)
+
+
+@validate_params(RULES, prefer_skip_nested_validation=True)
+def cross_dataset(
+    estimator,
+    train,
+    test,
+    *,
+    metrics=METRICS,
+    mapping="logistic4",
+    confidence=0.95,
+    n_resamples=1000,
+    random_state=0,
+):
+    """Train on some data sets, test on others.
+
+    Parameters
+    ----------
+    estimator : estimator or dict of str to estimator
+        Unfitted regressor on media, or several by name. Each row of each data set is
+        extracted once, see :func:`repeated_splits`.
+    train : dict of str to Bunch
+        Data sets by name, as the functions of :mod:`diffqa_features.datasets` return
+        them: `data` and `target`, and where they are there `groups` and
+        `higher_is_better` (true where not given). Each is trained on alone.
+    test : dict of str to Bunch
+        Data sets by name; each is tested on whole. A name that is also in `train` is
+        not tested on itself.
+    metrics : str or sequence of str, default=("srcc", "plcc", "krcc", "rmse")
+        What is reported.
+    mapping : {"logistic4", "logistic5"} or None, default="logistic4"
+        Curve that brings predictions, on the scale of the training scores, to the
+        scale of each test set before ``plcc`` and ``rmse``.
+    confidence : float, default=0.95
+        Of the bootstrap intervals; by group where a data set has groups.
+    n_resamples : int, default=1000
+        Of the bootstrap, see :func:`bootstrap_interval`.
+    random_state : int, default=0
+        Seed of the bootstrap. Estimators have their own.
+
+    Returns
+    -------
+    EvaluationTable
+        Its `frame` has one row per method, pair of data sets and metric, with the
+        columns of :func:`official_split`'s.
+
+    Raises
+    ------
+    ValueError
+        If the same media is in training and in test, or numbers are not finite.
+
+    Notes
+    -----
+    Where one data set gives quality (MOS) and the other degradation (DMOS),
+    predictions are negated, by what the data sets say of their direction and never by
+    the sign of a correlation. So a correlation below zero is a failure, in every cell.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.utils import Bunch
+    >>> from diffqa_features.evaluation import cross_dataset
+    >>> X, Z = np.random.default_rng(0).normal(size=(2, 50, 3))
+    >>> rated = Bunch(data=X, target=X[:, 0], higher_is_better=True)
+    >>> degraded = Bunch(data=Z, target=-Z[:, 0], higher_is_better=False)
+    >>> table = cross_dataset(
+    ...     Ridge(), {"MOS": rated}, {"DMOS": degraded}, metrics="srcc"
+    ... )
+    >>> table.frame[["train", "test", "value"]].values.tolist()
+    [['MOS', 'DMOS', 1.0]]
+    """
+    methods = check_methods(estimator)
+    metrics = check_metrics(metrics)
+    mapping = check_mapping(mapping, metrics)
+    parts = {}
+    for name, bunch in (*train.items(), *test.items()):
+        if not (hasattr(bunch, "data") and hasattr(bunch, "target")):
+            raise TypeError(
+                "train and test are dicts of data sets by name, each with data and "
+                f"target. Got {type(bunch).__name__} under {name!r} instead."
+            )
+        if parts.get(name, bunch) is not bunch:
+            raise ValueError(f"Two data sets are called {name!r}.")
+        parts[name] = bunch
+    pairs = [(a, b) for a in train for b in test if a != b]
+    if not pairs:
+        raise ValueError("There is no test data set beside the training one.")
+    scores = {
+        name: check_data(b.data, b.target, b.get("groups"), f" of {name}")
+        for name, b in parts.items()
+    }
+    _refuse_shared_media({name: parts[name].data for name in parts}, pairs)
+    frames = []
+    with temporary_store() as store:
+        extractions = {name: Extraction(b.data, store) for name, b in parts.items()}
+        for method, each in methods.items():
+            taken = {name: e.take(each) for name, e in extractions.items()}
+            for a in dict.fromkeys(a for a, _ in pairs):
+                model, data = taken[a]
+                y, groups = scores[a]
+                fitted = fit(model, data, y, groups, np.arange(len(y)))
+                for b in (b for first, b in pairs if first == a):
+                    y, groups = scores[b]
+                    rows = np.arange(len(y))
+                    where = f"trained on {a}, tested on {b}"
+                    predicted = predict(
+                        fitted, taken[b][1], rows, method=method, where=where
+                    )
+                    if _rises(parts[a]) != _rises(parts[b]):
+                        predicted = -predicted
+                    labels = {"method": method, "train": a, "test": b, "split": 0}
+                    frames.append(
+                        tabulate(y, predicted, rows, groups, mapping, **labels)
+                    )
+    facts = describe(
+        methods,
+        mapping,
+        data="; ".join(
+            f"{name}: {count(len(y), groups)}, "
+            f"{'higher' if _rises(parts[name]) else 'lower'} is better"
+            for name, (y, groups) in scores.items()
+        ),
+        splits="cross-dataset: all of one to train, all of another to test",
+        intervals=say_intervals(confidence, n_resamples, random_state),
+    )
+    sizes = {name: len(y) for name, (y, _) in scores.items()}
+    options = confidence, n_resamples, random_state
+    return summarise(frames, metrics, facts, sizes, *options)
+
+
+def _rises(bunch) -> bool:
+    return bool(bunch.get("higher_is_better", True))
+
+
+def _refuse_shared_media(parts, pairs) -> None:
+    """Raise where a file, or a picture in memory, is in training and in test."""
+    seen = {name: _identities(data) for name, data in parts.items()}
+    for a, b in pairs:
+        shared = seen[a].keys() & seen[b].keys()
+        if shared:
+            first = min(seen[b][key] for key in shared)
+            raise ValueError(
+                f"{a} to {b} leaks: {len(shared)} media are in both, for example row "
+                f"{first} of {b}. Leave them out of one."
+            )
+
+
+def _identities(data) -> dict:
+    """What each media row is, cheaply -> its number; features are let through."""
+    if isinstance(data, np.ndarray) and data.ndim < 3 and data.dtype.kind in "fiub":
+        return {}
+    found = {}
+    for row in as_rows(data):
+        if isinstance(row.source, str | os.PathLike):
+            found.setdefault(str(Path(row.source).expanduser().resolve()), row.index)
+        elif isinstance(row.source, np.ndarray) and row.source.ndim == 3:
+            found.setdefault(pixel_key(row.source), row.index)
+    return found

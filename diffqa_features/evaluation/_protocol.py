@@ -1,0 +1,167 @@
+"""What the studies share: checked input, leakage, one fit, and what was compared."""
+
+import inspect
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
+
+from diffqa_features.evaluation._extraction import memories
+from diffqa_features.evaluation._measures import align, score
+
+
+def check_methods(estimator) -> dict:
+    """One estimator or a dict of them -> a dict by name."""
+    if not isinstance(estimator, dict):
+        return {name_of(estimator): estimator}
+    if not estimator:
+        raise ValueError("The dict of estimators is empty: nothing to compare.")
+    return {str(name): each for name, each in estimator.items()}
+
+
+def name_of(estimator) -> str:
+    """Class names, joined along a Pipeline."""
+    if not isinstance(estimator, BaseEstimator):
+        raise TypeError(
+            "The estimator must be a scikit-learn estimator or a dict of them by name. "
+            f"Got {type(estimator).__name__} instead."
+        )
+    if isinstance(estimator, Pipeline):
+        steps = [step for _, step in estimator.steps if isinstance(step, BaseEstimator)]
+        return "+".join(map(name_of, steps))
+    return type(estimator).__name__
+
+
+def check_data(X, y, groups, where: str = ""):
+    """Scores as float64, groups as an array or ``None``; of one length with X."""
+    check_consistent_length(X, y, groups)
+    y = column_or_1d(y).astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(y))
+    if len(bad):
+        raise ValueError(
+            f"The score of row {bad[0]}{where} is {y[bad[0]]} ({len(bad)} such rows). "
+            "Leave rows without a score out."
+        )
+    if groups is not None:
+        groups = np.asarray(groups)
+        missing = np.flatnonzero(pd.isna(groups))
+        if len(missing):
+            raise ValueError(
+                f"The group of row {missing[0]}{where} is missing ({len(missing)} such "
+                "rows). Give every row its source; a row alone is its own group."
+            )
+    return y, groups
+
+
+def check_split(train, test, groups, where: str) -> None:
+    """Raise where a row or a group is on both sides."""
+    if not len(train) or not len(test):
+        raise ValueError(f"{where}: {len(train)} training and {len(test)} test rows.")
+    both = np.intersect1d(train, test)
+    if len(both):
+        raise ValueError(
+            f"{where} leaks: {len(both)} rows are in training and in test, for example "
+            f"row {both[0]}."
+        )
+    if groups is None:
+        return
+    shared = np.intersect1d(groups[train], groups[test])
+    if len(shared):
+        ours = train[groups[train] == shared[0]][0]
+        theirs = test[groups[test] == shared[0]][0]
+        raise ValueError(
+            f"{where} leaks: {len(shared)} groups are in training and in test, for "
+            f"example {shared.tolist()[0]!r} (training row {ours}, test row {theirs}). "
+            "Versions of one source must stay on one side: split by groups, or pass "
+            "groups=None if these are not sources."
+        )
+
+
+def fit(model, data, y, groups, rows):
+    """Fit a clone on some rows; a search gets the groups too."""
+    model = clone(model)
+    return model.fit(
+        _safe_indexing(data, rows), y[rows], **_routed(model, groups, rows)
+    )
+
+
+def predict(model, data, rows, *, method: str, where: str) -> np.ndarray:
+    """Finite predictions for some rows."""
+    predicted = np.asarray(model.predict(_safe_indexing(data, rows)), np.float64)
+    predicted = column_or_1d(predicted)
+    bad = np.flatnonzero(~np.isfinite(predicted))
+    if len(bad):
+        raise ValueError(
+            f"{method} predicts {predicted[bad[0]]} for row {rows[bad[0]]} "
+            f"({len(bad)} of {len(rows)} rows), {where}. Look at the estimator's "
+            "features of that row; no metric is defined on such predictions."
+        )
+    return predicted
+
+
+def tabulate(y_true, y_pred, rows, groups, mapping, **labels) -> pd.DataFrame:
+    """Predictions as a tidy frame, with their values after the logistic."""
+    return pd.DataFrame(
+        {
+            **labels,
+            "row": rows,
+            "group": None if groups is None else groups[rows],
+            "y_true": y_true,
+            "y_pred": y_pred,
+            "y_aligned": align(y_true, y_pred, mapping),
+        }
+    )
+
+
+def measure(predictions: pd.DataFrame, metrics) -> dict[str, float]:
+    """Metrics of one method on one test set."""
+    columns = (predictions[c].to_numpy() for c in ("y_true", "y_pred", "y_aligned"))
+    y_true, y_pred, y_aligned = columns
+    return {metric: score(metric, y_true, y_pred, y_aligned) for metric in metrics}
+
+
+def describe(methods: dict, mapping, **more) -> dict[str, str]:
+    """Facts that a table carries."""
+    curve = {None: "none: predictions are taken as they are"}
+    return {
+        **{f"method {name}": _say(estimator) for name, estimator in methods.items()},
+        **more,
+        "mapping": curve.get(
+            mapping, f"{mapping}, increasing, fitted on each test set; for plcc, rmse"
+        ),
+        "software": ", ".join(
+            f"{name} {version(name)}"
+            for name in ("diffqa-features", "scikit-learn", "scipy")
+        ),
+    }
+
+
+def count(rows: int, groups) -> str:
+    """Say how much data there is."""
+    if groups is None:
+        return f"{rows} rows, no groups"
+    return f"{rows} rows in {len(np.unique(groups))} groups"
+
+
+def _say(estimator) -> str:
+    # Where things were remembered is not part of what was compared.
+    estimator = clone(estimator)
+    estimator.set_params(**dict.fromkeys(memories(estimator)))
+    return " ".join(repr(estimator).split())
+
+
+def _routed(model, groups, rows) -> dict:
+    """Groups for a search, or whatever else takes them in ``fit``."""
+    if groups is None:
+        return {}
+    name = "groups"
+    while isinstance(model, Pipeline):
+        step, model = model.steps[-1]
+        name = f"{step}__{name}"
+    searches = hasattr(model, "cv") and hasattr(model, "scoring")
+    if searches or "groups" in inspect.signature(model.fit).parameters:
+        return {name: groups[rows]}
+    return {}

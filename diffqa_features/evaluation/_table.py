@@ -1,0 +1,206 @@
+"""Results in, a tidy frame that prints, exports and says what was compared, out."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+
+_DIGITS = 4
+
+
+class EvaluationTable:
+    """Result of a study: a tidy frame, and what was compared.
+
+    The functions of :mod:`diffqa_features.evaluation` make it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        One row per number that the study reports.
+    facts : dict of str to str
+        What was compared: estimators, data, splits, seed, software.
+    scores : DataFrame, default=None
+        One row per method, split and metric: columns ``method``, ``train``, ``test``,
+        ``split``, ``metric``, ``value``, ``n_train``, ``n_test``.
+    predictions : DataFrame, default=None
+        One row per prediction: columns ``method``, ``train``, ``test``, ``split``,
+        ``row`` (position in the test data), ``group``, ``y_true``, ``y_pred`` (in the
+        direction of ``y_true``) and ``y_aligned`` (after the logistic, where one was
+        asked for and ``plcc`` or ``rmse`` reported).
+
+    See Also
+    --------
+    compare : Tests whether the methods of a table differ.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from diffqa_features.evaluation import EvaluationTable
+    >>> frame = pd.DataFrame({"method": ["A", "B"], "srcc": [0.81234, 0.7]})
+    >>> table = EvaluationTable(frame, {"data": "ten pictures"})
+    >>> print(table)
+    data: ten pictures
+    <BLANKLINE>
+    method   srcc
+         A 0.8123
+         B 0.7000
+    >>> print(table.to_markdown())
+    | method | srcc |
+    | --- | --- |
+    | A | 0.8123 |
+    | B | 0.7000 |
+    <BLANKLINE>
+    - data: ten pictures
+    """
+
+    def __init__(self, frame, facts, *, scores=None, predictions=None):
+        self.frame = frame
+        self.facts = dict(facts)
+        self.scores = scores
+        self.predictions = predictions
+
+    def __repr__(self):
+        shown = _texts(self.frame).to_string(index=False)
+        return "\n".join([*_fact_lines(self.facts), "", shown])
+
+    def _repr_html_(self):
+        shown = _texts(self.frame).to_html(index=False)
+        return shown + pd.DataFrame(
+            {"": list(self.facts.values())}, index=list(self.facts)
+        ).to_html(header=False)
+
+    def to_csv(self, path=None):
+        """Write the frame as CSV in full precision, after the facts behind ``#``.
+
+        Parameters
+        ----------
+        path : str or path, default=None
+            File to write; ``None`` returns the text.
+
+        Returns
+        -------
+        str or None
+            The text without `path`.
+        """
+        lines = [f"# {line}\n" for line in _fact_lines(self.facts)]
+        return _deliver("".join(lines) + self.frame.to_csv(index=False), path)
+
+    @classmethod
+    def from_csv(cls, path):
+        """Read what :meth:`to_csv` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            File to read.
+
+        Returns
+        -------
+        EvaluationTable
+            With `frame` and `facts` only.
+        """
+        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+        facts = {}
+        for line in lines:
+            if not line.startswith("# "):
+                break
+            name, _, value = line[2:].rstrip("\n").partition(": ")
+            facts[name] = value
+        return cls(pd.read_csv(io.StringIO("".join(lines[len(facts) :]))), facts)
+
+    def to_markdown(self, path=None, *, digits=_DIGITS):
+        """Write a Markdown table and, below it, the facts.
+
+        Parameters
+        ----------
+        path : str or path, default=None
+            File to write; ``None`` returns the text.
+        digits : int, default=4
+            Decimals of numbers.
+
+        Returns
+        -------
+        str or None
+            The text without `path`.
+        """
+        frame = _texts(self.frame, digits)
+        rows = [list(frame.columns), ["---"] * frame.shape[1], *frame.values.tolist()]
+        lines = [
+            "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
+            for row in rows
+        ]
+        facts = [f"- {line}" for line in _fact_lines(self.facts)]
+        return _deliver("\n".join([*lines, "", *facts]), path)
+
+    def to_latex(self, path=None, *, digits=_DIGITS):
+        """Write a LaTeX ``tabular`` (rules of the package booktabs).
+
+        Parameters
+        ----------
+        path : str or path, default=None
+            File to write; ``None`` returns the text.
+        digits : int, default=4
+            Decimals of numbers.
+
+        Returns
+        -------
+        str or None
+            The text without `path`. The facts stand above as comments.
+        """
+        shown = _texts(self.frame, digits)
+        numeric = [pd.api.types.is_numeric_dtype(t) for t in self.frame.dtypes]
+        columns = "".join("r" if number else "l" for number in numeric)
+        rows = [
+            " & ".join(_escape(str(cell)) for cell in row) + r" \\"
+            for row in [list(shown.columns), *shown.values.tolist()]
+        ]
+        lines = [
+            *(f"% {line}" for line in _fact_lines(self.facts)),
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return _deliver("\n".join(lines), path)
+
+
+def _texts(frame, digits: int = _DIGITS):
+    """Every cell as the text that is printed."""
+    return pd.DataFrame(
+        {name: [_text(cell, digits) for cell in frame[name]] for name in frame.columns}
+    )
+
+
+def _text(cell, digits: int) -> str:
+    if cell is None or cell is pd.NA or cell != cell:
+        return ""
+    if isinstance(cell, float):
+        small = 0 < abs(cell) < 10**-digits
+        return f"{cell:.1e}" if small else f"{cell:.{digits}f}"
+    return " ".join(str(cell).split())
+
+
+def _fact_lines(facts) -> list[str]:
+    return [f"{name}: {' '.join(str(value).split())}" for name, value in facts.items()]
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _deliver(text: str, path):
+    if path is None:
+        return text
+    Path(path).write_text(text, encoding="utf-8", newline="\n")
+    return None

@@ -1,0 +1,69 @@
+"""Media in, clips of 32 frames of the network's size out, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diffqa_features._media import Media
+from diffqa_features._views import view_frames
+
+LENGTH = 32
+"""Frames of a clip."""
+
+NO_CLOCK_RATE = 30.0
+"""Frames per second that arrays are taken to have."""
+
+RULE = 1
+"""Raised whenever other frames would make up a clip; part of every store key."""
+
+
+def choose_clips(times: np.ndarray) -> np.ndarray:
+    """Say which frames make up the clips, from the times at which frames are shown.
+
+    Parameters
+    ----------
+    times : ndarray of shape (T,), dtype float64
+        Seconds, rising.
+
+    Returns
+    -------
+    ndarray of shape (n, 32), dtype int64
+        Clip k begins with the first frame that is shown at or after second k, counted
+        from the first frame, and takes the frames that follow, each once. There is a
+        clip for every second of which at least half is shown, and one at least. A
+        clip that would run beyond the end begins earlier instead: repeating the last
+        frame would look like a freeze. Frames of a video that is shorter than one clip
+        are shown forth and back, whose motion has no gap; a still is still.
+    """
+    count = len(times)
+    if count < LENGTH:
+        # 0 1 2 3 2 1 0 1 ...; a cycle has the ends once.
+        cycle = np.abs(np.arange(LENGTH) % max(2 * count - 2, 1))
+        return np.minimum(cycle, 2 * count - 2 - cycle)[None]
+    # The last frame is shown as long as a mean frame.
+    shown = (times[-1] - times[0]) * count / (count - 1)
+    seconds = np.arange(max(1, np.ceil(shown - 0.5)))
+    # A frame that is due at a second and comes a rounding error before it counts.
+    starts = np.searchsorted(times - times[0], seconds - 1e-4)
+    starts = np.minimum(starts, count - LENGTH)
+    return np.unique(starts)[:, None] + np.arange(LENGTH)
+
+
+def read_clips(media: Media, size: int) -> Iterator[np.ndarray]:
+    """Yield uint8 clips (32, size, size, 3); at most one clip of frames is held."""
+    times = media.times()
+    if times is None:
+        times = np.arange(len(media.choose())) / NO_CLOCK_RATE
+    clips = choose_clips(times)
+    indices = np.unique(clips)
+    wanted = zip(indices.tolist(), media.read(indices), strict=True)
+    held: dict[int, np.ndarray] = {}
+    for clip in clips:
+        held = {index: frame for index, frame in held.items() if index >= clip.min()}
+        while clip.max() not in held:
+            index, frame = next(wanted)
+            held[index] = view_frames(frame[None], "stretch", size, 1)[0]
+        yield np.stack([held[index] for index in clip.tolist()])
+    next(wanted, None)  # a reader may have something to say at its end

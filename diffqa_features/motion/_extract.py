@@ -1,0 +1,239 @@
+"""Rows in, the features of their clips out: batches across rows, store, bad rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from diffqa_features._media import Row, open_media
+from diffqa_features._rows import keep, share_rows, work_ahead
+from diffqa_features._store import FeatureStore
+from diffqa_features.motion._clips import LENGTH, RULE, read_clips
+from diffqa_features.motion._weights import WeightsInfo
+
+FORMAT = 1
+"""Raised whenever a stored number changes its meaning; part of every store key."""
+
+
+@dataclass(frozen=True)
+class MotionRequest:
+    """Everything that decides the numbers of a call."""
+
+    weights: WeightsInfo
+    identity: str
+    size: int
+    channels: tuple[int, int]
+    device: str | None
+    dtype: str
+    batch_size: int | None
+    reader: str
+
+    def clip_key(self, clip: np.ndarray) -> str:
+        """Store key of a clip's features: its frames, as the network sees them."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(np.ascontiguousarray(clip))
+        words = FORMAT, "motion", digest.hexdigest(), self.size, self.identity
+        return _hash(*words, self.dtype)
+
+    def list_key(self, media_key: str) -> str:
+        """Store key of the list of a medium's clip keys."""
+        words = FORMAT, "motion clips", media_key, RULE, LENGTH, self.size
+        return _hash(*words, self.identity, self.dtype)
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    """One row at work: the features of its clips so far."""
+
+    row: Row
+    keys: list[str] = field(default_factory=list)
+    features: list[np.ndarray | None] = field(default_factory=list)
+    list_key: str | None = None
+    ended: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.ended and all(values is not None for values in self.features)
+
+
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """What the reading thread tells of a row: a clip, or (all ``None``) its end."""
+
+    watched: _Watched
+    key: str | None = None
+    frames: np.ndarray | None = None
+    """Of a clip that must be computed."""
+    features: np.ndarray | None = None
+    """Of a clip that is stored."""
+    list_key: str | None = None
+    """At the end of a row whose list of clips is not stored yet."""
+    error: Exception | None = None
+    """At the end of a row that cannot be read."""
+
+
+def extract_motion(
+    rows: Sequence[Row],
+    request: MotionRequest,
+    finish: Callable[[np.ndarray], object],
+    *,
+    store: FeatureStore | None = None,
+    n_jobs: int | None = None,
+    on_error: str = "raise",
+    verbose: int = 0,
+) -> tuple[list, list[tuple[int, str]]]:
+    """What `finish` makes of each row's clip features, and every bad row's reason.
+
+    `finish` gets float32 of shape (clips, C slow + C fast); of a bad row one clip of
+    NaN.
+    """
+    if store is not None:
+        store.info()  # a store that cannot be is one error, not a bad row each
+    take = partial(
+        _take, request=request, finish=finish, store=store, on_error=on_error
+    )
+    parts, failed = share_rows(
+        rows, take, device=request.device, n_jobs=n_jobs, verbose=verbose
+    )
+    results = [None] * len(rows)
+    for places, part in parts:
+        for place, result in zip(places, part, strict=True):
+            results[place] = result
+    return results, failed
+
+
+def _take(rows, advance, request, finish, store, on_error):
+    return _Run(request, finish, store, on_error, advance).take(rows)
+
+
+def _hash(*words: object) -> str:
+    return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
+
+
+class _Run:
+    """One process's way through its rows."""
+
+    def __init__(self, request, finish, store, on_error, advance):
+        self.request = request
+        self.finish = finish
+        self.store = store
+        self.on_error = on_error
+        self.advance = advance
+        self.passes = None
+
+    def take(self, rows):
+        self.failed = []
+        self.results = {}
+        waiting: list[tuple[_Watched, int, np.ndarray]] = []
+        for seen in work_ahead(self._read(rows), depth=2 * self._batch_size):
+            watched = seen.watched
+            if seen.key is None:
+                self._end(watched, seen)
+                continue
+            watched.keys.append(seen.key)
+            watched.features.append(seen.features)
+            if seen.features is None:
+                waiting.append((watched, len(watched.keys) - 1, seen.frames))
+                if len(waiting) >= self._batch_size:
+                    self._compute(waiting)
+                    waiting = []
+        if waiting:
+            self._compute(waiting)
+        return [self.results[row.index] for row in rows], self.failed
+
+    @property
+    def _batch_size(self):
+        if self.request.batch_size is not None:
+            return self.request.batch_size
+        from diffqa_features._backbone import pick_device
+
+        # On a CPU a larger batch gains little and holds a clip of frames each.
+        if pick_device(self.request.device).type == "cpu":
+            return 4 if self.request.weights.kind == "tiny" else 1
+        return 16
+
+    # -- reading, in a thread, ahead of the network ---------------------------------
+
+    def _read(self, rows) -> Iterator[_Seen]:
+        """Yield the clips of each row and then its end; nothing shared is changed."""
+        for row in rows:
+            watched = _Watched(row)
+            try:
+                media = open_media(row, self.request.reader)
+                list_key = self.request.list_key(media.key)
+                stored = self._stored_clips(list_key)
+                if stored is None:
+                    for frames in read_clips(media, self.request.size):
+                        key = self.request.clip_key(frames)
+                        features = self._stored([key]).get(key)
+                        yield _Seen(watched, key, frames, features)
+                    yield _Seen(watched, list_key=list_key)
+                    continue
+                for key, features in stored:
+                    yield _Seen(watched, key, features=features)
+                yield _Seen(watched)
+            except (ValueError, OSError) as error:
+                if self.on_error == "raise":
+                    raise
+                yield _Seen(watched, error=error)
+
+    def _stored(self, keys):
+        store = self.store  # the main thread may give it up meanwhile
+        return {} if store is None else store.get(keys)
+
+    def _stored_clips(self, list_key) -> list[tuple[str, np.ndarray]] | None:
+        """The features of all clips of a row: if all are there, nothing is decoded."""
+        listed = self._stored([list_key]).get(list_key)
+        if listed is None:
+            return None
+        keys = [bytes(row).hex() for row in listed]
+        found = self._stored(keys)
+        if any(key not in found for key in keys):
+            return None
+        return [(key, found[key]) for key in keys]
+
+    # -- computing, in the thread of the caller --------------------------------------
+
+    def _end(self, watched, seen):
+        if seen.error is not None:
+            self.failed.append((watched.row.index, str(seen.error)))
+            nothing = np.full((1, sum(self.request.channels)), np.nan, np.float32)
+            self.results[watched.row.index] = self.finish(nothing)
+            self.advance(1)
+            return
+        watched.ended = True
+        watched.list_key = seen.list_key
+        if watched.complete:
+            self._finish(watched)
+
+    def _compute(self, waiting):
+        if self.passes is None:
+            from diffqa_features.motion._passes import MotionPasses
+
+            self.passes = MotionPasses(
+                self.request.weights,
+                self.request.device,
+                self.request.dtype,
+                self._batch_size,
+            )
+        computed = self.passes.features([frames for _, _, frames in waiting])
+        entries = {}
+        for (watched, place, _), values in zip(waiting, computed, strict=True):
+            watched.features[place] = values
+            entries[watched.keys[place]] = values
+        self.store = keep(self.store, entries)
+        for watched in dict.fromkeys(watched for watched, _, _ in waiting):
+            if watched.complete:
+                self._finish(watched)
+
+    def _finish(self, watched):
+        if watched.list_key is not None and self.store is not None:
+            rows = [list(bytes.fromhex(key)) for key in watched.keys]
+            entry = {watched.list_key: np.array(rows, np.uint8)}
+            self.store = keep(self.store, entry)
+        self.results[watched.row.index] = self.finish(np.stack(watched.features))
+        self.advance(1)

@@ -1,0 +1,288 @@
+"""`MotionFeatures`: videos in, features of how they move in named columns out."""
+
+import os
+from functools import partial
+
+import numpy as np
+from sklearn.utils._param_validation import StrOptions
+
+from diffqa_features._estimator import MediaTransformer
+from diffqa_features._media import as_rows
+from diffqa_features._store import as_store
+from diffqa_features._video import READERS
+from diffqa_features.motion._extract import MotionRequest, extract_motion
+from diffqa_features.motion._weights import find_weights
+
+STATISTICS = ("mean", "std")
+
+_SIZES = {"tiny": 96, "r50": 224}
+_CHANNELS = {"tiny": (64, 32), "r50": (2048, 256)}
+
+
+class MotionFeatures(MediaTransformer):
+    """Features of motion from a frozen two-pathway network (SlowFast).
+
+    A slow pathway sees every fourth frame of a clip and tells what is there, a thin
+    fast one sees all frames and tells how it moves [1]_. Beside
+    :class:`DiffusionQAFeatures`, which look at frames one at a time, these columns
+    carry what only time shows: speed, drops, freezes, judder, flicker. Nothing is
+    trained: `fit` only checks the parameters.
+
+    Parameters
+    ----------
+    weights : str or path, default="tiny"
+        ``"tiny"``, a small network that ships with the package and was trained on
+        procedural clips; ``"slowfast_r50"``, SlowFast-R50 8x8 trained on
+        Kinetics-400, the motion input of GenzVQA, taken from the cache of
+        ``torch.hub`` or downloaded there once (138 MB); or a file with weights of
+        either network: ``.pyth``, ``.pth`` or ``.pt`` (SlowFast-R50, read as data,
+        never run) or ``.safetensors``. Loaded at first use, once per process, never
+        pickled.
+
+    pooling : str or sequence of str, default=("mean",)
+        Statistics over the clips of a video: ``"mean"``, ``"std"`` (0 where there is
+        one clip).
+
+    memory : str, path or FeatureStore, default=None
+        Folder in which the features of clips are kept, by content. A video whose clips
+        are all there is not decoded again.
+
+    batch_size : int, default=None
+        Clips per pass. ``None`` chooses by device. A batch that does not fit into
+        memory is halved.
+
+    device : str, default=None
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
+        accelerator there is, else the CPU.
+
+    dtype : {"float32", "float16", "bfloat16"}, default=None
+        Precision of the network. ``None`` is float16 on CUDA and float32 elsewhere;
+        what overflows in half precision is taken again in float32. Features are
+        float32 always.
+
+    n_jobs : int, default=None
+        Processes (any joblib backend), each with a network of its own. Refused on a
+        GPU, where batches do the same without the memory.
+
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with a row that cannot be read: raise at the first, or fill it with
+        NaN, warn, and list it in ``failed_``.
+
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    reader : {"auto", "decord", "imageio"}, default="auto"
+        What decodes video files, as in :class:`DiffusionQAFeatures`. Frames are the
+        same and so are stored features. ``"auto"`` is imageio here: a clip has every
+        frame, so that nothing is gained by decord's jumps, and decord decodes far
+        ahead of what is asked for.
+
+    Attributes
+    ----------
+    failed_ : list of (int, str)
+        Position and reason of every row of the last call that could not be read.
+
+    See Also
+    --------
+    DiffusionQAFeatures : What each frame looks like.
+    FeatureStore : What `memory` keeps.
+
+    Notes
+    -----
+    *Clips.* A clip is 32 consecutive frames at the video's own frame rate. There is one
+    for every second of which at least half is shown, at least one: it begins with the
+    first frame at or after that second, or earlier where it would run beyond the end.
+    Frames are stretched to 224 x 224 pixels (96 x 96 for ``tiny``).
+
+    *Short videos, arrays and images.* Frames of a video shorter than a clip are shown
+    forth and back, so that no standstill is made up. An array (T, H, W, 3) has no clock
+    and is taken to have 30 frames per second, which decides where its clips begin. An
+    image is a clip in which nothing moves.
+
+    *Columns* are named ``slow__mean__0000`` ... ``fast__std__0255``: 2048 slow and 256
+    fast ones per statistic, 64 and 32 for ``tiny``.
+
+    *Memory.* Frames are decoded one at a time and reduced at once; a few clips of
+    reduced frames are held, never a video (except in decord's own queue).
+
+    The file behind ``"slowfast_r50"`` has no published checksum: the names and shapes
+    in it are checked, and the SHA-256 that was found is logged.
+
+    References
+    ----------
+    .. [1] C. Feichtenhofer, H. Fan, J. Malik and K. He, "SlowFast networks for video
+       recognition", ICCV 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from diffqa_features import MotionFeatures
+    >>> still = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> moving = np.stack([np.roll(still, 2 * t, axis=1) for t in range(40)])
+    >>> features = MotionFeatures(pooling=("mean", "std"))
+    >>> features.fit_transform([still, moving]).shape
+    (2, 192)
+    >>> features.get_feature_names_out()[[0, 64, 96]].tolist()
+    ['slow__mean__0000', 'fast__mean__0000', 'slow__std__0000']
+    >>> slow, fast = features.sequences([moving])[0]
+    >>> slow.shape, fast.shape
+    ((1, 64), (1, 32))
+    """
+
+    _parameter_constraints: dict = {
+        "weights": [str, os.PathLike],
+        "pooling": [str, "array-like"],
+        **MediaTransformer._parameter_constraints,
+        "reader": [StrOptions(set(READERS))],
+    }
+
+    def __init__(
+        self,
+        weights="tiny",
+        *,
+        pooling=("mean",),
+        memory=None,
+        batch_size=None,
+        device=None,
+        dtype=None,
+        n_jobs=None,
+        on_error="raise",
+        verbose=0,
+        reader="auto",
+    ):
+        self.weights = weights
+        self.pooling = pooling
+        self.memory = memory
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.on_error = on_error
+        self.verbose = verbose
+        self.reader = reader
+
+    def transform(self, X):
+        """Compute the features of media rows, pooled over their clips.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            Each row a path, a ``PIL.Image``, an array (H, W), (H, W, 3) or
+            (T, H, W, 3) of uint8 or of floats in [0, 1]; or an array
+            (N, T, H, W, 3); or a DataFrame with the media in its column ``path``.
+
+        Returns
+        -------
+        ndarray of shape (N, D), dtype float32
+            One row per medium. A DataFrame after ``set_output``.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is invalid, or a row cannot be read and `on_error` is
+            ``"raise"``: the message names the row, the file, and the way out.
+        OSError
+            If the weights or a file are not there.
+        """
+        return np.stack(self._extract(X, partial(_pool, self._statistics())))
+
+    def sequences(self, X):
+        """Compute the features of each clip, as GenzVQA takes them.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            As for `transform`.
+
+        Returns
+        -------
+        list of N tuples (slow, fast)
+            ``slow`` is an ndarray of shape (clips, 2048) and ``fast`` of
+            (clips, 256), float32, in the order of the clips; 64 and 32 columns for
+            ``tiny``. Of a row that could not be read, one clip of NaN.
+
+        Raises
+        ------
+        ValueError
+            As for `transform`.
+        OSError
+            As for `transform`.
+        """
+        slow, _ = self._channels()
+        # Whole, since a lambda would not reach other processes.
+        clips = self._extract(X, np.asarray)
+        return [(values[:, :slow], values[:, slow:]) for values in clips]
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns; needs no weights in memory.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
+
+        Returns
+        -------
+        ndarray of str of shape (D,)
+            For example ``fast__mean__0007``.
+        """
+        self._validate_params()
+        paths = list(zip(("slow", "fast"), self._channels(), strict=True))
+        names = [
+            f"{path}__{statistic}__{channel:04d}"
+            for statistic in self._statistics()
+            for path, count in paths
+            for channel in range(count)
+        ]
+        return np.array(names, object)
+
+    def _extract(self, X, finish):
+        self._validate_params()
+        self._statistics()
+        rows = as_rows(X)
+        request = self._request()
+        results, self.failed_ = extract_motion(
+            rows,
+            request,
+            finish,
+            store=as_store(self.memory),
+            n_jobs=self.n_jobs,
+            on_error=self.on_error,
+            verbose=self.verbose,
+        )
+        self._warn_of_failed(rows)
+        return results
+
+    def _plan(self):
+        self._statistics()
+        return find_weights(self.weights)
+
+    def _request(self):
+        info = self._plan()
+        # torch loads here, at first use.
+        from diffqa_features._backbone import pick_device, pick_dtype
+
+        dtype = pick_dtype(self.dtype, pick_device(self.device))
+        return MotionRequest(
+            weights=info,
+            identity=info.identity,
+            size=_SIZES[info.kind],
+            channels=_CHANNELS[info.kind],
+            device=None if self.device is None else str(self.device),
+            dtype=str(dtype).removeprefix("torch."),
+            batch_size=self.batch_size,
+            # Of 200 frames of 1080p, decord held 650 MB while clips were made, PyAV 48.
+            reader="imageio" if self.reader == "auto" else self.reader,
+        )
+
+    def _statistics(self):
+        return self._choice("pooling", STATISTICS)
+
+    def _channels(self):
+        return _CHANNELS[find_weights(self.weights, download=False).kind]
+
+
+def _pool(statistics, clips):
+    """(clips, C) -> (C * statistics,)."""
+    pool = {"mean": np.mean, "std": np.std}
+    return np.concatenate([pool[s](clips, axis=0) for s in statistics])

@@ -1,0 +1,171 @@
+"""Train the shipped tiny motion network, on one CPU core.
+
+    python tools/train_tiny_motion.py --out runs/motion --steps 900
+    python tools/train_tiny_motion.py --out runs/motion --export exported
+
+Training resumes from the last checkpoint in ``--out``. Everything it sees is drawn:
+procedural pictures under a moving camera, some with a second thing that moves on its
+own, shown with dropped, repeated, late and flickering frames. No photograph enters.
+
+From the pooled features the head tells which fault a clip has, how much, how fast the
+content moves and where to. A second head, which is not shipped, tells the same of every
+single frame from the fast pathway: it is what makes rare faults learnable at all.
+"""
+
+import argparse
+import logging
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from _moving_clips import CLASSES, Targets, draw_clip, picture_pool
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from diffqa_features.motion._slowfast import TINY, SlowFast
+
+log = logging.getLogger("train_tiny_motion")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--stop", type=int, help="end at this step; go on later")
+    parser.add_argument("--clips", type=int, default=16, help="clips a step")
+    parser.add_argument("--pool", type=int, default=400, help="pictures drawn")
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint-every", type=int, default=50)
+    parser.add_argument("--export", type=Path, help="write the model here and stop")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.export:
+        export(args.out, args.export)
+    else:
+        train(args)
+
+
+def batch(pool, count, seed, step):
+    """Clips (N, 3, 32, 96, 96) in [0, 1] and their targets; the same for a seed."""
+    drawn = [
+        draw_clip(pool, np.random.default_rng([seed, step, i])) for i in range(count)
+    ]
+    clips = torch.from_numpy(np.stack([clip for clip, _ in drawn]))
+    clips = clips.permute(0, 4, 1, 2, 3).float() / 255
+    return clips, Targets.stack([target for _, target in drawn])
+
+
+class Trainee(torch.nn.Module):
+    """The network, and the head for single frames that is left behind."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.network = SlowFast(TINY)
+        self.frames = torch.nn.Linear(TINY.channels[1], 3)
+
+    def forward(self, clips):
+        slow, fast = self.network.pathways(clips)
+        whole = self.network.head(self.network.pool(slow), self.network.pool(fast))
+        return whole, self.frames(fast.mean((3, 4)).transpose(1, 2))
+
+
+def losses_of(whole, frames, targets):
+    logits, amounts, direction = whole.split([len(CLASSES), 5, 2], 1)
+    weight = targets.directed
+    angle = 1 - F.cosine_similarity(direction, targets.direction, dim=1)
+    repeated, jump, light = frames.unbind(2)
+    return {
+        "class": F.cross_entropy(logits, targets.kind),
+        "amounts": F.smooth_l1_loss(amounts, targets.amounts, beta=0.2),
+        "direction": 0.3 * (weight * angle).sum() / weight.sum().clamp(min=1),
+        "repeated": F.binary_cross_entropy_with_logits(repeated, targets.repeated),
+        "jump": F.binary_cross_entropy_with_logits(jump, targets.jump),
+        "light": F.smooth_l1_loss(light, targets.light, beta=0.2),
+    }
+
+
+def train(args):
+    pool = picture_pool(args.out, args.pool, args.seed)
+    model = Trainee(args.seed)
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": 0.02},
+            {"params": others, "weight_decay": 0},
+        ],
+        args.lr,
+    )
+    step, checkpoint = 0, args.out / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step = state["average"], state["step"]
+        log.info("resumed at step %d", step)
+    progress = tqdm(total=args.steps, initial=step, mininterval=5)
+    running = {}
+    with ThreadPoolExecutor(1) as ahead:
+        upcoming = ahead.submit(batch, pool, args.clips, args.seed, step)
+        while step < (args.stop or args.steps):
+            clips, targets = upcoming.result()
+            upcoming = ahead.submit(batch, pool, args.clips, args.seed, step + 1)
+            for group in optimizer.param_groups:
+                group["lr"] = args.lr * schedule(step, args.steps)
+            losses = losses_of(*model(clips), targets)
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+            optimizer.step()
+            decay = min(0.98, (step + 1) / (step + 10))
+            with torch.no_grad():
+                for key, value in model.state_dict().items():
+                    if value.is_floating_point():
+                        average[key].lerp_(value, 1 - decay)
+            for key, value in losses.items():
+                old = running.get(key, value.item())
+                running[key] = 0.95 * old + 0.05 * value.item()
+            progress.update()
+            progress.set_postfix({k: f"{v:.3f}" for k, v in running.items()})
+            step += 1
+            if step % args.checkpoint_every == 0 or step in (args.stop, args.steps):
+                state = {
+                    "model": model.state_dict(),
+                    "average": average,
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                }
+                torch.save(state, checkpoint.with_suffix(".tmp"))
+                checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+
+def schedule(step, steps):
+    """Warm up, then a half cosine to nothing."""
+    return min((step + 1) / 50, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def export(out, folder):
+    """Write the averaged weights of the network, in float16, as safetensors."""
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    prefix = "network."
+    weights = {
+        key.removeprefix(prefix): value.half() if value.is_floating_point() else value
+        for key, value in state["average"].items()
+        if key.startswith(prefix)
+    }
+    SlowFast(TINY).load_state_dict(weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.safetensors"
+    save_file(weights, path, {"step": str(state["step"])})
+    log.info("step %d, %d kB in %s", state["step"], path.stat().st_size // 1000, path)
+
+
+if __name__ == "__main__":
+    main()
