@@ -162,8 +162,9 @@ class DiffusionQAFeatures(BackboneTransformer):
 
     References
     ----------
-    .. [1] S. De, A. Dehoff and R. Soundararajan, "GenzIQA / GenzVQA: Generalized
-       quality assessment with prompt-guided latent diffusion models".
+    .. [1] S. Mitra, D. De, S. Rao and R. Soundararajan, "Image and Video Quality
+       Assessment using Prompt-Guided Latent Diffusion Models for Cross-Dataset
+       Generalization", arXiv 2406.04654.
     .. [2] H. Fu, Y. Wang, W. Yang, A. C. Kot and B. Wen, "DP-IQA: Utilizing diffusion
        prior for blind image quality assessment in the wild", arXiv 2405.19996.
 

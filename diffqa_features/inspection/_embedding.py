@@ -58,8 +58,9 @@ class EmbeddingDisplay:
     ----------
     .. [1] L. van der Maaten and G. Hinton, "Visualizing data using t-SNE", Journal of
        Machine Learning Research 9, 2008.
-    .. [2] S. De, A. Dehoff and R. Soundararajan, "GenzIQA / GenzVQA: Generalized
-       quality assessment with prompt-guided latent diffusion models", figure 5.
+    .. [2] S. Mitra, D. De, S. Rao and R. Soundararajan, "Image and Video Quality
+       Assessment using Prompt-Guided Latent Diffusion Models for Cross-Dataset
+       Generalization", arXiv 2406.04654, figure 5.
 
     Examples
     --------

@@ -71,8 +71,9 @@ class NoiseRoundTripDisplay:
 
     References
     ----------
-    .. [1] S. De, A. Dehoff and R. Soundararajan, "GenzIQA / GenzVQA: Generalized
-       quality assessment with prompt-guided latent diffusion models", figure 3, which
+    .. [1] S. Mitra, D. De, S. Rao and R. Soundararajan, "Image and Video Quality
+       Assessment using Prompt-Guided Latent Diffusion Models for Cross-Dataset
+       Generalization", arXiv 2406.04654, figure 3, which
        gives LPIPS in the place of SSIM.
     .. [2] J. Song, C. Meng and S. Ermon, "Denoising diffusion implicit models", ICLR
        2021.

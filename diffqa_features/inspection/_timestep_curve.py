@@ -61,8 +61,9 @@ class TimestepCurveDisplay:
 
     References
     ----------
-    .. [1] S. De, A. Dehoff and R. Soundararajan, "GenzIQA / GenzVQA: Generalized
-       quality assessment with prompt-guided latent diffusion models", figure 4.
+    .. [1] S. Mitra, D. De, S. Rao and R. Soundararajan, "Image and Video Quality
+       Assessment using Prompt-Guided Latent Diffusion Models for Cross-Dataset
+       Generalization", arXiv 2406.04654, figure 4.
 
     Examples
     --------
