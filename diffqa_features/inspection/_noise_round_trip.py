@@ -192,7 +192,7 @@ class NoiseRoundTripDisplay:
         n_steps : int, default=1
             UNet passes on the way back. 1 is the estimate of the clean latent in one
             step, ``(z_t - sqrt(1 - a) e) / sqrt(a)``, the mean of all that z_t may
-            have been: blurred at high noise. More walk back by DDIM [2]_, over as
+            have been: blurred at high noise. More walk back by DDIM, over as
             many timesteps spread evenly from t to 0.
         ax : array-like of matplotlib Axes of shape (2, 1 + T), default=None
             See :meth:`plot`.
