@@ -329,7 +329,7 @@ def test_constructor_only_stores():
 
 def test_in_a_pipeline_and_searches(model, images):
     groups = [0, 0, 1, 1, 2, 2]
-    grid = {"lora_rank": [0, 2], "n_context": [0, 3], "bias": [True, False]}
+    grid = {"lora_rank": [0, 2], "n_context": [0, 3]}
     search = GridSearchCV(
         model.set_params(max_epochs=1, n_timesteps=1),
         grid,

@@ -166,8 +166,8 @@ class GenzIQARegressor(PromptGuidedRegressor):
     plus the bias.
 
     *Learning rate.* The default is the published one, for tens of thousands of
-    pictures. On ``tiny``, with some hundred, ``learning_rate=1e-3`` does in two epochs
-    what the default does not do in ten.
+    pictures. ``tiny`` with some hundred needs a larger one, such as 1e-3, to learn in a
+    few epochs.
 
     *What differs from the released code.* The latent is the mode of the posterior, not
     a sample. Pictures are not flipped. The noise of predictions is seeded.
