@@ -78,9 +78,9 @@ def draw_predictions(ax, photos):
     predicted = cross_val_predict(
         model, data.data, data.target, groups=data.groups, cv=GroupKFold(5)
     )
-    PredictionDisplay.from_predictions(
-        data.target, predicted, labels=data.family, spread=0.5, ax=ax
-    )
+    display = PredictionDisplay(data.target, predicted, labels=data.family)
+    display.plot(ax, spread=0.5)
+    ax.legend(handles=display.scatters_, loc="lower right", frameon=False)
     ax.set_xlabel("minus the level of distortion")
     ax.set_ylabel("predicted")
 
