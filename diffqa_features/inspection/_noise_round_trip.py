@@ -67,14 +67,15 @@ class NoiseRoundTripDisplay:
     Notes
     -----
     Backbones hold the encoder of their VAE only. The decoder is read from disk for one
-    call of :meth:`from_estimator`, runs in float32, and is let go.
+    call of :meth:`from_estimator`, runs in float32, and is let go. Several steps back
+    are those of DDIM [2]_.
 
     References
     ----------
     .. [1] S. Mitra, D. De, S. Rao and R. Soundararajan, "Image and Video Quality
        Assessment using Prompt-Guided Latent Diffusion Models for Cross-Dataset
-       Generalization", arXiv 2406.04654, figure 3, which
-       gives LPIPS in the place of SSIM.
+       Generalization", arXiv 2406.04654, figure 3, which gives LPIPS in the place of
+       SSIM.
     .. [2] J. Song, C. Meng and S. Ermon, "Denoising diffusion implicit models", ICLR
        2021.
 
