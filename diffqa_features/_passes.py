@@ -96,15 +96,21 @@ class Passes:
 
         def run(chunk):
             rows = self._observe(self.backbone, recipe, kinds, timestep, chunk)
-            if self.backbone.dtype != torch.float32 and not _finite(rows):
+            bad = [i for i, row in enumerate(rows) if not _finite(row)]
+            if self.backbone.dtype != torch.float32 and bad:
                 log.warning(
-                    "%s overflows in %s at timestep %d: the rows are taken in float32.",
+                    "%s overflows in %s at timestep %d: %d rows are taken in float32.",
                     self._name,
                     str(self.backbone.dtype).removeprefix("torch."),
                     timestep,
+                    len(bad),
                 )
                 exact = load_backbone(self._name, self._device, "float32")
-                rows = self._observe(exact, recipe, kinds, timestep, chunk)
+                # Those only: a row must not depend on its neighbours.
+                again = [chunk[i] for i in bad]
+                again = self._observe(exact, recipe, kinds, timestep, again)
+                for i, row in zip(bad, again, strict=True):
+                    rows[i] = row
             return rows
 
         pairs = list(zip(latents, texts, strict=True))
@@ -172,5 +178,5 @@ def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
     return torch.randn(tuple(shape), generator=generator)
 
 
-def _finite(rows):
-    return all(np.isfinite(v).all() for row in rows for v in row.values())
+def _finite(row):
+    return all(np.isfinite(values).all() for values in row.values())

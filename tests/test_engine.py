@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import SVR
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore
+from diffqa_features._backbone import load_backbone
 
 SIZE = 64
 
@@ -421,6 +422,31 @@ def test_what_overflows_in_half_precision_is_taken_in_float32(sd1_folder, tmp_pa
     half = features.set_params(dtype="float16").transform(images)
     assert np.isfinite(half).all()
     np.testing.assert_allclose(half, expected, rtol=1e-5)
+
+
+def test_rows_beside_one_that_overflows_keep_their_numbers(sd1_folder):
+    features = DiffusionQAFeatures(
+        str(sd1_folder), kinds="error", image_size=SIZE, device="cpu", dtype="float32"
+    )
+    images = pictures(2)
+    exact = features.transform(images)
+    half = features.set_params(dtype="float16").transform(images)
+
+    def overflow(module, args, output):
+        if output.dtype == torch.float16:
+            output[0] = float("inf")
+
+    unet = load_backbone(str(sd1_folder), "cpu", "float16").unet
+    handle = unet.conv_out.register_forward_hook(overflow)
+    try:
+        matrix = features.transform(images)
+    finally:
+        handle.remove()
+    np.testing.assert_allclose(matrix[1], half[1], rtol=1e-5)
+    names = features.get_feature_names_out()
+    first = [name.startswith("t50__error__prompt0__") for name in names]
+    np.testing.assert_allclose(matrix[0][first], exact[0][first], rtol=1e-5)
+    assert np.abs(half - exact).max() > 1e-5
 
 
 def test_progress_goes_to_stderr(features, capsys):
