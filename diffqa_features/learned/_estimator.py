@@ -36,18 +36,17 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
     """Base of the regressors that gradient descent fits; it has no constructor.
 
     A subclass names in `_DESIGN` the parameters that its weights belong to: these
-    cannot be changed between `fit` and `predict`.
+    cannot be changed between `fit` and `predict`. In `_FITTED` it names the plain
+    attributes beside the weights that `fit` leaves and files keep.
     """
 
     _DESIGN = ()
+    _FITTED = ("slope_", "intercept_", "history_")
 
     _parameter_constraints: dict = {
         "backbone": _shared["backbone"],
-        "prompts": _shared["prompts"],
-        "blocks": _shared["blocks"],
         "image_size": _shared["image_size"],
         "view": [StrOptions({"stretch", "crop"})],
-        "normalization": [StrOptions({"clip", "vae"})],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "accumulation": [Interval(Integral, 1, None, closed="left")],
@@ -203,11 +202,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
                 "commit": info.commit,
                 "identity": info.identity,
             },
-            "fitted": {
-                "slope_": self.slope_,
-                "intercept_": self.intercept_,
-                "history_": self.history_,
-            },
+            "fitted": {name: getattr(self, name) for name in self._FITTED},
         }
         _files.save(folder, config, self.weights_)
 

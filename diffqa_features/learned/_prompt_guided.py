@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._blocks import select_blocks
 from diffqa_features._resolve import describe_backbone
+from diffqa_features._transformer import BackboneTransformer
 from diffqa_features.learned._estimator import LearnedRegressor
 from diffqa_features.metrics import srcc_score
 
@@ -31,6 +32,9 @@ class PromptGuidedRegressor(LearnedRegressor):
 
     _parameter_constraints: dict = {
         **LearnedRegressor._parameter_constraints,
+        "prompts": BackboneTransformer._parameter_constraints["prompts"],
+        "blocks": BackboneTransformer._parameter_constraints["blocks"],
+        "normalization": [StrOptions({"clip", "vae"})],
         "n_context": [Interval(Integral, 0, None, closed="left")],
         "context_position": [StrOptions({"end", "front"})],
         "lora_rank": [Interval(Integral, 0, None, closed="left")],
