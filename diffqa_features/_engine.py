@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from diffqa_features._keys import pack_keys, unpack_keys
 from diffqa_features._media import Row, open_media, pixel_key
 from diffqa_features._request import Request
 from diffqa_features._rows import keep, share_rows
@@ -93,14 +94,6 @@ def _ready(upcoming):
     """Frames that were read ahead and wait."""
     done = [future for _, future in upcoming if future.done()]
     return _frames_in(f.result() for f in done if f.exception() is None)
-
-
-def _packed(keys):
-    return np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), -1)
-
-
-def _unpacked(keys):
-    return [bytes(key).hex() for key in keys]
 
 
 class _Run:
@@ -205,7 +198,7 @@ class _Run:
                 frame.view = view_frames(
                     pixels[None], request.view, request.image_size, request.multiple
                 )[0]
-        news = {} if list_key is None or keys == known else {list_key: _packed(keys)}
+        news = {} if list_key is None or keys == known else {list_key: pack_keys(keys)}
         return _Opened(row, texts, [frames[key] for key in keys], news)
 
     def _listed(self, store, media):
@@ -216,7 +209,7 @@ class _Run:
             return [media.key], None
         list_key = self.request.frames_key(media.key)
         found = store.get([list_key]).get(list_key)
-        return ([] if found is None else _unpacked(found)), list_key
+        return ([] if found is None else unpack_keys(found)), list_key
 
     def _recalled(self, store, key, texts):
         frame = _Frame(key)

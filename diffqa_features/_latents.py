@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from diffqa_features._keys import make_key
 from diffqa_features._media import Row, open_media, pixel_key
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
@@ -35,11 +35,10 @@ class Framing:
     reader: str = "auto"
 
     def key(self, frame_key: str) -> str:
-        words = (
+        return make_key(
             "latents 1", self.identity, self.view, self.image_size,
             self.normalization, frame_key,
         )  # fmt: skip
-        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import torch
 from diffqa_features._backbone import load_backbone
 from diffqa_features._capture import run_unet
 from diffqa_features._halving import in_halves
+from diffqa_features._keys import make_seed
 from diffqa_features._recorder import Recorder
 from diffqa_features._records import Recipe
 from diffqa_features._stages import stage
@@ -172,9 +172,8 @@ class Passes:
 
 def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
     """Noise in float32 on the CPU that depends on seed, timestep and shape only."""
-    words = f"{seed}|{timestep}|{'x'.join(map(str, shape))}".encode()
-    digest = hashlib.blake2b(words, digest_size=7).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    words = f"{seed}|{timestep}|{'x'.join(map(str, shape))}"
+    generator = torch.Generator().manual_seed(make_seed(words))
     return torch.randn(tuple(shape), generator=generator)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from diffqa_features._keys import make_key, pack_keys, unpack_keys
 from diffqa_features._media import Row, open_media
 from diffqa_features._rows import keep, share_rows, work_ahead
 from diffqa_features._store import FeatureStore
@@ -37,12 +38,12 @@ class MotionRequest:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(np.ascontiguousarray(clip))
         words = FORMAT, "motion", digest.hexdigest(), self.size, self.identity
-        return _hash(*words, self.dtype)
+        return make_key(*words, self.dtype)
 
     def list_key(self, media_key: str) -> str:
         """Store key of the list of a medium's clip keys."""
         words = FORMAT, "motion clips", media_key, RULE, LENGTH, self.size
-        return _hash(*words, self.identity, self.dtype)
+        return make_key(*words, self.identity, self.dtype)
 
 
 @dataclass(slots=True, eq=False)
@@ -108,10 +109,6 @@ def extract_motion(
 
 def _take(rows, advance, request, finish, store, on_error):
     return _Run(request, finish, store, on_error, advance).take(rows)
-
-
-def _hash(*words: object) -> str:
-    return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
 
 
 class _Run:
@@ -190,7 +187,7 @@ class _Run:
         listed = self._stored([list_key]).get(list_key)
         if listed is None:
             return None
-        keys = [bytes(row).hex() for row in listed]
+        keys = unpack_keys(listed)
         found = self._stored(keys)
         if any(key not in found for key in keys):
             return None
@@ -232,8 +229,7 @@ class _Run:
 
     def _finish(self, watched):
         if watched.list_key is not None and self.store is not None:
-            rows = [list(bytes.fromhex(key)) for key in watched.keys]
-            entry = {watched.list_key: np.array(rows, np.uint8)}
+            entry = {watched.list_key: pack_keys(watched.keys)}
             self.store = keep(self.store, entry)
         self.results[watched.row.index] = self.finish(np.stack(watched.features))
         self.advance(1)
