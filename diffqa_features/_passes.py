@@ -64,8 +64,7 @@ class Passes:
     def batch_size(self) -> int:
         """UNet rows per pass."""
         if self._batch_size is None:
-            on_cpu = self.backbone.device.type == "cpu"
-            self._batch_size = _ROWS_ON_CPU if on_cpu else _ROWS_ON_GPU
+            self._batch_size = rows_per_pass(self.backbone.device)
         return self._batch_size
 
     @stage("vae")
@@ -168,6 +167,11 @@ class Passes:
             if len(self._noises) > _NOISES_KEPT:
                 self._noises.popitem(last=False)
         return self._noises[key]
+
+
+def rows_per_pass(device: torch.device) -> int:
+    """UNet rows (picture and prompt) that are taken together on a device."""
+    return _ROWS_ON_CPU if device.type == "cpu" else _ROWS_ON_GPU
 
 
 def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
