@@ -157,7 +157,7 @@ def _take(rows, take):
 
 
 def _refuse_shared_gpu(device, jobs):
-    from diffqa_features._backbone import pick_device
+    from diffqa_features._devices import pick_device
 
     kind = pick_device(device).type
     backend, _ = get_active_backend()

@@ -146,7 +146,7 @@ class _Run:
     def _batch_size(self):
         if self.request.batch_size is not None:
             return self.request.batch_size
-        from diffqa_features._backbone import pick_device
+        from diffqa_features._devices import pick_device
 
         # On a CPU a larger batch gains little and holds a clip of frames each.
         if pick_device(self.request.device).type == "cpu":
