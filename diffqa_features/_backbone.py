@@ -227,7 +227,7 @@ class Backbone:
 
         `t` is one timestep, or an int64 tensor of shape (N,) with one per row.
         """
-        signal, sigma = self._scales(t)
+        signal, sigma = self.scales(t)
         noise = noise.to(latents.device, torch.float32)
         return signal * latents.float() + sigma * noise
 
@@ -235,7 +235,7 @@ class Backbone:
         self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
     ) -> torch.Tensor:
         """Turn what the UNet returned for z_t into predicted noise, in float32."""
-        signal, sigma = self._scales(t)
+        signal, sigma = self.scales(t)
         output, noisy = output.float(), noisy.float()
         if self.info.prediction_type == "epsilon":
             return output
@@ -243,7 +243,20 @@ class Backbone:
             return signal * output + sigma * noisy
         return (noisy - signal * output) / sigma
 
-    def _scales(self, t):
+    def to_clean(
+        self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
+    ) -> torch.Tensor:
+        """Turn what the UNet returned for z_t into an estimate of z_0, in float32."""
+        signal, sigma = self.scales(t)
+        output, noisy = output.float(), noisy.float()
+        if self.info.prediction_type == "sample":
+            return output
+        if self.info.prediction_type == "v_prediction":
+            # Not by way of the noise: ᾱ may be 0 at the last step.
+            return signal * noisy - sigma * output
+        return (noisy - sigma * output) / signal
+
+    def scales(self, t: int | torch.Tensor) -> tuple:
         """√ᾱ_t and √(1 - ᾱ_t): two floats, or for N timesteps tensors (N, 1, 1, 1)."""
         many = isinstance(t, torch.Tensor) and t.ndim > 0
         lowest, highest = (int(t.min()), int(t.max())) if many else (t, t)

@@ -121,7 +121,7 @@ class Passes:
     def _observe(self, backbone, recipe, kinds, timestep, pairs):
         latents = torch.from_numpy(np.stack([latent for latent, _ in pairs]))
         latents = latents.to(backbone.device)
-        noise = self._noise(timestep, latents.shape[1:]).to(backbone.device)
+        noise = self.noise(timestep, latents.shape[1:]).to(backbone.device)
         noisy = backbone.add_noise(latents, timestep, noise.expand_as(latents))
         texts = [self._text(backbone, text) for _, text in pairs]
         states = torch.stack([states for states, _ in texts])
@@ -159,7 +159,7 @@ class Passes:
         self._texts.move_to_end(key)
         return self._texts[key]
 
-    def _noise(self, timestep, shape):
+    def noise(self, timestep: int, shape: Sequence[int]) -> torch.Tensor:
         """Noise (C, h, w) in float32, the same for every row, machine and device."""
         key = (timestep, tuple(shape))
         if key not in self._noises:
