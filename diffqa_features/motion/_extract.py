@@ -73,6 +73,8 @@ class _Seen:
     """Of a clip that is stored."""
     list_key: str | None = None
     """At the end of a row whose list of clips is not stored yet."""
+    first: int | None = None
+    """At the end of a row whose content an earlier one has: the index of that row."""
     error: Exception | None = None
     """At the end of a row that cannot be read."""
 
@@ -80,7 +82,7 @@ class _Seen:
 def extract_motion(
     rows: Sequence[Row],
     request: MotionRequest,
-    finish: Callable[[np.ndarray], object],
+    finish: Callable[[np.ndarray], np.ndarray],
     *,
     store: FeatureStore | None = None,
     n_jobs: int | None = None,
@@ -90,7 +92,7 @@ def extract_motion(
     """What `finish` makes of each row's clip features, and every bad row's reason.
 
     `finish` gets float32 of shape (clips, C slow + C fast); of a bad row one clip of
-    NaN.
+    NaN. Rows of equal content are read and computed once.
     """
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
@@ -125,7 +127,9 @@ class _Run:
     def take(self, rows):
         self.failed = []
         self.results = {}
-        waiting: list[tuple[_Watched, int, np.ndarray]] = []
+        self.copies = []
+        # Clips to compute by key, each with where its features go.
+        waiting: dict[str, tuple[np.ndarray, list[tuple[_Watched, int]]]] = {}
         for seen in work_ahead(self._read(rows), depth=2 * self._batch_size):
             watched = seen.watched
             if seen.key is None:
@@ -134,12 +138,15 @@ class _Run:
             watched.keys.append(seen.key)
             watched.features.append(seen.features)
             if seen.features is None:
-                waiting.append((watched, len(watched.keys) - 1, seen.frames))
+                _, places = waiting.setdefault(seen.key, (seen.frames, []))
+                places.append((watched, len(watched.keys) - 1))
                 if len(waiting) >= self._batch_size:
                     self._compute(waiting)
-                    waiting = []
+                    waiting = {}
         if waiting:
             self._compute(waiting)
+        for index, first in self.copies:
+            self.results[index] = self.results[first].copy()
         return [self.results[row.index] for row in rows], self.failed
 
     @property
@@ -157,11 +164,15 @@ class _Run:
 
     def _read(self, rows) -> Iterator[_Seen]:
         """Yield the clips of each row and then its end; nothing shared is changed."""
+        read = {}  # list key -> index of the first row of that content
         for row in rows:
             watched = _Watched(row)
             try:
                 media = open_media(row, self.request.reader)
                 list_key = self.request.list_key(media.key)
+                if list_key in read:
+                    yield _Seen(watched, first=read[list_key])
+                    continue
                 stored = self._stored_clips(list_key)
                 if stored is None:
                     for frames in read_clips(media, self.request.size):
@@ -169,10 +180,11 @@ class _Run:
                         features = self._stored([key]).get(key)
                         yield _Seen(watched, key, frames, features)
                     yield _Seen(watched, list_key=list_key)
-                    continue
-                for key, features in stored:
-                    yield _Seen(watched, key, features=features)
-                yield _Seen(watched)
+                else:
+                    for key, features in stored:
+                        yield _Seen(watched, key, features=features)
+                    yield _Seen(watched)
+                read[list_key] = row.index
             except (ValueError, OSError) as error:
                 if self.on_error == "raise":
                     raise
@@ -202,6 +214,10 @@ class _Run:
             self.results[watched.row.index] = self.finish(nothing)
             self.advance(1)
             return
+        if seen.first is not None:
+            self.copies.append((watched.row.index, seen.first))
+            self.advance(1)
+            return
         watched.ended = True
         watched.list_key = seen.list_key
         if watched.complete:
@@ -217,13 +233,15 @@ class _Run:
                 self.request.dtype,
                 self._batch_size,
             )
-        computed = self.passes.features([frames for _, _, frames in waiting])
-        entries = {}
-        for (watched, place, _), values in zip(waiting, computed, strict=True):
-            watched.features[place] = values
-            entries[watched.keys[place]] = values
+        computed = self.passes.features([frames for frames, _ in waiting.values()])
+        entries = dict(zip(waiting, computed, strict=True))
+        rows = {}  # in order, each once
+        for key, (_, places) in waiting.items():
+            for watched, place in places:
+                watched.features[place] = entries[key]
+                rows[watched] = None
         self.store = keep(self.store, entries)
-        for watched in dict.fromkeys(watched for watched, _, _ in waiting):
+        for watched in rows:
             if watched.complete:
                 self._finish(watched)
 
