@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from diffqa_features._keys import make_key
 from diffqa_features._media import Row, open_media, pixel_key
+from diffqa_features._rows import keep, read_ahead
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
 
-_READERS = 3
 _AHEAD = 16  # rows that are read while others are encoded
 
 
@@ -35,11 +32,10 @@ class Framing:
     reader: str = "auto"
 
     def key(self, frame_key: str) -> str:
-        words = (
+        return make_key(
             "latents 1", self.identity, self.view, self.image_size,
             self.normalization, frame_key,
         )  # fmt: skip
-        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -64,50 +60,24 @@ def encode_rows(
     """
     known: dict[str, np.ndarray] = {}
     encoded = []
-    upcoming = deque()
-    iterator = iter(rows)
-    with (
-        tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar,
-        ThreadPoolExecutor(_READERS, "diffqa-read") as readers,
-    ):
-        try:
-            while True:
-                while len(upcoming) < _AHEAD:
-                    row = next(iterator, None)
-                    if row is None:
-                        break
-                    upcoming.append(readers.submit(_open, row, framing, store))
-                if not upcoming:
-                    break
-                keys, views, found = upcoming.popleft().result()
-                known.update(found)
-                new = [key for key in views if key not in known]
-                if new:
-                    latents = passes.latents(
-                        [views[key] for key in new], framing.normalization
-                    )
-                    known.update(zip(new, latents, strict=True))
-                    if store is not None:
-                        store = _keep(store, {framing.key(k): known[k] for k in new})
-                encoded.append(Encoded(keys, np.stack([known[key] for key in keys])))
-                bar.update(1)
-        finally:
-            readers.shutdown(cancel_futures=True)
+
+    def read(row):
+        return _open(row, framing, store)  # the store as it stands then
+
+    with tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar:
+        for _, future in read_ahead(rows, read, _AHEAD):
+            keys, views, found = future.result()
+            known.update(found)
+            new = [key for key in views if key not in known]
+            if new:
+                latents = passes.latents(
+                    [views[key] for key in new], framing.normalization
+                )
+                known.update(zip(new, latents, strict=True))
+                store = keep(store, {framing.key(key): known[key] for key in new})
+            encoded.append(Encoded(keys, np.stack([known[key] for key in keys])))
+            bar.update(1)
     return encoded
-
-
-def _keep(store, entries):
-    try:
-        store.put(entries)
-    except OSError as error:
-        warnings.warn(
-            f"The feature store cannot be written; this call goes on without it. "
-            f"{error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return store
 
 
 def _open(row, framing, store):

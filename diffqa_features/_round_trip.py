@@ -47,17 +47,17 @@ def round_trip(
         decoder = load_decoder(backbone.info).to(backbone.device)
     with torch.inference_mode():
         clean = torch.from_numpy(passes.latents([view])).to(backbone.device)
-        states = passes._text(backbone, prompt)[0][None]
+        states, _ = backbone.encode_text([prompt])
         noised, restored = [], []
         for t in timesteps:
-            noise = passes._noise(t, clean.shape[1:])[None]
+            noise = passes.noise(t, clean.shape[1:])[None]
             noisy = backbone.add_noise(clean, t, noise)
             noised.append(_decode(decoder, noisy))
             restored.append(
                 _decode(decoder, _walk_back(backbone, noisy, t, states, n_steps))
             )
         decoded = _decode(decoder, clean)
-    levels = np.array([backbone._scales(t)[1] for t in timesteps])
+    levels = np.array([backbone.scales(t)[1] for t in timesteps])
     return decoded, levels, np.stack(noised), np.stack(restored)
 
 
@@ -70,7 +70,7 @@ def _walk_back(backbone: Backbone, noisy, t: int, states, n_steps: int):
         with backbone.lock:
             sample = noisy.to(backbone.dtype)
             output = run_unet(backbone.unet, sample, here, states)
-        clean = _estimate(backbone, output, noisy, here)
+        clean = backbone.to_clean(output, noisy, here)
         if there is not None:
             noise = backbone.to_noise(output, noisy, here)
             noisy = backbone.add_noise(clean, there, noise)
@@ -80,18 +80,6 @@ def _walk_back(backbone: Backbone, noisy, t: int, states, n_steps: int):
             f"{backbone.dtype}; take dtype='float32', or a lower timestep."
         )
     return clean
-
-
-def _estimate(backbone: Backbone, output, noisy, t: int):
-    """ẑ_0 from what the UNet returned for z_t."""
-    signal, sigma = backbone._scales(t)
-    output = output.float()
-    if backbone.info.prediction_type == "sample":
-        return output
-    if backbone.info.prediction_type == "v_prediction":
-        # Not by way of the noise: ᾱ may be 0 at the last step.
-        return signal * noisy - sigma * output
-    return (noisy - sigma * output) / signal
 
 
 def _decode(decoder, latents) -> np.ndarray:

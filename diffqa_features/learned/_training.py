@@ -21,6 +21,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
+from diffqa_features._keys import make_seed
 from diffqa_features.learned._files import write_whole
 from diffqa_features.metrics import srcc_score
 
@@ -277,8 +278,7 @@ class _Run:
 
 
 def seed_of(*parts):
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big")
+    return make_seed(repr(parts))
 
 
 def _srcc(target, predictions):
