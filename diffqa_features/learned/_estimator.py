@@ -5,7 +5,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-from sklearn.base import RegressorMixin
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -26,13 +26,13 @@ _SCHEDULE = (
     "gradient_clip",
     "patience",
 )
-# What belongs to a machine and not to a model.
-_LOCAL = ("memory", "checkpoint_dir", "device", "verbose")
+# What belongs to a machine or to training, and not to a model.
+_LOCAL = ("memory", "checkpoint_dir", "device", "verbose", "teacher")
 
 _shared = BackboneTransformer._parameter_constraints
 
 
-class LearnedRegressor(RegressorMixin, BackboneTransformer):
+class TrainedRegressor(RegressorMixin, BaseEstimator):
     """Base of the regressors that gradient descent fits; it has no constructor.
 
     A subclass names in `_DESIGN` the parameters that its weights belong to: these
@@ -44,7 +44,6 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
     _FITTED = ("slope_", "intercept_", "history_")
 
     _parameter_constraints: dict = {
-        "backbone": _shared["backbone"],
         "image_size": _shared["image_size"],
         "view": [StrOptions({"stretch", "crop"})],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
@@ -65,36 +64,6 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
     }
 
     # -- data ----------------------------------------------------------------------
-
-    def _framing(self, info, **more):
-        return Framing(
-            identity=info.identity,
-            view=self.view,
-            image_size=self._checked_image_size(info),
-            multiple=info.multiple,
-            normalization=self.normalization,
-            **more,
-        )
-
-    def _encode(self, rows, framing):
-        """Latents of every frame of every row, each encoded once."""
-        from diffqa_features._passes import Passes
-
-        # The VAE in float32 everywhere: latents are computed once, and stay.
-        passes = Passes(self._backbone_name(), self.device, "float32", seed=0)
-        return encode_rows(
-            rows,
-            framing,
-            passes,
-            store=as_store(self.memory),
-            verbose=self.verbose,
-        )
-
-    def _load_backbone(self):
-        from diffqa_features._backbone import load_backbone
-
-        # Weights in float32; `dtype` is that of the arithmetic, by autocast.
-        return load_backbone(self._backbone_name(), self.device, "float32")
 
     def _arithmetic(self, device):
         """The dtype of passes: of `dtype`, or what suits the device."""
@@ -143,7 +112,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
 
     # -- training ------------------------------------------------------------------
 
-    def _run_training(self, network, step, target, backbone, validate, facts, past=0):
+    def _minimise(self, network, step, target, device, validate, facts, past=0):
         """The loop with this estimator's parameters; the history of its epochs.
 
         `facts` are what the result depends on beside the parameters and the network:
@@ -152,13 +121,13 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
         from diffqa_features.learned import _training
 
         settings = {name: getattr(self, name) for name in _SCHEDULE}
-        dtype = self._arithmetic(backbone.device)
+        dtype = self._arithmetic(device)
         checkpoint = None
         if self.checkpoint_dir is not None:
             name = type(self).__name__.lower()
             key = _training.run_key(
                 self._design(), settings, self.random_state, str(dtype), past,
-                backbone.info.identity, target, facts, dict(network.state_dict()),
+                target, facts, dict(network.state_dict()),
             )  # fmt: skip
             folder = Path(self.checkpoint_dir).expanduser()
             checkpoint = folder / f"{name}-{key}.pt"
@@ -169,16 +138,15 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
             checkpoint=checkpoint,
             verbose=self.verbose,
         )
-        device = backbone.device
         return _training.train(network, step, target, schedule, device, validate)
 
     # -- files ---------------------------------------------------------------------
 
     def save_pretrained(self, folder):
-        """Write what was trained, a few MB: `config.json` and `model.safetensors`.
+        """Write what was trained: `config.json` and `model.safetensors`.
 
-        The backbone itself is not written, only its name and fingerprint. A crash
-        leaves the files of before or those of now, never a part.
+        A backbone itself is not written, only its name and fingerprint, and a teacher
+        not at all. A crash leaves the files of before or those of now, never a part.
 
         Parameters
         ----------
@@ -187,7 +155,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
         """
         from diffqa_features import __version__
 
-        info = self._check_fitted()
+        origin = self._origin()
         parameters = self.get_params(deep=False)
         config = {
             "library": f"diffqa_features {__version__}",
@@ -197,11 +165,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
                 for name, value in parameters.items()
                 if name not in _LOCAL
             },
-            "backbone": {
-                "name": info.name,
-                "commit": info.commit,
-                "identity": info.identity,
-            },
+            **origin,
             "fitted": {name: getattr(self, name) for name in self._FITTED},
         }
         _files.save(folder, config, self.weights_)
@@ -238,12 +202,8 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
                 f"it with {config['estimator']}.from_pretrained."
             )
         estimator = cls(**{**config["parameters"], **parameters})
-        estimator._restore(
-            weights,
-            config["backbone"]["identity"],
-            config["fitted"],
-            cls(**config["parameters"])._design(),
-        )
+        design = cls(**config["parameters"])._design()
+        estimator._restore_files(weights, config, design)
         estimator._check_fitted()
         return estimator
 
@@ -263,6 +223,94 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
                     f"but the estimator was fitted with {self.design_[name]!r}. Fit it "
                     "again, or set the parameter back."
                 )
+
+    def _origin(self):
+        """What else the weights belong to, for the files; checks that it is there."""
+        self._check_fitted()
+        return {}
+
+    def _restore_files(self, weights, config, design):
+        self._take(weights, config["fitted"], design)
+
+    def _take(self, weights, fitted, design):
+        """Take all that `fit` leaves, from wherever it comes."""
+        # Arrays: a pickle of them needs no torch, and skops reads them.
+        self.weights_ = weights
+        self.design_ = design
+        for name, value in fitted.items():
+            setattr(self, name, value)
+        return self
+
+    def _give_weights(self, network):
+        import torch
+
+        network.load_state_dict(
+            {name: torch.from_numpy(v.copy()) for name, v in self.weights_.items()}
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.no_validation = True
+        tags.requires_fit = True
+        tags.target_tags.required = True
+        return tags
+
+
+class LearnedRegressor(TrainedRegressor, BackboneTransformer):
+    """Base of those that train beside a frozen backbone; it has no constructor."""
+
+    _parameter_constraints: dict = {
+        "backbone": _shared["backbone"],
+        **TrainedRegressor._parameter_constraints,
+    }
+
+    def _framing(self, info, **more):
+        return Framing(
+            identity=info.identity,
+            view=self.view,
+            image_size=self._checked_image_size(info),
+            multiple=info.multiple,
+            normalization=self.normalization,
+            **more,
+        )
+
+    def _encode(self, rows, framing):
+        """Latents of every frame of every row, each encoded once."""
+        from diffqa_features._passes import Passes
+
+        # The VAE in float32 everywhere: latents are computed once, and stay.
+        passes = Passes(self._backbone_name(), self.device, "float32", seed=0)
+        return encode_rows(
+            rows,
+            framing,
+            passes,
+            store=as_store(self.memory),
+            verbose=self.verbose,
+        )
+
+    def _load_backbone(self):
+        from diffqa_features._backbone import load_backbone
+
+        # Weights in float32; `dtype` is that of the arithmetic, by autocast.
+        return load_backbone(self._backbone_name(), self.device, "float32")
+
+    def _run_training(self, network, step, target, backbone, validate, facts, past=0):
+        """`_minimise` on the backbone's device; its identity is one of the facts."""
+        facts = [backbone.info.identity, facts]
+        return self._minimise(
+            network, step, target, backbone.device, validate, facts, past
+        )
+
+    def _origin(self):
+        info = self._check_fitted()
+        names = ("name", "commit", "identity")
+        return {"backbone": {name: getattr(info, name) for name in names}}
+
+    def _check_fitted(self):
+        super()._check_fitted()
         info = describe_backbone(self._backbone_name())
         self._check_backbone(info)
         return info
@@ -278,27 +326,13 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
             )
 
     def _restore(self, weights, identity, fitted, design):
-        """Take all that `fit` leaves, from wherever it comes."""
-        # Arrays: a pickle of them needs no torch, and skops reads them.
-        self.weights_ = weights
+        """Take all that `fit` leaves beside this backbone."""
         self.backbone_identity_ = identity
-        self.design_ = design
-        for name, value in fitted.items():
-            setattr(self, name, value)
-        return self
+        return self._take(weights, fitted, design)
 
-    def _give_weights(self, network):
-        import torch
-
-        network.load_state_dict(
-            {name: torch.from_numpy(v.copy()) for name, v in self.weights_.items()}
-        )
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = True
-        tags.target_tags.required = True
-        return tags
+    def _restore_files(self, weights, config, design):
+        identity = config["backbone"]["identity"]
+        self._restore(weights, identity, config["fitted"], design)
 
 
 def _plain(value):
