@@ -25,6 +25,8 @@ _SCHEDULE = (
     "weight_decay",
     "gradient_clip",
     "patience",
+    "milestones",
+    "decay",
 )
 # What belongs to a machine or to training, and not to a model.
 _LOCAL = ("memory", "checkpoint_dir", "device", "verbose", "teacher")
@@ -120,7 +122,10 @@ class TrainedRegressor(RegressorMixin, BaseEstimator):
         """
         from diffqa_features.learned import _training
 
-        settings = {name: getattr(self, name) for name in _SCHEDULE}
+        # A method lists the parameters that it has; the others stay the loop's own.
+        settings = {n: getattr(self, n) for n in _SCHEDULE if hasattr(self, n)}
+        if "milestones" in settings:
+            settings["milestones"] = tuple(map(int, settings["milestones"]))
         dtype = self._arithmetic(device)
         checkpoint = None
         if self.checkpoint_dir is not None:
