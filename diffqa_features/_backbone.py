@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_LOADED = 4
 _PROMPTS_PER_BATCH = 64
+_CUT_NAMED = 3  # prompts that are too long, each in a line of the log
 
 _loaded: OrderedDict[tuple, "Backbone"] = OrderedDict()
 _loaded_lock = threading.Lock()  # held for dictionary look-ups only
@@ -297,14 +298,16 @@ class Backbone:
                 truncation=True,
                 return_tensors="pt",
             )
-        for prompt, ids in zip(prompts, whole, strict=True):
-            if len(ids) > length:
-                logger.warning(
-                    "The prompt %r has %d tokens; only the first %d are used.",
-                    prompt,
-                    len(ids),
-                    length,
-                )
+        cut = [(p, len(ids)) for p, ids in zip(prompts, whole) if len(ids) > length]
+        for prompt, count in cut[:_CUT_NAMED]:
+            logger.warning(
+                "The prompt %r has %d tokens; only the first %d are used.",
+                prompt,
+                count,
+                length,
+            )
+        if len(cut) > _CUT_NAMED:
+            logger.warning("So it is with %d more prompts.", len(cut) - _CUT_NAMED)
         return batch["input_ids"], batch["attention_mask"].bool()
 
 

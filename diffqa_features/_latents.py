@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,20 +53,26 @@ def encode_rows(
     *,
     store: FeatureStore | None = None,
     verbose: int = 0,
+    see: Callable[[list[np.ndarray]], None] | None = None,
 ) -> list[Encoded]:
     """Encode every frame of every row once; `passes` is a :class:`Passes` in float32.
 
-    Equal frames share one encoding. A bad row is an error that names it.
+    Equal frames share one encoding. A bad row is an error that names it. `see` is given
+    the views (uint8) of each row's frames, row by row; then all rows are decoded, also
+    those whose latents are kept.
     """
     known: dict[str, np.ndarray] = {}
     encoded = []
 
     def read(row):
-        return _open(row, framing, store)  # the store as it stands then
+        # The store as it stands then.
+        return _open(row, framing, store, see is not None)
 
     with tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar:
         for _, future in read_ahead(rows, read, _AHEAD):
             keys, views, found = future.result()
+            if see is not None:
+                see([views[key] for key in keys])
             known.update(found)
             new = [key for key in views if key not in known]
             if new:
@@ -80,7 +86,7 @@ def encode_rows(
     return encoded
 
 
-def _open(row, framing, store):
+def _open(row, framing, store, view_all):
     """Keys of a row's frames, views of those to encode, and latents that are kept."""
     media = open_media(row, framing.reader)
     if framing.stills_only and not media.is_still:
@@ -88,7 +94,8 @@ def _open(row, framing, store):
             f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
             "takes pictures. Pass single frames."
         )
-    if media.is_still and not media.is_array and store is not None:
+    still_file = media.is_still and not media.is_array
+    if still_file and store is not None and not view_all:
         # What is stored is not decoded again.
         found = store.get([framing.key(media.key)])
         if found:
@@ -102,7 +109,7 @@ def _open(row, framing, store):
         stored = {} if store is None else store.get([framing.key(key)])
         if stored:
             found[key] = next(iter(stored.values()))
-        else:
+        if not stored or view_all:
             views[key] = view_frames(
                 pixels[None], framing.view, framing.image_size, framing.multiple
             )[0]

@@ -40,7 +40,9 @@ class Schedule:
     batch_size: int
     learning_rate: float
     weight_decay: float = 1e-2
-    gradient_clip: float = 1.0
+    gradient_clip: float | None = 1.0
+    milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied ...
+    decay: float = 1.0  # ... by this
     accumulation: int = 1
     patience: int = 3
     seed: int = 0
@@ -170,6 +172,9 @@ class _Run:
         schedule = self.schedule
         order = np.random.default_rng([schedule.seed, self.done_epochs])
         order = order.permutation(self.rows)
+        passed = sum(self.done_epochs >= epoch for epoch in schedule.milestones)
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.decay**passed
         while self.done_batches < self.batches:
             start = self.done_batches * schedule.batch_size
             self._update(order[start : start + schedule.batch_size])
@@ -203,7 +208,9 @@ class _Run:
             if predictions is not None:
                 self.predictions += predictions.detach().float().cpu().tolist()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.gradient_clip)
+        limit = self.schedule.gradient_clip
+        limit = float("inf") if limit is None else limit
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise FloatingPointError(self._not_finite(float(norm), "gradient"))
         self.scaler.step(self.optimizer)
