@@ -32,6 +32,8 @@ class Framing:
     stills_only: bool = False
     frame_rate: float = 1.0
     max_frames: int | None = None
+    n_frames: int | None = None
+    """So many over the whole video instead, first and last included."""
     reader: str = "auto"
 
     def key(self, frame_key: str) -> str:
@@ -48,6 +50,10 @@ class Encoded:
 
     keys: tuple[str, ...]
     latents: np.ndarray
+    frames: np.ndarray
+    """Number of each frame in the medium, int (T,)."""
+    times: np.ndarray | None
+    """When each is shown, seconds (T,); None where there is no clock."""
 
 
 def encode_rows(
@@ -79,7 +85,7 @@ def encode_rows(
                     upcoming.append(readers.submit(_open, row, framing, store))
                 if not upcoming:
                     break
-                keys, views, found = upcoming.popleft().result()
+                keys, views, found, places = upcoming.popleft().result()
                 known.update(found)
                 new = [key for key in views if key not in known]
                 if new:
@@ -89,7 +95,8 @@ def encode_rows(
                     known.update(zip(new, latents, strict=True))
                     if store is not None:
                         store = _keep(store, {framing.key(k): known[k] for k in new})
-                encoded.append(Encoded(keys, np.stack([known[key] for key in keys])))
+                latents = np.stack([known[key] for key in keys])
+                encoded.append(Encoded(keys, latents, *places))
                 bar.update(1)
         finally:
             readers.shutdown(cancel_futures=True)
@@ -111,7 +118,7 @@ def _keep(store, entries):
 
 
 def _open(row, framing, store):
-    """Keys of a row's frames, views of those to encode, and latents that are kept."""
+    """Keys of a row's frames, views of those to encode, latents that are kept, places."""
     media = open_media(row, framing.reader)
     if framing.stills_only and not media.is_still:
         raise ValueError(
@@ -122,9 +129,11 @@ def _open(row, framing, store):
         # What is stored is not decoded again.
         found = store.get([framing.key(media.key)])
         if found:
-            return (media.key,), {}, {media.key: next(iter(found.values()))}
+            places = np.zeros(1, int), None
+            return (media.key,), {}, {media.key: next(iter(found.values()))}, places
     keys, views, found = [], {}, {}
-    for pixels in media.frames(framing.frame_rate, framing.max_frames):
+    chosen, clock = _choose(media, framing), media.times()
+    for pixels in media.read(chosen):
         key = media.key if media.is_still else pixel_key(pixels)
         keys.append(key)
         if key in views or key in found:
@@ -136,4 +145,13 @@ def _open(row, framing, store):
             views[key] = view_frames(
                 pixels[None], framing.view, framing.image_size, framing.multiple
             )[0]
-    return tuple(keys), views, found
+    return tuple(keys), views, found, (chosen, None if clock is None else clock[chosen])
+
+
+def _choose(media, framing):
+    if framing.n_frames is None:
+        return media.choose(framing.frame_rate, framing.max_frames)
+    clock = media.times()
+    # What has no clock is chosen whole.
+    count = len(media.choose() if clock is None else clock)
+    return np.unique(np.linspace(0, count - 1, framing.n_frames).astype(int))

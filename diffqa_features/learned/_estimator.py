@@ -26,8 +26,8 @@ _SCHEDULE = (
     "gradient_clip",
     "patience",
 )
-# What belongs to a machine and not to a model.
-_LOCAL = ("memory", "checkpoint_dir", "device", "verbose")
+# What belongs to a machine, or to where training began, and not to a model.
+_LOCAL = ("memory", "checkpoint_dir", "device", "verbose", "init_from")
 
 _shared = BackboneTransformer._parameter_constraints
 
@@ -143,6 +143,10 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
 
     # -- training ------------------------------------------------------------------
 
+    def _rates(self):
+        """Learning rates of their own, by how names of parameters begin."""
+        return ()
+
     def _run_training(self, network, step, target, backbone, validate, facts, past=0):
         """The loop with this estimator's parameters; the history of its epochs.
 
@@ -152,6 +156,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
         from diffqa_features.learned import _training
 
         settings = {name: getattr(self, name) for name in _SCHEDULE}
+        settings["rates"] = self._rates()
         dtype = self._arithmetic(backbone.device)
         checkpoint = None
         if self.checkpoint_dir is not None:
