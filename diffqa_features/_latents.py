@@ -29,6 +29,8 @@ class Framing:
     stills_only: bool = False
     frame_rate: float = 1.0
     max_frames: int | None = None
+    n_frames: int | None = None
+    """So many over the whole video instead, first and last included."""
     reader: str = "auto"
 
     def key(self, frame_key: str) -> str:
@@ -44,6 +46,10 @@ class Encoded:
 
     keys: tuple[str, ...]
     latents: np.ndarray
+    frames: np.ndarray
+    """Number of each frame in the medium, int (T,)."""
+    times: np.ndarray | None
+    """When each is shown, seconds (T,); None where there is no clock."""
 
 
 def encode_rows(
@@ -70,7 +76,7 @@ def encode_rows(
 
     with tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar:
         for _, future in read_ahead(rows, read, _AHEAD):
-            keys, views, found = future.result()
+            keys, views, found, places = future.result()
             if see is not None:
                 see([views[key] for key in keys])
             known.update(found)
@@ -81,13 +87,14 @@ def encode_rows(
                 )
                 known.update(zip(new, latents, strict=True))
                 store = keep(store, {framing.key(key): known[key] for key in new})
-            encoded.append(Encoded(keys, np.stack([known[key] for key in keys])))
+            latents = np.stack([known[key] for key in keys])
+            encoded.append(Encoded(keys, latents, *places))
             bar.update(1)
     return encoded
 
 
 def _open(row, framing, store, view_all):
-    """Keys of a row's frames, views of those to encode, and latents that are kept."""
+    """Keys of a row's frames, views of those to encode, latents that are kept, places."""
     media = open_media(row, framing.reader)
     if framing.stills_only and not media.is_still:
         raise ValueError(
@@ -99,9 +106,11 @@ def _open(row, framing, store, view_all):
         # What is stored is not decoded again.
         found = store.get([framing.key(media.key)])
         if found:
-            return (media.key,), {}, {media.key: next(iter(found.values()))}
+            places = np.zeros(1, int), None
+            return (media.key,), {}, {media.key: next(iter(found.values()))}, places
     keys, views, found = [], {}, {}
-    for pixels in media.frames(framing.frame_rate, framing.max_frames):
+    chosen, clock = _choose(media, framing), media.times()
+    for pixels in media.read(chosen):
         key = media.key if media.is_still else pixel_key(pixels)
         keys.append(key)
         if key in views or key in found:
@@ -113,4 +122,13 @@ def _open(row, framing, store, view_all):
             views[key] = view_frames(
                 pixels[None], framing.view, framing.image_size, framing.multiple
             )[0]
-    return tuple(keys), views, found
+    return tuple(keys), views, found, (chosen, None if clock is None else clock[chosen])
+
+
+def _choose(media, framing):
+    if framing.n_frames is None:
+        return media.choose(framing.frame_rate, framing.max_frames)
+    clock = media.times()
+    # What has no clock is chosen whole.
+    count = len(media.choose() if clock is None else clock)
+    return np.unique(np.linspace(0, count - 1, framing.n_frames).astype(int))

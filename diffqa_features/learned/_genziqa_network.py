@@ -60,16 +60,33 @@ class GenzIQANetwork(nn.Module):
             queries=queries,
         )
 
-    def sample(self, backbone, latents, lowest, highest, generators) -> Reading:
-        """Read with one random timestep in [lowest, highest) and noise per picture."""
+    def sample(
+        self,
+        backbone,
+        latents,
+        lowest,
+        highest,
+        generators,
+        counts: Sequence[int] | None = None,
+        *,
+        queries: bool = False,
+    ) -> Reading:
+        """Read with one random timestep in [lowest, highest) and noise per generator.
+
+        A generator is for one picture, or for `counts` of them: a video's frames.
+        """
         timesteps = torch.cat(
             [torch.randint(lowest, highest, (1,), generator=g) for g in generators]
         )
         shape = latents.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        if counts is not None:
+            counts = torch.as_tensor(counts)
+            timesteps = timesteps.repeat_interleave(counts)
+            noise = noise.repeat_interleave(counts, 0)
         states = self.context.states(backbone)
         latents, noise = latents.to(backbone.device), noise.to(backbone.device)
-        return self.read(backbone, latents, noise, timesteps, states)
+        return self.read(backbone, latents, noise, timesteps, states, queries=queries)
 
 
 @torch.no_grad()
