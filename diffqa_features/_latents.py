@@ -94,7 +94,7 @@ def encode_rows(
 
 
 def _open(row, framing, store, view_all):
-    """Keys of a row's frames, views of those to encode, latents that are kept, places."""
+    """Keys of frames, views of those to encode, latents that are kept, and places."""
     media = open_media(row, framing.reader)
     if framing.stills_only and not media.is_still:
         raise ValueError(

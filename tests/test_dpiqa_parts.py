@@ -41,11 +41,7 @@ def close(found, expected):
 
 
 def text_names(name):
-    return (
-        {"enter": "fc.0", "leave": "fc.2"}[name.split(".")[0]]
-        + "."
-        + name.split(".")[1]
-    )
+    return {"enter": "fc.0", "leave": "fc.2"}[name.split(".")[0]] + "." + name.split(".")[1]
 
 
 def golden_text():
@@ -63,23 +59,15 @@ def test_text_adapter_agrees_with_the_released_code(golden):
 
 def test_adapters_and_hidden_states_agree_with_the_released_code(golden):
     unet = make_golden_unet(golden)
-    network = DPIQANetwork(
-        unet, recipe("ctx", (33, 64), 1), own_unet=False, factor=8, grid=16
-    )
+    network = DPIQANetwork(unet, recipe("ctx", (33, 64), 1), own_unet=False, factor=8, grid=16)
     network.text = golden_text()
     fill(network.adapter, "adapter.", lambda name: name)
     image = recipe("img", (1, 3, 128, 128), 4).abs().clamp(0, 1)
     maps = network.adapter(image)
-    np.testing.assert_allclose(
-        [m.mean().item() for m in maps], golden["adapter_mean"], rtol=1e-3
-    )
-    np.testing.assert_allclose(
-        [m.std().item() for m in maps], golden["adapter_std"], rtol=1e-3
-    )
+    np.testing.assert_allclose([m.mean().item() for m in maps], golden["adapter_mean"], rtol=1e-3)
+    np.testing.assert_allclose([m.std().item() for m in maps], golden["adapter_std"], rtol=1e-3)
     seen = {}
-    network.decoder.register_forward_pre_hook(
-        lambda _, args: seen.update(states=args[0])
-    )
+    network.decoder.register_forward_pre_hook(lambda _, args: seen.update(states=args[0]))
     backbone = SimpleNamespace(unet=unet, lock=threading.Lock())
     network(backbone, recipe("z_t", (1, 4, 16, 16), 1), image)
     for index, state in enumerate(reversed(seen["states"])):
