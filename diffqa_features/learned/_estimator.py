@@ -78,8 +78,8 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
             **more,
         )
 
-    def _encode(self, rows, framing):
-        """Latents of every frame of every row, each encoded once."""
+    def _encode(self, rows, framing, see=None):
+        """Latents of every frame of every row, each encoded once; `see` gets views."""
         from diffqa_features._passes import Passes
 
         # The VAE in float32 everywhere: latents are computed once, and stay.
@@ -90,6 +90,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
             passes,
             store=as_store(self.memory),
             verbose=self.verbose,
+            see=see,
         )
 
     def _load_backbone(self):
