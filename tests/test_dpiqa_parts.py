@@ -41,7 +41,7 @@ def close(found, expected):
 
 def text_names(name):
     layer, kind = name.split(".")
-    return f"{ {'enter': 'fc.0', 'leave': 'fc.2'}[layer]}.{kind}"
+    return f"{ {'enter': 'fc.0', 'leave': 'fc.2'}[layer] }.{kind}"
 
 
 def golden_text():

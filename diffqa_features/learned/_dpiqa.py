@@ -413,4 +413,3 @@ class DPIQARegressor(AdaptedUNetRegressor):
         """
         parameters = {"text_model": "openai/clip-vit-large-patch14", **parameters}
         return cls(backbone, **parameters)._take_released(path)
-

@@ -16,7 +16,7 @@ class Pictures:
     """Latents (C, h, w) and views (H, W, 3) of pictures, by number, on disk.
 
     Every epoch reads them again: latents cost a pass of the VAE, views a decoder of
-    files, and both of ten thousand pictures at 512 pixels are 8.5 GB. A context manager.
+    files; both of ten thousand pictures at 512 pixels are 8.5 GB. A context manager.
 
     Attributes
     ----------
