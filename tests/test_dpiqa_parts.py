@@ -1,19 +1,18 @@
 """DP-IQA's network against the released code's numbers and against plain diffusers."""
 
 import json
-from types import SimpleNamespace
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from golden_unet import make_golden_unet, recipe
 from torch import nn
-from torch.nn import functional as F
 
-from diffqa_features._capture import Tap, run_unet
 from diffqa_features.learned._dpiqa_network import DPIQANetwork, TextAdapter
+from diffqa_features.learned._dpiqa_released import decoder_name
 from diffqa_features.learned._quality_decoder import QualityDecoder
 
 FILE = Path(__file__).parent / "data" / "dpiqa.npz"
@@ -41,7 +40,8 @@ def close(found, expected):
 
 
 def text_names(name):
-    return {"enter": "fc.0", "leave": "fc.2"}[name.split(".")[0]] + "." + name.split(".")[1]
+    layer, kind = name.split(".")
+    return f"{ {'enter': 'fc.0', 'leave': 'fc.2'}[layer] }.{kind}"
 
 
 def golden_text():
@@ -59,39 +59,29 @@ def test_text_adapter_agrees_with_the_released_code(golden):
 
 def test_adapters_and_hidden_states_agree_with_the_released_code(golden):
     unet = make_golden_unet(golden)
-    network = DPIQANetwork(unet, recipe("ctx", (33, 64), 1), own_unet=False, factor=8, grid=16)
+    tokens = recipe("ctx", (33, 64), 1)
+    network = DPIQANetwork(unet, tokens, own_unet=False, factor=8, grid=16)
     network.text = golden_text()
     fill(network.adapter, "adapter.", lambda name: name)
     image = recipe("img", (1, 3, 128, 128), 4).abs().clamp(0, 1)
     maps = network.adapter(image)
-    np.testing.assert_allclose([m.mean().item() for m in maps], golden["adapter_mean"], rtol=1e-3)
-    np.testing.assert_allclose([m.std().item() for m in maps], golden["adapter_std"], rtol=1e-3)
+    for statistic in ("mean", "std"):
+        found = [getattr(m, statistic)().item() for m in maps]
+        np.testing.assert_allclose(found, golden[f"adapter_{statistic}"], rtol=1e-3)
     seen = {}
-    network.decoder.register_forward_pre_hook(lambda _, args: seen.update(states=args[0]))
+    network.decoder.register_forward_pre_hook(
+        lambda module, args: seen.update(states=args[0])
+    )
     backbone = SimpleNamespace(unet=unet, lock=threading.Lock())
     network(backbone, recipe("z_t", (1, 4, 16, 16), 1), image)
     for index, state in enumerate(reversed(seen["states"])):
         close(state[:, ::8], golden[f"up{index}"])
 
 
-def decoder_names(name):
-    """Names of ours -> those of the released code."""
-    part, *rest, kind = name.split(".")
-    if part in ("branches", "fuse"):
-        index = str(int(rest[0]) + 1) if part == "branches" else "_fuse"
-        layer = rest[-1]
-        if layer == "conv":
-            return ("fuse_conv" if part == "fuse" else f"conv{index}") + f".{kind}"
-        return f"se{index}.fc.{ {'squeeze': 0, 'excite': 2}[layer] }.{kind}"
-    if part == "score":
-        return f"fc3.{kind}"
-    return {"shrink": "conv_score", "hidden": "fc"}[part] + f"{int(rest[0]) + 1}.{kind}"
-
-
 def test_decoder_agrees_with_the_released_code(golden):
     """At full size: 43 million weights."""
-    decoder = fill(QualityDecoder([320, 640, 1280, 1280], 64), "qfd.", decoder_names)
-    names = {decoder_names(name) for name in decoder.state_dict()}
+    decoder = fill(QualityDecoder([320, 640, 1280, 1280], 64), "qfd.", decoder_name)
+    names = {decoder_name(name) for name in decoder.state_dict()}
     unused = set(json.loads(str(golden["qfd_names"]))) - names
     assert {name.split(".")[0] for name in unused} == {"bnc1", "classifier_dist"}
     shapes = {"x1": (320, 64), "x2": (640, 64), "x3": (1280, 32), "x4": (1280, 16)}

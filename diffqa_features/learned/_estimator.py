@@ -75,8 +75,8 @@ class LearnedModel(TrainedModel, BackboneTransformer):
             **more,
         )
 
-    def _encode(self, rows, framing):
-        """Latents of every frame of every row, each encoded once."""
+    def _encode(self, rows, framing, see=None):
+        """Latents of every frame of every row, each encoded once; `see` gets views."""
         from diffqa_features._passes import Passes
 
         # The VAE in float32 everywhere: latents are computed once, and stay.
@@ -87,6 +87,7 @@ class LearnedModel(TrainedModel, BackboneTransformer):
             passes,
             store=as_store(self.memory),
             verbose=self.verbose,
+            see=see,
         )
 
     def _load_backbone(self):

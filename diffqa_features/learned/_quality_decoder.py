@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ class QualityDecoder(nn.Module):
             for entering, leaving in zip([width, *narrower], narrower)
         )
         sizes = [MAPS * grid**2, width, width]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.score = nn.Linear(width, 1)
 
     def forward(self, states: Sequence[torch.Tensor]) -> Quality:
