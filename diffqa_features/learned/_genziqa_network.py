@@ -129,7 +129,7 @@ def read_ensemble(
         parts = [scores.float().cpu().numpy()]
         return [*parts, seen.float().cpu().numpy()] if queries else parts
 
-    pictures = max(1, rows_per_pass(backbone.device) // len(states))
+    pictures = max(1, rows_per_pass(backbone) // len(states))
     parts, _ = in_halves(read, latents, pictures)
     stacked = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return stacked[0], stacked[1] if queries else None
