@@ -29,6 +29,7 @@ _HOMES = {
     "FeatureStore": "_store",
     "MotionFeatures": "motion",
     "GenzIQARegressor": "learned._genziqa",
+    "GenzVQARegressor": "learned._genzvqa",
     "PromptAlignmentMaps": "_alignment",
     "TRUSTED_TYPES": "_persistence",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "DiffusionQAFeatures",
     "FeatureStore",
     "GenzIQARegressor",
+    "GenzVQARegressor",
     "MotionFeatures",
     "PromptAlignmentMaps",
     "datasets",

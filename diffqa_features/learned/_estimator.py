@@ -143,10 +143,6 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
 
     # -- training ------------------------------------------------------------------
 
-    def _rates(self):
-        """Learning rates of their own, by how names of parameters begin."""
-        return ()
-
     def _run_training(self, network, step, target, backbone, validate, facts, past=0):
         """The loop with this estimator's parameters; the history of its epochs.
 
@@ -156,7 +152,6 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
         from diffqa_features.learned import _training
 
         settings = {name: getattr(self, name) for name in _SCHEDULE}
-        settings["rates"] = self._rates()
         dtype = self._arithmetic(backbone.device)
         checkpoint = None
         if self.checkpoint_dir is not None:
