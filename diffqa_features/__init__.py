@@ -30,6 +30,7 @@ _HOMES = {
     "FeatureStore": "_store",
     "MotionFeatures": "motion",
     "GenzIQARegressor": "learned._genziqa",
+    "GenzVQARegressor": "learned._genzvqa",
     "PromptAlignmentMaps": "_alignment",
     "TRUSTED_TYPES": "_persistence",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "DiffusionQAFeatures",
     "FeatureStore",
     "GenzIQARegressor",
+    "GenzVQARegressor",
     "MotionFeatures",
     "PromptAlignmentMaps",
     "datasets",

@@ -75,10 +75,6 @@ class TrainedModel(BaseEstimator):
 
     # -- training ------------------------------------------------------------------
 
-    def _rates(self):
-        """Learning rates of their own, by how names of parameters begin."""
-        return ()
-
     def _minimise(self, network, step, target, device, validate, facts, past=0):
         """The loop with this estimator's parameters; the history of its epochs.
 
@@ -90,7 +86,6 @@ class TrainedModel(BaseEstimator):
 
         # A method lists the parameters that it has; the others stay the loop's own.
         settings = {n: getattr(self, n) for n in _SCHEDULE if hasattr(self, n)}
-        settings["rates"] = self._rates()
         if "milestones" in settings:
             settings["milestones"] = tuple(map(int, settings["milestones"]))
         dtype = self._arithmetic(device)
