@@ -28,7 +28,11 @@ def alignment(
     """
     rows = []
     for q, k in _chunks(queries, keys, heads):
-        pooled = torch.logsumexp(_logits(q, k, heads, sharpness), dim=2) / sharpness
+        q, k = _heads(q, heads), _heads(k, heads)
+        # Space last: sums along memory are twice as fast on a CPU. The few keys are
+        # scaled, not the many logits.
+        logits = (k * (sharpness * k.shape[-1] ** -0.5)) @ q.transpose(-1, -2)
+        pooled = torch.logsumexp(logits, dim=-1) / sharpness
         rows.append(pooled.mean((1, 2)))
     return torch.cat(rows)
 
@@ -50,7 +54,8 @@ def attention_maps(
     """
     rows, start = [], 0
     for q, k in _chunks(queries, keys, heads):
-        logits = _logits(q, k, heads)  # (b, heads, HW, L)
+        q, k = _heads(q, heads), _heads(k, heads)
+        logits = q @ (k * k.shape[-1] ** -0.5).transpose(-1, -2)  # (b, heads, HW, L)
         if signed:
             values = logits - logits.mean(2, keepdim=True)
         else:
@@ -69,12 +74,9 @@ def _chunks(queries, keys, heads):
         yield queries[start : start + step], keys[start : start + step]
 
 
-def _logits(queries, keys, heads, factor=1.0):
-    """Scaled dot products (b, heads, HW, L) in float32, times ``factor``."""
-    q = queries.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-    k = keys.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-    # The few keys are scaled, not the many logits.
-    return q @ (k * (factor * q.shape[-1] ** -0.5)).transpose(-1, -2)
+def _heads(x, heads):
+    """(b, n, C) -> (b, heads, n, C / heads) in float32."""
+    return x.float().unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 @stage("pool")
