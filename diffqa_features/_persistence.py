@@ -8,6 +8,7 @@ TRUSTED_TYPES = (
     "diffqa_features._store.FeatureStore",
     "diffqa_features.motion._features.MotionFeatures",
     "diffqa_features.learned._genziqa.GenzIQARegressor",
+    "diffqa_features.learned._student.DistilledStudentRegressor",
     "diffqa_features.metrics.krcc_score",
     "diffqa_features.metrics.plcc_score",
     "diffqa_features.metrics.rmse",
