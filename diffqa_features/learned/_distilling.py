@@ -366,8 +366,8 @@ def _spread(maps, rows):
     """Standard deviation over all pictures and places, a picture at a time."""
     if maps is None:
         return 1.0
-    means = np.array([[maps[r].mean(), np.square(maps[r]).mean()] for r in rows])
-    mean, square = means.astype(np.float64).mean(0)
+    exact = (maps[row].astype(np.float64) for row in rows)
+    mean, square = np.mean([[m.mean(), np.square(m).mean()] for m in exact], 0)
     return float(np.sqrt(max(square - mean**2, 0.0))) or 1.0
 
 

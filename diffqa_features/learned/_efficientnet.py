@@ -1,4 +1,4 @@
-"""A name -> an EfficientNet of transformers, and weights for it from any known place."""
+"""A name -> an EfficientNet of transformers, and weights for it from known places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows in, their views out: read ahead in threads, and kept on disk while one trains."""
+"""Rows in, their views out: read ahead in threads, kept on disk for training."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 
 import joblib
@@ -19,9 +19,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing
 from tqdm.auto import tqdm
 
-from diffqa_features._media import Row
 from diffqa_features._resolve import describe_backbone
-from diffqa_features._store import FeatureStore
+from diffqa_features._rows import keep
 from diffqa_features._transformer import BackboneTransformer
 from diffqa_features.learned._pictures import scratch
 from diffqa_features.motion._features import MotionFeatures
@@ -31,114 +30,116 @@ _PICTURES = 64  # that a teacher gets in one call, and that are kept together
 # Attributes that do not change what is predicted.
 _FREE = {
     "memory", "verbose", "n_jobs", "batch_size", "device", "checkpoint_dir", "failed_",
-    "history_", "_sklearn_output_config",
+    "history_", "cv_results_", "refit_time_", "_sklearn_output_config",
 }  # fmt: skip
 
 
 class Lessons:
-    """What a teacher says of pictures; `maps` tells whether its maps are wanted."""
+    """What a teacher says of pictures: its scores, its quality maps, or both."""
 
     def __init__(self, teacher, *, scores: bool, maps: bool, store, verbose: int):
         self.teacher = teacher
-        self.store: FeatureStore | None = store
+        self.kinds = [k for k, on in (("score", scores), ("map", maps)) if on]
+        self.store = store
         self.verbose = verbose
-        self.calls: dict[str, Callable] = {}
-        if scores:
-            self.calls["score"] = teacher.predict
-        if maps:
-            self.calls["map"] = teacher.quality_maps
         self.identity = fingerprint(teacher) if store is not None else ""
+        # One pass gives both where a teacher says so, as DPIQARegressor does.
+        self.jointly = (
+            maps and "return_scores" in signature(teacher.quality_maps).parameters
+        )
 
     def take(self, parts, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """What is wanted of ``"score"``, float64 (N,), and ``"map"``, float32 on disk
-        (N, C, h, w), of all pictures of the parts, which are pairs of (X, rows).
+        """``"score"``, float64 (N,), and ``"map"``, float32 on disk (N, C, h, w).
 
-        `keys` are those of the pictures; equal pictures are asked for once.
+        `parts` are pairs of (X, its rows), `keys` those of the pictures of all parts.
+        Equal pictures are asked for once.
         """
-        self.parts = [X for X, _ in parts]
-        self.whence = [
-            (number, place)
-            for number, (_, rows) in enumerate(parts)
-            for place in range(len(rows))
+        whence = [
+            (part, place, row.columns)
+            for part, (_, rows) in enumerate(parts)
+            for place, row in enumerate(rows)
         ]
-        rows = [row for _, some in parts for row in some]
-        return {kind: self._take(kind, rows, keys) for kind in self.calls}
-
-    def _take(self, kind, rows, keys):
         places: dict[str, list[int]] = {}
-        for place, (row, key) in enumerate(zip(rows, keys, strict=True)):
-            words = ("teacher 1", self.identity, kind, key, sorted(row.columns.items()))
-            name = hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
-            places.setdefault(name, []).append(place)
-        names, result = list(places), None
+        for place, key in enumerate(keys):
+            columns = sorted(whence[place][2].items())
+            places.setdefault(repr((key, columns)), []).append(place)
+        pictures, result = list(places), {}
         with tqdm(
-            total=len(names), unit="row", desc=f"teacher's {kind}s",
-            disable=not self.verbose,
-        ) as bar:  # fmt: skip
-            for start in range(0, len(names), _PICTURES):
-                chunk = names[start : start + _PICTURES]
-                found = {} if self.store is None else self.store.get(chunk)
-                missing = [name for name in chunk if name not in found]
-                if missing:
-                    values = self._ask(kind, [places[name][0] for name in missing])
-                    new = dict(zip(missing, values, strict=True))
-                    self._keep(new)
-                    found.update(new)
-                for name in chunk:
-                    value = found[name]
-                    if result is None:
-                        shape = (len(rows), *value.shape)
-                        many = value.ndim > 0
-                        result = (
-                            scratch(shape, value.dtype)
-                            if many
-                            else np.empty(shape, value.dtype)
-                        )
-                    result[places[name]] = value
+            total=len(pictures), unit="row", desc="teach", disable=not self.verbose
+        ) as bar:
+            for start in range(0, len(pictures), _PICTURES):
+                chunk = pictures[start : start + _PICTURES]
+                known = self._recall(chunk)
+                missing = [
+                    p for p in chunk if any((k, p) not in known for k in self.kinds)
+                ]
+                for part, (X, _) in enumerate(parts):
+                    here = [p for p in missing if whence[places[p][0]][0] == part]
+                    if here:
+                        some = [whence[places[p][0]][1] for p in here]
+                        known.update(self._ask(_safe_indexing(X, some), here))
+                for (kind, picture), value in known.items():
+                    if kind not in result:
+                        shape = (len(keys), *value.shape)
+                        make = scratch if value.ndim else np.empty
+                        result[kind] = make(shape, value.dtype)
+                    result[kind][places[picture]] = value
                 bar.update(len(chunk))
         return result
 
-    def _ask(self, kind, places):
-        values = []
-        for number, X in enumerate(self.parts):
-            some = [self.whence[p][1] for p in places if self.whence[p][0] == number]
-            if some:
-                values.append(self._call(kind, _safe_indexing(X, some)))
-        return np.concatenate(values)
+    def _recall(self, pictures):
+        if self.store is None:
+            return {}
+        names = {self._name(k, p): (k, p) for k in self.kinds for p in pictures}
+        return {names[n]: v for n, v in self.store.get(list(names)).items()}
 
-    def _call(self, kind, X):
-        values = np.asarray(self.calls[kind](X))
-        method = self.calls[kind].__name__
+    def _ask(self, X, pictures):
+        """Ask the teacher, and keep what it says."""
+        said = {}
+        if self.jointly and "score" in self.kinds:
+            said["map"], said["score"] = self.teacher.quality_maps(
+                X, return_scores=True
+            )
+        elif "map" in self.kinds:
+            said["map"] = self.teacher.quality_maps(X)
+        if "score" in self.kinds and "score" not in said:
+            said["score"] = self.teacher.predict(X)
+        new = {
+            (kind, picture): value
+            for kind, values in said.items()
+            for picture, value in zip(
+                pictures, self._checked(kind, values, len(pictures)), strict=True
+            )
+        }
+        if self.store is not None:
+            entries = {self._name(*about): np.asarray(v) for about, v in new.items()}
+            self.store = keep(self.store, entries)
+        return new
+
+    def _checked(self, kind, values, count):
+        method, axes, wanted, dtype = {
+            "score": ("predict", 1, "one number", np.float64),
+            "map": ("quality_maps", 4, "one map (C, h, w)", np.float32),
+        }[kind]
+        values = np.asarray(values)
         who = f"The teacher's {method}() ({type(self.teacher).__name__})"
-        axes = {"score": 1, "map": 4}[kind]
-        if values.ndim != axes or len(values) != len(X):
-            wanted = {"score": "one number", "map": "one map (C, h, w)"}[kind]
+        if values.ndim != axes or len(values) != count:
             raise ValueError(
                 f"{who} must give {wanted} per picture. Got an array of shape "
-                f"{values.shape} for {len(X)} pictures."
+                f"{values.shape} for {count} pictures."
             )
-        values = values.astype({"score": np.float64, "map": np.float32}[kind])
-        bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+        values = values.astype(dtype)
+        bad = ~np.isfinite(values.reshape(count, -1)).all(1)
         if bad.any():
             raise ValueError(
-                f"{who} gives no finite value for {int(bad.sum())} of {len(X)} "
+                f"{who} gives no finite value for {int(bad.sum())} of {count} "
                 "pictures. Fit it again, or drop what it cannot judge."
             )
         return values
 
-    def _keep(self, entries):
-        if self.store is None:
-            return
-        try:
-            self.store.put({name: np.asarray(value) for name, value in entries.items()})
-        except OSError as error:
-            warnings.warn(
-                f"The feature store cannot be written; this call goes on without it. "
-                f"{error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            self.store = None
+    def _name(self, kind, picture):
+        words = repr(("teacher 1", self.identity, kind, picture))
+        return hashlib.blake2b(words.encode(), digest_size=20).hexdigest()
 
 
 def fingerprint(teacher) -> str:
