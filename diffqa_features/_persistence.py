@@ -10,6 +10,7 @@ TRUSTED_TYPES = (
     "diffqa_features.learned._dpiqa.DPIQARegressor",
     "diffqa_features.learned._genziqa.GenzIQARegressor",
     "diffqa_features.learned._genzvqa.GenzVQARegressor",
+    "diffqa_features.learned._student.DistilledStudentRegressor",
     "diffqa_features.metrics.krcc_score",
     "diffqa_features.metrics.plcc_score",
     "diffqa_features.metrics.rmse",

@@ -105,7 +105,7 @@ def read_modulator(folder, blocks, widths):
 def _take(folder, name, wanted):
     """Tensors of a file under our names; their names and shapes have to be `wanted`."""
     path = _find(Path(folder).expanduser(), (name,))
-    found = _read(path)
+    found = read_tensors(path)
     odd = sorted(found.keys() ^ wanted.keys())
     if odd:
         raise ValueError(
@@ -119,7 +119,7 @@ def _take(folder, name, wanted):
                 f"{path}: {theirs!r} has the shape {tuple(found[theirs].shape)}, and "
                 f"{shape} fits this backbone and this motion network."
             )
-    return {ours: _array(found[theirs]) for theirs, (ours, _) in wanted.items()}
+    return {ours: as_array(found[theirs]) for theirs, (ours, _) in wanted.items()}
 
 
 def _released_name(block):
