@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from test_hooks import hooks_on
 from test_learned_files import train_and_die
@@ -65,12 +65,18 @@ def clips():
     return make_clips()
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Frames and motion of all tests, computed once."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.fixture
-def model(sd1_folder):
+def model(sd1_folder, store):
     """A small one, of a few seconds; nothing stays on the shared backbone."""
     backbone = load_backbone(str(sd1_folder), "cpu", "float32")
     before = {k: v.clone() for k, v in backbone.unet.state_dict().items()}
-    yield make_model(sd1_folder)
+    yield make_model(sd1_folder, memory=store)
     assert hooks_on(backbone.unet) == hooks_on(backbone._text_encoder) == 0
     for name, value in backbone.unet.state_dict().items():
         assert torch.equal(value, before[name])
@@ -81,15 +87,15 @@ def make_model(folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def fitted(sd1_folder, clips):
-    return make_model(sd1_folder).fit(clips, Y)
+def fitted(sd1_folder, store, clips):
+    return make_model(sd1_folder, memory=store).fit(clips, Y)
 
 
 @pytest.fixture(scope="module")
-def pictures(sd1_folder, clips):
+def pictures(sd1_folder, store, clips):
     """A GenzIQA of the same design, fitted on single frames."""
     frames = [clip if clip.ndim == 3 else clip[0] for clip in clips]
-    return GenzIQARegressor(str(sd1_folder), **SHARED).fit(frames, Y)
+    return GenzIQARegressor(str(sd1_folder), memory=store, **SHARED).fit(frames, Y)
 
 
 def same_weights(first, second, **tolerance):
@@ -209,7 +215,8 @@ def test_frames_of_files(fitted, tmp_path):
         (found,) = model.frame_scores([path])
         assert found["frame"].tolist() == expected
         np.testing.assert_allclose(found["time"], np.array(expected) / 10)
-        assert found["score"].mean() == pytest.approx(model.predict([path])[0])
+        predicted = model.predict([path])[0]
+        assert found["score"].mean() == pytest.approx(predicted, rel=1e-4)
     array = pan(30, 64, 64)
     (found,) = model.set_params(n_frames=4).frame_scores([array])
     assert found["frame"].tolist() == [0, 9, 19, 29]
@@ -234,7 +241,7 @@ def test_frames_and_motion_are_computed_once(model, clips, tmp_path, monkeypatch
 
     monkeypatch.setattr(Backbone, "encode_images", count)
     monkeypatch.setattr(MotionPasses, "features", count_clips)
-    plain = model.fit(clips, Y).predict(clips)
+    plain = model.set_params(memory=None).fit(clips, Y).predict(clips)
     assert (sum(encoded), sum(watched)) == (2 * 15, 2 * 6)
     encoded.clear()
     watched.clear()
@@ -247,23 +254,24 @@ def test_frames_and_motion_are_computed_once(model, clips, tmp_path, monkeypatch
 # -- training ------------------------------------------------------------------------
 
 
-def test_the_modulator_learns_what_single_frames_do_not_show(sd1_folder):
+def test_the_modulator_learns_what_single_frames_do_not_show(sd1_folder, store):
     """Clips that stand or move, of the same frame; other contents are asked."""
     rng = np.random.default_rng(0)
     clips, target = [], []
-    for _ in range(18):
+    for _ in range(12):
         still = rng.integers(0, 256, (64, 64, 3), np.uint8)
         for speed in (0, 2):
-            moved = [np.roll(still, speed * t, axis=1) for t in range(33)]
-            clips.append(np.stack(moved)[[0, *range(1, 33)]])
+            clips.append(np.stack([np.roll(still, speed * t, 1) for t in range(32)]))
             target.append(-speed)
     target = np.array(target, float)
-    seen, unseen = slice(0, 24), slice(24, 36)
+    seen, unseen = slice(0, 16), slice(16, 24)
     scores = {}
     for modulator in (False, True):
         model = make_model(
             sd1_folder,
+            memory=store,
             n_frames=1,  # the first frame, which both have
+            n_timesteps=1,
             modulator=modulator,
             max_epochs=6,
             learning_rate=3e-3,
@@ -283,8 +291,8 @@ def test_fit_again_gives_the_same_weights(model, fitted, clips):
     same_weights(model, fitted, atol=2e-5)
 
 
-def test_every_part_trains(fitted, clips, sd1_folder):
-    begun = make_model(sd1_folder, max_epochs=0).fit(clips, Y)
+def test_every_part_trains(model, fitted, clips):
+    begun = model.set_params(max_epochs=0).fit(clips, Y)
     moved = {
         name.rpartition("_")[0] if "lora" in name else name
         for name, value in fitted.weights_.items()
@@ -333,7 +341,7 @@ def test_validation_on_groups(model, clips):
 
 def test_begins_with_a_fitted_genziqa(model, pictures, clips, tmp_path):
     pictures.save_pretrained(tmp_path)
-    for source in (pictures, FrozenEstimator(pictures), tmp_path, str(tmp_path)):
+    for source in (pictures, FrozenEstimator(pictures), tmp_path):
         model.set_params(init_from=source, max_epochs=0).fit(clips, Y)
         for name, value in pictures.weights_.items():
             np.testing.assert_array_equal(model.weights_[name], value)
@@ -352,7 +360,7 @@ def test_a_genziqa_that_does_not_fit_is_refused(model, pictures, clips, sd2_fold
     model.set_params(init_from=pictures)
     with pytest.raises(ValueError, match=r"'lora_rank' .* is 3, but .* fitted with 2"):
         clone(model).set_params(init_from=pictures, lora_rank=3).fit(clips, Y)
-    with pytest.raises(ValueError, match=r"not fitted\. .* FrozenEstimator"):
+    with pytest.raises(ValueError, match=r"is not fitted\. .*FrozenEstimator"):
         clone(model).fit(clips, Y)
     with pytest.raises(ValueError, match="fitted on another backbone"):
         model.set_params(backbone=str(sd2_folder)).fit(clips, Y)
@@ -370,14 +378,16 @@ def test_a_genziqa_that_does_not_fit_is_refused(model, pictures, clips, sd2_fold
 def test_in_searches_and_pipelines(model, pictures, clips):
     groups = [0, 0, 1, 1, 2, 2]
     model.set_params(max_epochs=1, n_timesteps=1, init_from=FrozenEstimator(pictures))
+    pipeline = make_pipeline(model, Ridge())
     search = GridSearchCV(
-        model, {"modulator": [False, True]}, cv=GroupKFold(2), error_score="raise"
+        pipeline,
+        {"genzvqaregressor__modulator": [False, True]},
+        cv=GroupKFold(2),
+        error_score="raise",
+        refit=False,
     )
     search.fit(clips, Y, groups=groups)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    pipeline = make_pipeline(clone(model), Ridge())
-    predicted = cross_val_predict(pipeline, clips, Y, groups=groups, cv=GroupKFold(2))
-    assert np.isfinite(predicted).all()
 
 
 def test_pickle_and_skops(fitted, clips, tmp_path):
@@ -399,7 +409,7 @@ def test_pickle_and_skops(fitted, clips, tmp_path):
 def test_saved_and_loaded_it_predicts_the_same(fitted, clips, tmp_path):
     fitted.save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() == fitted.weights_.keys()
-    loaded = GenzVQARegressor.from_pretrained(tmp_path)
+    loaded = GenzVQARegressor.from_pretrained(tmp_path, memory=fitted.memory)
     np.testing.assert_array_equal(loaded.predict(clips), fitted.predict(clips))
     with pytest.raises(ValueError, match="holds a GenzVQARegressor, not a GenzIQA"):
         GenzIQARegressor.from_pretrained(tmp_path)
@@ -408,9 +418,11 @@ def test_saved_and_loaded_it_predicts_the_same(fitted, clips, tmp_path):
 def test_the_motion_network_is_known_by_its_content(fitted, clips, tmp_path):
     fitted.save_pretrained(tmp_path / "model")
     copy = shutil.copy(TINY, tmp_path / "elsewhere.safetensors")
-    loaded = GenzVQARegressor.from_pretrained(tmp_path / "model", motion_network=copy)
+    loaded = GenzVQARegressor.from_pretrained(
+        tmp_path / "model", motion_network=copy, memory=fitted.memory
+    )
     np.testing.assert_array_equal(loaded.predict(clips), fitted.predict(clips))
-    other = {name: value + 1 for name, value in load_file(TINY).items()}
+    other = {name: np.asarray(value + 1) for name, value in load_file(TINY).items()}
     save_file(other, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"not the one .* Set 'motion_network'"):
         loaded.set_params(motion_network=tmp_path / "other.safetensors").predict(clips)
@@ -428,17 +440,16 @@ def fit_until_killed():
     make_model(backbone, checkpoint_dir=folder).fit(make_clips(), Y)
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(
-    fitted, clips, sd1_folder, tmp_path
-):
+def test_killed_and_resumed_ends_with_the_same_weights(clips, sd1_folder, tmp_path):
     """Killed in the second of two epochs of two steps."""
     train_and_die(sd1_folder, tmp_path, steps=3, fit=fit_until_killed)
     (path,) = tmp_path.glob("genzvqaregressor-*.pt")
     state = torch.load(path, weights_only=True)
     assert (state["done_epochs"], state["done_batches"]) == (1, 1)
     model = make_model(sd1_folder, checkpoint_dir=tmp_path).fit(clips, Y)
-    same_weights(model, fitted)
-    assert model.history_ == fitted.history_
+    whole = make_model(sd1_folder).fit(clips, Y)
+    same_weights(model, whole)
+    assert model.history_ == whole.history_
     # Other motion is another training.
     model.fit([clip[::-1] if clip.ndim == 4 else clip for clip in clips], Y)
     assert len(list(tmp_path.iterdir())) == 2
@@ -487,10 +498,10 @@ def load_released(folder, backbone, **changes):
     return GenzVQARegressor.from_released(folder, str(backbone), **settings)
 
 
-def test_released_files_load(released, sd1_folder, clips):
+def test_released_files_load(released, sd1_folder, store, clips):
     """Every number arrives where it belongs, and the score is the raw one."""
     folder, files = released
-    model = load_released(folder, sd1_folder)
+    model = load_released(folder, sd1_folder, memory=store)
     assert (model.n_context, model.lora_rank, model.n_timesteps) == (5, 3, 4)
     for ours, (file, theirs) in {
         "modulator.slow.mid_0.down.weight": (
@@ -511,14 +522,14 @@ def test_released_files_load(released, sd1_folder, clips):
     expected = (table[:, :16] * gammas).mean(1)
     np.testing.assert_allclose(model.predict(clips), expected, rtol=1e-6)
     model.save_pretrained(folder / "ours")
-    ours = GenzVQARegressor.from_pretrained(folder / "ours", device="cpu")
+    ours = GenzVQARegressor.from_pretrained(folder / "ours", device="cpu", memory=store)
     np.testing.assert_array_equal(ours.predict(clips), model.predict(clips))
 
 
 def test_released_files_that_do_not_fit(released, sd1_folder):
     folder, files = released
     slow = folder / "slowAttn.pth"
-    with pytest.raises(ValueError, match=r"\(64, 64\), and \(64, 2048\) fits"):
+    with pytest.raises(ValueError, match=r"\(64,\), and \(2048,\) fits this"):
         motion = folder / "r50.pyth"
         torch.save({}, motion)
         load_released(folder, sd1_folder, motion_network=motion)

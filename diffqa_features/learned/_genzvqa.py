@@ -14,10 +14,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
     temporal quality modulator looks at how the video moves, with a frozen two-pathway
     network, and gives each block a factor. The mean over blocks of factor times score
     is the score of the video. Context vectors, low-rank factors and modulator train
-    together; everything else stays frozen.
-
-    The fitted estimator is also a transformer: block scores, factors and tuned queries
-    for a Pipeline.
+    together; everything else stays frozen. It is also a transformer, for a Pipeline.
 
     Parameters
     ----------
@@ -165,8 +162,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         The prediction is ``intercept_ + slope_ * Q``, with Q the model's score.
     history_ : list of dict
         Per epoch: ``epoch``, ``loss`` (mean squared error over the variance of `y`),
-        ``srcc`` (of the predictions that were trained on) and, with validation,
-        ``validation_srcc``.
+        ``srcc`` of the predictions trained on and, if any, ``validation_srcc``.
     design_ : dict
         The parameters that the weights belong to. Changed, they are refused.
     backbone_identity_, motion_identity_ : str
@@ -213,8 +209,6 @@ class GenzVQARegressor(VideoGuidedRegressor):
     GenzVQARegressor(...)
     >>> model.fit([still, moving], [1.0, 4.0]).predict([moving]).shape
     (1,)
-    >>> model.get_feature_names_out()[[0, 2, 4]].tolist()
-    ['down0.0__score', 'down0.0__gamma', 'down0.0__query__0000']
     """
 
     def __init__(
