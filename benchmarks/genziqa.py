@@ -1,6 +1,6 @@
 """One training step of GenzIQA: a batch in one UNet pass against picture by picture.
 
-    python benchmarks/genziqa.py --backbone tiny --images 16 --size 64 96 192 --threads 1 2
+    python benchmarks/genziqa.py --size 64 96 192 --threads 1 2
 
 Both ways take the same pictures, timesteps, noise and weights, and must give the same
 gradients before their time counts; they take turns. The loop is what the authors'
