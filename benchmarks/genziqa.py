@@ -1,6 +1,6 @@
 """One training step of GenzIQA: a batch in one UNet pass against picture by picture.
 
-    python benchmarks/genziqa.py --backbone tiny --images 16 --size 64 96 192
+    python benchmarks/genziqa.py --size 64 96 192 --threads 1 2
 
 Both ways take the same pictures, timesteps, noise and weights, and must give the same
 gradients before their time counts; they take turns. The loop is what the authors'
@@ -34,11 +34,15 @@ def main():
     parser.add_argument(
         "--size", type=int, nargs="+", help="pixels; default the native"
     )
+    parser.add_argument("--threads", type=int, nargs="+", help="of the processor")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
     native = describe_backbone(arguments.backbone).image_size
-    rows = [measure(arguments, size) for size in arguments.size or [native]]
+    rows = []
+    for threads in arguments.threads or [torch.get_num_threads()]:
+        torch.set_num_threads(threads)
+        rows += [measure(arguments, size) for size in arguments.size or [native]]
     path = RESULTS / f"genziqa-{Path(arguments.backbone).name}.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
