@@ -11,6 +11,22 @@ from diffusers.models.adapter import FullAdapter
 from torch import nn
 from torch.nn import functional as F
 
+from diffqa_features.learned._dpiqa_released import decoder_name
+
+
+def text_name(name):
+    """A weight of our text adapter -> its name in the authors'."""
+    layer, kind = name.split(".")
+    return f"{ {'enter': 'fc.0', 'leave': 'fc.2'}[layer] }.{kind}"
+
+
+def plain_name(name):
+    """A weight of our network -> its name in `PlainDPIQA`."""
+    part, _, rest = name.partition(".")
+    if part == "text":
+        return rest if rest == "gamma" else f"text_adapter.{text_name(rest)}"
+    return f"qfd.{decoder_name(rest)}" if part == "decoder" else name
+
 
 class Gate(nn.Module):
     """Squeeze and excitation."""
@@ -107,7 +123,7 @@ class PlainDPIQA(nn.Module):
         try:
             self.unet(
                 latents,
-                torch.ones(len(pixels)),
+                pixels.new_ones(len(pixels)),
                 encoder_hidden_states=text,
                 down_intrablock_additional_residuals=self.adapter(pixels),
             )

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.adapter import FullAdapter
 from full_size import UNETS
 from golden_unet import make_golden_unet, recipe
-from plain_dpiqa import PlainDPIQA
+from plain_dpiqa import PlainDPIQA, plain_name, text_name
 from random_models import write_tokenizer
 from test_hooks import hooks_on
 from torch import nn
@@ -63,16 +63,11 @@ def close(found, expected, noise=0.0):
     assert error <= 1e-3 * np.abs(expected).max() + noise
 
 
-def text_names(name):
-    layer, kind = name.split(".")
-    return f"{ {'enter': 'fc.0', 'leave': 'fc.2'}[layer] }.{kind}"
-
-
 def golden_text():
     adapter = TextAdapter(64)
     gamma = adapter.gamma
     del adapter.gamma
-    fill(adapter, "text.", text_names)
+    fill(adapter, "text.", text_name)
     adapter.gamma = nn.Parameter(torch.full_like(gamma, 0.5))
     return adapter
 
@@ -136,14 +131,6 @@ def test_parameter_counts_of_stable_diffusion():
 
 
 # -- the same computed straight down ---------------------------------------------------
-
-
-def plain_name(name):
-    """Name of a weight of ours -> its name in the plain teacher."""
-    part, _, rest = name.partition(".")
-    if part == "text":
-        return rest if rest == "gamma" else f"text_adapter.{text_names(rest)}"
-    return f"qfd.{decoder_name(rest)}" if part == "decoder" else name
 
 
 def make_both(folder, own_unet, prompts=7, image_size=64):
