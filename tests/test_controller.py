@@ -1,4 +1,4 @@
-"""`DiffusionController` as its user meets it: trained, kept, asked, and what it does."""
+"""`DiffusionController` as its user meets it: trained, asked, kept."""
 
 import os
 import pickle
@@ -142,7 +142,9 @@ def test_fit_again_gives_the_same(model, fitted, images):
     with torch.inference_mode():
         same_weights(model.fit(images), fitted)
     first = model.transform(images)
-    np.testing.assert_array_equal(model.fit(images, np.ones(6)).transform(images), first)
+    np.testing.assert_array_equal(
+        model.fit(images, np.ones(6)).transform(images), first
+    )
     other = model.set_params(random_state=1).fit(images).transform(images)
     assert np.abs(other - first).max() > 1e-4
 
@@ -267,11 +269,16 @@ def test_columns_are_named_and_pooled_maps(fitted, copy, images):
     assert len(set(names)) == len(names) == 2 * (16 + 48 + 48 + 16 + 4)
     backbone = load_backbone(fitted.backbone, "cpu", "float32")
     network = make_control(backbone.unet, fitted.weights_)
-    stages = [s for s in backbone.info.stages if s.name in ("down0", "mid", "up0", "up3")]
+    stages = [
+        s for s in backbone.info.stages if s.name in ("down0", "mid", "up0", "up3")
+    ]
     latents = np.concatenate([row.latents for row in encoded(fitted, images)])
     maps = controlled_features(backbone, network, latents, Chain(tuple(stages)))
     for name, values in maps.items():
-        for kind, pooled in (("mean", values.mean((2, 3))), ("std", values.std((2, 3)))):
+        for kind, pooled in (
+            ("mean", values.mean((2, 3))),
+            ("std", values.std((2, 3))),
+        ):
             found = table.filter(regex=f"^{name}__{kind}__").to_numpy()
             np.testing.assert_allclose(found, pooled, rtol=1e-3, atol=1e-4)
 
