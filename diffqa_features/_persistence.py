@@ -8,6 +8,7 @@ TRUSTED_TYPES = (
     "diffqa_features._store.FeatureStore",
     "diffqa_features.motion._features.MotionFeatures",
     "diffqa_features.learned._controller.DiffusionController",
+    "diffqa_features.learned._dpiqa.DPIQARegressor",
     "diffqa_features.learned._genziqa.GenzIQARegressor",
     "diffqa_features.metrics.krcc_score",
     "diffqa_features.metrics.plcc_score",

@@ -318,7 +318,7 @@ def test_less_is_taken_where_memory_runs_out(sd1, monkeypatch):
     latents = np.concatenate([latents_of(sd1)] * 2)
     expected = controlled_features(sd1, None, latents, chain)
     monkeypatch.setattr(_controlled_features, "run_controlled", short)
-    found = controlled_features(sd1, None, latents, chain)
+    found = controlled_features(sd1, None, latents, chain, batch_size=6)
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
     for name in chain.names:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3)
