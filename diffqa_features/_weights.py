@@ -64,6 +64,12 @@ def load_unet(
     return _freeze(unet)
 
 
+def layout_of(weight: torch.Tensor) -> torch.memory_format:
+    """How a weight lies in the memory of its device: kernels as pictures do."""
+    is_kernel = weight.ndim == 4
+    return picture_layout(weight.device) if is_kernel else torch.contiguous_format
+
+
 def load_vae(info: BackboneInfo) -> torch.nn.Module:
     """Load the encoder side of the VAE in float32 on the CPU."""
     vae = _load_whole_vae(info)
