@@ -1,4 +1,4 @@
-"""What the learned regressors share: data in and out, target, weights, files."""
+"""What the learned estimators share: data in and out, target, weights, files."""
 
 import os
 from numbers import Integral, Real
@@ -32,8 +32,8 @@ _LOCAL = ("memory", "checkpoint_dir", "device", "verbose")
 _shared = BackboneTransformer._parameter_constraints
 
 
-class LearnedRegressor(RegressorMixin, BackboneTransformer):
-    """Base of the regressors that gradient descent fits; it has no constructor.
+class LearnedModel(BackboneTransformer):
+    """Base of what gradient descent fits; it has no constructor.
 
     A subclass names in `_DESIGN` the parameters that its weights belong to: these
     cannot be changed between `fit` and `predict`. In `_FITTED` it names the plain
@@ -41,7 +41,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
     """
 
     _DESIGN = ()
-    _FITTED = ("slope_", "intercept_", "history_")
+    _FITTED = ("history_",)
 
     _parameter_constraints: dict = {
         "backbone": _shared["backbone"],
@@ -107,51 +107,19 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
             return torch.bfloat16 if exact else torch.float16
         return torch.float32
 
-    @staticmethod
-    def _check_target(rows, y):
-        if y is None:
-            raise ValueError("fit needs y: one score per row of X. Got None.")
-        y = column_or_1d(np.asarray(y), dtype=np.float64, warn=True)
-        check_consistent_length(rows, y)
-        bad = np.flatnonzero(~np.isfinite(y))
-        if len(bad):
-            raise ValueError(
-                f"Row {bad[0]}: y is {y[bad[0]]}. Drop rows without a finite score."
-            )
-        if len(y) < 2:
-            raise ValueError("fit needs at least two rows. Got 1 sample.")
-        return y
-
-    def _split(self, y, groups):
-        """Places of the rows that train, and of those held out (or None)."""
-        if groups is not None:
-            check_consistent_length(y, groups)
-        if self.validation_fraction is None:
-            return np.arange(len(y)), None
-        kind = ShuffleSplit if groups is None else GroupShuffleSplit
-        splitter = kind(
-            1, test_size=self.validation_fraction, random_state=self.random_state
-        )
-        train, held = (np.sort(part) for part in next(splitter.split(y, y, groups)))
-        if len(train) < 2 or len(held) < 2:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} leaves {len(train)} "
-                f"rows to train and {len(held)} to validate on; at least two of each "
-                "are needed. Change it, or set it to None."
-            )
-        return train, held
-
     # -- training ------------------------------------------------------------------
 
     def _run_training(self, network, step, target, backbone, validate, facts, past=0):
         """The loop with this estimator's parameters; the history of its epochs.
 
         `facts` are what the result depends on beside the parameters and the network:
-        they name the checkpoint. `past` counts the epochs of earlier fits.
+        they name the checkpoint. `past` counts the epochs of earlier fits. Without
+        scores `target` is the number of rows.
         """
         from diffqa_features.learned import _training
 
-        settings = {name: getattr(self, name) for name in _SCHEDULE}
+        parameters = self.get_params(deep=False)
+        settings = {k: parameters[k] for k in _SCHEDULE if k in parameters}
         dtype = self._arithmetic(backbone.device)
         checkpoint = None
         if self.checkpoint_dir is not None:
@@ -175,7 +143,7 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
     # -- files ---------------------------------------------------------------------
 
     def save_pretrained(self, folder):
-        """Write what was trained, a few MB: `config.json` and `model.safetensors`.
+        """Write what was trained: `config.json` and `model.safetensors`.
 
         The backbone itself is not written, only its name and fingerprint. A crash
         leaves the files of before or those of now, never a part.
@@ -216,12 +184,12 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
             Where the two files are.
         **parameters : object
             Parameters to set beside the saved ones, such as `backbone` (another place
-            of the same model), `device`, `memory` or `n_timesteps`.
+            of the same model), `device` or `memory`.
 
         Returns
         -------
         object
-            A fitted estimator, whose predictions are those of the one saved.
+            A fitted estimator, whose output is that of the one saved.
 
         Raises
         ------
@@ -297,6 +265,50 @@ class LearnedRegressor(RegressorMixin, BackboneTransformer):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.requires_fit = True
+        return tags
+
+
+class LearnedRegressor(RegressorMixin, LearnedModel):
+    """Base of the regressors among them."""
+
+    _FITTED = ("slope_", "intercept_", "history_")
+
+    @staticmethod
+    def _check_target(rows, y):
+        if y is None:
+            raise ValueError("fit needs y: one score per row of X. Got None.")
+        y = column_or_1d(np.asarray(y), dtype=np.float64, warn=True)
+        check_consistent_length(rows, y)
+        bad = np.flatnonzero(~np.isfinite(y))
+        if len(bad):
+            raise ValueError(
+                f"Row {bad[0]}: y is {y[bad[0]]}. Drop rows without a finite score."
+            )
+        if len(y) < 2:
+            raise ValueError("fit needs at least two rows. Got 1 sample.")
+        return y
+
+    def _split(self, y, groups):
+        """Places of the rows that train, and of those held out (or None)."""
+        if groups is not None:
+            check_consistent_length(y, groups)
+        if self.validation_fraction is None:
+            return np.arange(len(y)), None
+        kind = ShuffleSplit if groups is None else GroupShuffleSplit
+        splitter = kind(
+            1, test_size=self.validation_fraction, random_state=self.random_state
+        )
+        train, held = (np.sort(part) for part in next(splitter.split(y, y, groups)))
+        if len(train) < 2 or len(held) < 2:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} leaves {len(train)} "
+                f"rows to train and {len(held)} to validate on; at least two of each "
+                "are needed. Change it, or set it to None."
+            )
+        return train, held
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
 
