@@ -25,6 +25,7 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "DiffVQARegressor": "learned._diffvqa",
     "DiffusionQAFeatures": "_features",
     "FeatureStore": "_store",
     "MotionFeatures": "motion",
@@ -36,6 +37,7 @@ _ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 
 __all__ = [
     "TRUSTED_TYPES",
+    "DiffVQARegressor",
     "DiffusionQAFeatures",
     "FeatureStore",
     "GenzIQARegressor",

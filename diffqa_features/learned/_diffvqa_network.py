@@ -67,7 +67,7 @@ class DiffVQANetwork(nn.Module):
 
     def forward(
         self, clips: Mapping[str, Clips], mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Grade the frames of clips and weigh them.
 
         Parameters
@@ -81,12 +81,22 @@ class DiffVQANetwork(nn.Module):
         -------
         quality, weights : tensors of shape (B, T)
             Weights of a clip add up to 1. Both are 0 behind its end.
+        described : tensor of shape (B, D)
+            What the branches say of the clip as a whole, view by view.
         """
         told = {view: self.branches[view](clips[view], mask) for view in self._views}
         logits = self.weigh(told[self._views[0]])[..., 0].float()
         weights = logits.masked_fill(~mask, -torch.inf).softmax(1)
         quality = self.grade(told[self._views[-1]])[..., 0].float()
-        return quality.masked_fill(~mask, 0.0), weights
+        # The first frame has its clip beside it, as all others.
+        clip = torch.cat(
+            [
+                self.branches[view].of_clip(vectors[:, 0])
+                for view, vectors in told.items()
+            ],
+            -1,
+        )
+        return quality.masked_fill(~mask, 0.0), weights, clip.float()
 
 
 class Branch(nn.Module):
@@ -98,7 +108,7 @@ class Branch(nn.Module):
         self.fusion = FeatureFusion(channels, width)
         self.frames = FrameFusion(2 * width, width)
         self.temporal = None
-        self.described = 2 * width
+        self.widths = [width]
         if sizes.mamba:
             self.temporal = FrameMamba(
                 sizes.mamba_size,
@@ -107,7 +117,8 @@ class Branch(nn.Module):
                 sizes.mamba_layers,
                 sizes.mamba_state,
             )
-            self.described += 2 * sizes.mamba_width
+            self.widths.append(sizes.mamba_width)
+        self.described = 2 * sum(self.widths)
 
     def forward(self, clips: Clips, mask: torch.Tensor) -> torch.Tensor:
         """Describe every frame, and its clip beside it: (B, T, described)."""
@@ -116,6 +127,11 @@ class Branch(nn.Module):
         if self.temporal is not None:
             told.append(self.temporal(clips.frames, mask.sum(1)))
         return torch.cat([part for each in told for part in _beside(each, mask)], -1)
+
+    def of_clip(self, described: torch.Tensor) -> torch.Tensor:
+        """The part of a frame's description (..., described) that is its clip's."""
+        parts = described.split([width for width in self.widths for _ in range(2)], -1)
+        return torch.cat(parts[1::2], -1)
 
 
 class FeatureFusion(nn.Module):

@@ -37,11 +37,13 @@ class LearnedModel(BackboneTransformer):
 
     A subclass names in `_DESIGN` the parameters that its weights belong to: these
     cannot be changed between `fit` and `predict`. In `_FITTED` it names the plain
-    attributes beside the weights that `fit` leaves and files keep.
+    attributes beside the weights that `fit` leaves and files keep, and in `_UNSAVED`
+    parameters that files do not need: what they gave is among the weights.
     """
 
     _DESIGN = ()
     _FITTED = ("history_",)
+    _UNSAVED = ()
 
     _parameter_constraints: dict = {
         "backbone": _shared["backbone"],
@@ -163,7 +165,7 @@ class LearnedModel(BackboneTransformer):
             "parameters": {
                 name: _plain(value)
                 for name, value in parameters.items()
-                if name not in _LOCAL
+                if name not in (*_LOCAL, *self._UNSAVED)
             },
             "backbone": {
                 "name": info.name,

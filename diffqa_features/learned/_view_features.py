@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from diffqa_features._halving import in_halves
 from diffqa_features._media import Row
 from diffqa_features._rows import keep
 from diffqa_features._store import FeatureStore
+from diffqa_features.learned._control_network import make_control
+from diffqa_features.learned._controlled_features import Chain, controlled_features
 from diffqa_features.learned._frame_views import Viewed, Viewing, open_rows
-from diffqa_features.learned._training import precision
-
-_AT_ONCE = {"cpu": 16}  # frames that go through the backbone together
-_AT_ONCE_ELSEWHERE = 32
-
-Maps = Callable[[torch.Tensor], tuple[Sequence[torch.Tensor], torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -34,56 +30,54 @@ class ViewedClip:
 
 
 class Extractor:
-    """The backbone and its control, as a function of pixels.
+    """The backbone and its control, as a function of pixels; loaded at first use.
 
     Parameters
     ----------
     passes : Passes
-        The backbone in float32, for the VAE.
-    maps : callable
-        ``maps(latents) -> (levels, latent)``: what the last denoising step leaves.
+        The backbone in float32.
+    control : mapping of str to ndarray or None
+        Weights of the control module; None leaves the frozen model alone.
+    chain : Chain
     grid_size : int
         Places to a side that every map is averaged to.
-    dtype : torch.dtype
-        Arithmetic of the denoising network.
+    at_once : int
+        Frames that go through the networks together.
     """
 
-    def __init__(self, passes, maps: Maps, grid_size: int, dtype: torch.dtype):
+    def __init__(self, passes, control, chain: Chain, grid_size: int, at_once: int):
         self._passes = passes
-        self._maps = maps
+        self._control = control
+        self._chain = chain
         self._grid = grid_size
-        self._dtype = dtype
-        self._size = None
+        self.at_once = at_once
 
-    @property
-    def at_once(self) -> int:
-        """Frames per pass."""
-        if self._size is None:
-            kind = self._passes.backbone.device.type
-            self._size = _AT_ONCE.get(kind, _AT_ONCE_ELSEWHERE)
-        return self._size
+    @cached_property
+    def _network(self):
+        if self._control is None:
+            return None
+        with torch.inference_mode(False):
+            return make_control(self._passes.backbone.unet, self._control)
 
     def __call__(self, views: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Look at uint8 views of one size: for each float32 (C, g, g)."""
-        parts, self._size = in_halves(self._run, views, self.at_once)
-        return [features for part in parts for features in part]
-
-    @torch.inference_mode()
-    def _run(self, views):
-        device = self._passes.backbone.device
-        latents = torch.from_numpy(self._passes.latents(views)).to(device)
-        with precision(device, self._dtype):
-            levels, latent = self._maps(latents)
-        pooled = [
-            F.adaptive_avg_pool2d(each.float(), self._grid) for each in (*levels, latent)
-        ]
-        features = torch.cat(pooled, 1).cpu().numpy()
-        if not np.isfinite(features).all():
+        found = []
+        for start in range(0, len(views), self.at_once):
+            maps = controlled_features(
+                self._passes.backbone,
+                self._network,
+                self._passes.latents(views[start : start + self.at_once]),
+                self._chain,
+                reduce=lambda maps: F.adaptive_avg_pool2d(maps, self._grid),
+                batch_size=self.at_once,
+            )
+            found += list(np.concatenate([maps[n] for n in self._chain.names], 1))
+        if not all(np.isfinite(features).all() for features in found):
             raise ValueError(
-                f"The denoising network overflows in {self._dtype}. Choose "
+                f"The denoising network overflows in {self._chain.dtype}. Choose "
                 "dtype='float32' or 'bfloat16'."
             )
-        return list(features)
+        return found
 
 
 def view_rows(
