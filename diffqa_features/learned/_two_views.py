@@ -53,7 +53,7 @@ class TwoViewRegressor(LearnedRegressor):
 
     _parameter_constraints: dict = {
         **LearnedRegressor._parameter_constraints,
-        "controller": [str, os.PathLike, HasMethods(["fit", "transform"]), None],
+        "controller": [str, os.PathLike, HasMethods("fit"), None],
         "control": ["boolean"],
         "branches": [str, "array-like"],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
