@@ -310,9 +310,9 @@ def test_a_control_of_another_backbone_is_refused(model, clips, sd2_folder):
         str(sd2_folder), image_size=64, max_epochs=0, device="cpu"
     ).fit(clips[:1])
     model.set_params(control=True, controller=other)
-    with pytest.raises(ValueError, match="'controller' .* one of the backbone"):
+    with pytest.raises(ValueError, match=r"'controller' .* one of the backbone"):
         model.fit(clips, Y)
-    with pytest.raises(ValueError, match="'controller' .* DiffusionController"):
+    with pytest.raises(ValueError, match=r"'controller' .* DiffusionController"):
         model.set_params(controller=make_pipeline(Ridge())).fit(clips, Y)
 
 
@@ -323,7 +323,7 @@ def test_an_overflow_is_an_error_that_says_so(model, clips, monkeypatch):
         return {name: maps * np.inf for name, maps in real(*args, **more).items()}
 
     monkeypatch.setattr(_view_features, "controlled_features", overflow)
-    with pytest.raises(ValueError, match="overflows .* dtype='float32'"):
+    with pytest.raises(ValueError, match=r"overflows .* dtype='float32'"):
         model.fit(clips, Y)
     assert not hasattr(model, "weights_")
 

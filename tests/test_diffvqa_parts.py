@@ -55,7 +55,13 @@ def test_the_mixer_is_transformers_own(recwarn):
 def test_the_scan_and_its_gradient_are_right():
     """Against numerical differences, in float64, also of one step."""
     for length in (1, 5):
-        shapes = [(2, length, 3), (2, length, 3), (3, 4), (2, length, 4), (2, length, 4)]
+        shapes = [
+            (2, length, 3),
+            (2, length, 3),
+            (3, 4),
+            (2, length, 4),
+            (2, length, 4),
+        ]
         given = [torch.rand(shape).double().requires_grad_() for shape in shapes]
         given[2] = (-given[2].detach()).requires_grad_()
         assert torch.autograd.gradcheck(selective_scan, given)
@@ -349,13 +355,9 @@ def test_keys_hold_all_that_pixels_depend_on():
 
 
 def test_batches_take_the_crop_that_is_asked_for():
-    clip = ViewedClip(
-        np.arange(1),
-        None,
-        {"resize": np.full((1, 1, 2, 1, 1), 5.0, np.float32),
-         "crop": np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1, 1) * np.ones((1, 1, 2, 1, 1), np.float32)},
-        {},
-    )  # fmt: skip
+    crops = np.repeat(np.arange(3, dtype=np.float32), 2).reshape(3, 1, 2, 1, 1)
+    resized = np.full((1, 1, 2, 1, 1), 5, np.float32)
+    clip = ViewedClip(np.arange(1), None, {"resize": resized, "crop": crops}, {})
     batch, mask = collate([clip, clip], [2, 0], torch.device("cpu"))
     assert batch["crop"].features.flatten().tolist() == [2, 2, 0, 0]
     assert batch["resize"].features.flatten().tolist() == [5] * 4

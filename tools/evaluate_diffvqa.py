@@ -34,7 +34,7 @@ from diffqa_features.evaluation import bootstrap_difference, bootstrap_interval
 
 SEEDS = (0, 1, 2)
 FOLDS = 3
-CONTENTS, LEVELS = 12, 3
+CONTENTS, LEVELS = 9, 3
 CLIP = {"n_frames": 32, "image_size": 96}
 FRAMES = {"frame_rate": 30.0, "max_frames": 8}
 CHAIN = ("x264", "gaussian_blur")  # what 20 steps are compared on
@@ -57,8 +57,8 @@ CHANGES = {
     "resized view only": {"branches": "resize"},
     "crops only": {"branches": "crop"},
     "without Mamba": {"mamba": False},
-    ONE: {},
-    TWENTY: {"n_steps": 20},
+    ONE: {"max_frames": 3},
+    TWENTY: {"max_frames": 3, "n_steps": 20},
 }
 
 
@@ -113,12 +113,13 @@ def make_controller(folder):
         from diffqa_features.learned._controller import DiffusionController
 
         pictures = make_distorted_images(
-            make_procedural_images(24, image_size=64, random_state=31),
+            make_procedural_images(16, image_size=64, random_state=31),
             n_levels=2,
+            image_size=64,
             include_references=True,
         )
         controller = DiffusionController(
-            image_size=64, learning_rate=1e-3, max_epochs=12, verbose=1
+            image_size=64, learning_rate=1e-3, max_epochs=5
         )
         start = time.process_time()
         controller.fit(pictures.data)

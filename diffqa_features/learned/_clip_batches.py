@@ -80,8 +80,8 @@ def tell(
             with precision(device, dtype):
                 answers.append(network(batch, mask))
         quality, weights, described = (
-            torch.stack([answer[i].double() for answer in answers]).mean(0).cpu().numpy()
-            for i in range(3)
+            torch.stack(copies).double().mean(0).cpu().numpy()
+            for copies in zip(*answers, strict=True)
         )
         for i, clip in enumerate(chunk):
             count = len(clip.numbers)

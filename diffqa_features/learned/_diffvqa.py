@@ -3,8 +3,7 @@
 import numpy as np
 from sklearn.utils import Bunch
 
-from diffqa_features._media import as_rows
-from diffqa_features.learned._two_views import CONTROL, TwoViewRegressor, _part
+from diffqa_features.learned._two_views import TwoViewRegressor
 
 
 class DiffVQARegressor(TwoViewRegressor):
@@ -173,16 +172,15 @@ class DiffVQARegressor(TwoViewRegressor):
     then spatial attention), the change since the frame before, Mamba on the frames
     beside it, the two heads and the weighted sum.
 
-    *Ours, since it is not published*: every width above; the change of the first frame,
-    0; separate weights for the views; features standardised by channel, with the
-    training clips' mean and deviation; crops that stay where they are for a whole clip,
-    since change between crops of two places would be no motion; the losses.
+    *Ours, since it is not published*: every default above; the change of the first
+    frame, 0; separate weights for the views; features standardised by channel over the
+    training clips; crops that stay where they are for a whole clip, since change
+    between crops of two places would be no motion; the losses.
 
-    *Any number of frames.* The paper's layers flatten N frames and so fix N. Here a
-    convolution over space, its mean, and a convolution over time describe each frame;
-    the mean over the clip stands beside it, and the heads look at one frame with its
-    clip. Clips of a batch are padded, and what is behind their end is masked: alone and
-    in a batch a clip gets the same numbers, to about 1e-5 relative.
+    *Any number of frames.* The paper's layers flatten N frames and so fix N. Here the
+    heads look at one frame, described by convolutions over space and time, and at the
+    mean over its clip. What is behind the end of a clip in a batch is masked: alone and
+    in a batch it gets the same numbers, to about 1e-5 relative.
 
     *Mamba* is transformers' mixer, one per direction in every layer, over the patches
     of all frames. Time and memory are linear in their number; where `mamba_ssm` and
@@ -321,18 +319,7 @@ class DiffVQARegressor(TwoViewRegressor):
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
-        self._validate_params()
-        y = self._check_target(as_rows(X), y)
-        info = self._plan()
-        train, held = self._split(y, groups)
-        again = self.warm_start and hasattr(self, "weights_")
-        if again:
-            self._check_fitted()
-            control = _part(self.weights_, CONTROL)
-        else:
-            control = self._control_weights(X, info)
-        clips = self._clips(X, info, control)
-        return self._fit(clips, y, train, held, info, control, again)
+        return self._fit(X, y, groups)
 
     def predict(self, X):
         """Predict the quality of videos.
@@ -410,21 +397,4 @@ class DiffVQARegressor(TwoViewRegressor):
         ndarray of str of shape (D,)
             ``quality``, then ``resize__fusion__0000`` and so on.
         """
-        self._validate_params()
-        self._plan()
-        parts = {"fusion": self.width}
-        if self.mamba:
-            parts["mamba"] = self.mamba_width
-        names = [
-            f"{view}__{part}__{channel:04d}"
-            for view in self._views()
-            for part, width in parts.items()
-            for channel in range(width)
-        ]
-        return np.array(["quality", *names], object)
-
-    def _told(self, X):
-        info = self._check_fitted()
-        self._plan()
-        clips = self._clips(X, info, _part(self.weights_, CONTROL))
-        return self._tell(self._trained_network(info), info, clips), clips
+        return self._column_names()

@@ -22,6 +22,10 @@ from diffqa_features.metrics import srcc_score
 VIEWS = ("resize", "crop")
 CONTROL, NETWORK = "control.", "network."  # before the names of weights
 
+_OF_STAGE_1 = (
+    "image_size", "frame_rate", "max_frames", "reader", "random_state", "memory",
+    "device", "dtype", "verbose",
+)  # fmt: skip
 _positive = [Interval(Integral, 1, None, closed="left")]
 _AT_ONCE_ON_CPU, _AT_ONCE_ON_GPU = 16, 32  # frames per pass of the backbone
 
@@ -100,6 +104,20 @@ class TwoViewRegressor(LearnedRegressor):
     def _design(self):
         return {**super()._design(), "branches": list(self._views())}
 
+    def _column_names(self):
+        self._validate_params()
+        self._plan()
+        parts = {"fusion": self.width}
+        if self.mamba:
+            parts["mamba"] = self.mamba_width
+        names = [
+            f"{view}__{part}__{channel:04d}"
+            for view in self._views()
+            for part, width in parts.items()
+            for channel in range(width)
+        ]
+        return np.array(["quality", *names], object)
+
     def _checked_crop_size(self, info):
         if self.crop_size is None:
             return self._checked_image_size(info)
@@ -145,10 +163,8 @@ class TwoViewRegressor(LearnedRegressor):
                 given, backbone=self.backbone, device=self.device
             )
         if given is None:
-            shared = ("image_size", "frame_rate", "max_frames", "reader",
-                      "random_state", "memory", "device", "dtype", "verbose")  # fmt: skip
             given = DiffusionController(
-                self.backbone, **{name: getattr(self, name) for name in shared}
+                self.backbone, **{name: getattr(self, name) for name in _OF_STAGE_1}
             )
         if not isinstance(given, DiffusionController):
             raise self._complaint(
@@ -225,11 +241,6 @@ class TwoViewRegressor(LearnedRegressor):
             )
         return network.to(self._place(info).device)
 
-    def _trained_network(self, info):
-        network = self._network(info)
-        self._load_into(network, _part(self.weights_, NETWORK))
-        return network
-
     def _load_into(self, network, weights):
         import torch
 
@@ -237,10 +248,21 @@ class TwoViewRegressor(LearnedRegressor):
             {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
         )
 
-    def _fit(self, clips, y, train, held, info, control, again):
+    def _fit(self, X, y, groups):
         """Train, and only then change what is fitted."""
         from diffqa_features.learned._clip_batches import standardise
 
+        self._validate_params()
+        y = self._check_target(as_rows(X), y)
+        info = self._plan()
+        train, held = self._split(y, groups)
+        again = self.warm_start and hasattr(self, "weights_")
+        if again:
+            self._check_fitted()
+            control = _part(self.weights_, CONTROL)
+        else:
+            control = self._control_weights(X, info)
+        clips = self._clips(X, info, control)
         network = self._network(info)
         past = list(self.history_) if again else []
         if again:
@@ -310,6 +332,15 @@ class TwoViewRegressor(LearnedRegressor):
             past,
         )
 
+    def _told(self, X):
+        """What the fitted network says of rows, and the rows as it sees them."""
+        info = self._check_fitted()
+        self._plan()
+        clips = self._clips(X, info, _part(self.weights_, CONTROL))
+        network = self._network(info)
+        self._load_into(network, _part(self.weights_, NETWORK))
+        return self._tell(network, info, clips), clips
+
     def _tell(self, network, info, clips):
         """What the network says of each clip, in units of the training."""
         from diffqa_features.learned._clip_batches import tell
@@ -327,7 +358,9 @@ class TwoViewRegressor(LearnedRegressor):
 
 def _part(weights, prefix):
     """The weights whose names begin so, under the names behind that."""
-    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    return {
+        k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)
+    }
 
 
 def _line(scores, y, unit):
