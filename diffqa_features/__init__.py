@@ -25,6 +25,7 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "DPIQARegressor": "learned._dpiqa",
     "DiffVQARegressor": "learned._diffvqa",
     "DiffusionQAFeatures": "_features",
     "FeatureStore": "_store",
@@ -37,6 +38,7 @@ _ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 
 __all__ = [
     "TRUSTED_TYPES",
+    "DPIQARegressor",
     "DiffVQARegressor",
     "DiffusionQAFeatures",
     "FeatureStore",

@@ -47,17 +47,17 @@ def round_trip(
         decoder = load_decoder(backbone.info).to(backbone.device)
     with torch.inference_mode():
         clean = torch.from_numpy(passes.latents([view])).to(backbone.device)
-        states = passes._text(backbone, prompt)[0][None]
+        states, _ = backbone.encode_text([prompt])
         noised, restored = [], []
         for t in timesteps:
-            noise = passes._noise(t, clean.shape[1:])[None]
+            noise = passes.noise(t, clean.shape[1:])[None]
             noisy = backbone.add_noise(clean, t, noise)
             noised.append(decode(decoder, noisy))
             restored.append(
                 decode(decoder, _restore(backbone, noisy, t, states, n_steps))
             )
         decoded = decode(decoder, clean)
-    levels = np.array([backbone._scales(t)[1] for t in timesteps])
+    levels = np.array([backbone.scales(t)[1] for t in timesteps])
     return decoded, levels, np.stack(noised), np.stack(restored)
 
 
@@ -73,7 +73,7 @@ def walk_back(
     """
     for here, there in zip(timesteps, [*timesteps[1:], None]):
         output = run(noisy, here)
-        clean = _estimate(backbone, output, noisy, here)
+        clean = backbone.to_clean(output, noisy, here)
         if there is not None:
             noise = backbone.to_noise(output, noisy, here)
             noisy = backbone.add_noise(clean, there, noise)
@@ -103,15 +103,3 @@ def _restore(backbone: Backbone, noisy, t: int, states, n_steps: int):
             return run_unet(backbone.unet, sample.to(backbone.dtype), here, states)
 
     return walk_back(backbone, noisy, steps, run)
-
-
-def _estimate(backbone: Backbone, output, noisy, t: int):
-    """ẑ_0 from what the UNet returned for z_t."""
-    signal, sigma = backbone._scales(t)
-    output = output.float()
-    if backbone.info.prediction_type == "sample":
-        return output
-    if backbone.info.prediction_type == "v_prediction":
-        # Not by way of the noise: ᾱ may be 0 at the last step.
-        return signal * noisy - sigma * output
-    return (noisy - sigma * output) / signal

@@ -65,11 +65,14 @@ def to_pixels(frames: np.ndarray, normalization: str = "vae"):
 
     ``vae``: the range [-1, 1] that autoencoders are trained on. ``clip``: CLIP's mean
     and standard deviation per channel, which the released GenzIQA feeds to its VAE.
+    ``unit``: the range [0, 1], which the released DP-IQA does.
     """
     import torch  # views are also made in decoding threads that never need it
 
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     if normalization == "vae":
         return pixels.float() / 127.5 - 1
+    if normalization == "unit":
+        return pixels.float() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_CLIP_MEAN, _CLIP_STD))
     return (pixels.float() / 255 - mean) / std

@@ -67,7 +67,9 @@ def test_frames_are_viewed_one_by_one():
         np.testing.assert_array_equal(viewed[index], alone[0])
 
 
-def test_pixels_run_from_minus_one_to_one():
+def test_pixels_run_from_minus_one_or_zero_to_one():
     pixels = to_pixels(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3))
     assert pixels.shape == (1, 3, 1, 1)
     torch.testing.assert_close(pixels.flatten(), torch.tensor([-1.0, -0.6, 1.0]))
+    unit = to_pixels(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3), "unit")
+    torch.testing.assert_close(unit.flatten(), torch.tensor([0.0, 0.2, 1.0]))

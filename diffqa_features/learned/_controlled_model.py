@@ -9,8 +9,8 @@ from diffqa_features._blocks import select_blocks
 from diffqa_features._records import STATISTICS
 from diffqa_features._resolve import describe_backbone
 from diffqa_features._store import as_store
-from diffqa_features._transformer import FRAME_STATISTICS
-from diffqa_features.learned._estimator import LearnedModel, _shared
+from diffqa_features._transformer import FRAME_STATISTICS, BackboneTransformer
+from diffqa_features.learned._estimator import LearnedModel
 
 _KEPT = "mean std max"  # what the store has of each map, in the order of STATISTICS
 
@@ -27,9 +27,9 @@ class ControlledModel(LearnedModel):
         "pooling": [str, "array-like"],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
-        "frame_rate": _shared["frame_rate"],
-        "max_frames": _shared["max_frames"],
-        "reader": _shared["reader"],
+        "frame_rate": BackboneTransformer._parameter_constraints["frame_rate"],
+        "max_frames": BackboneTransformer._parameter_constraints["max_frames"],
+        "reader": BackboneTransformer._parameter_constraints["reader"],
         "frame_pooling": [str, "array-like"],
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffqa_features._keys import make_key, make_seed
 from diffqa_features._media import Row, open_media
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
@@ -47,10 +47,8 @@ class Viewing:
 
         A crop that moved from frame to frame would hide what changes in time.
         """
-        words = repr((self.seed, content, copy)).encode()
-        digest = hashlib.blake2b(words, digest_size=7).digest()
-        rng = np.random.default_rng(int.from_bytes(digest, "big"))
-        return tuple(rng.random(2))
+        words = repr((self.seed, content, copy))
+        return tuple(np.random.default_rng(make_seed(words)).random(2))
 
 
 @dataclass
@@ -152,14 +150,10 @@ def _small(pixels, seen, viewing, view):
 
 def _feature_key(viewing, content, part):
     view, copy, number = part
-    return _key("diffvqa 1", viewing.facts, content, number, viewing.seen(view, copy))
+    return make_key("diffvqa 1", viewing.facts, content, number, viewing.seen(view, copy))
 
 
 def _frame_key(viewing, content, part):
     view, copy, number = part
     seen = viewing.seen(view, copy) if view == "crop" else view
-    return _key("diffvqa frame 1", viewing.mamba_size, content, number, seen)
-
-
-def _key(*words):
-    return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
+    return make_key("diffvqa frame 1", viewing.mamba_size, content, number, seen)

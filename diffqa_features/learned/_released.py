@@ -1,6 +1,7 @@
 """The files that GenzIQA's authors write -> weights under this library's names."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,17 @@ def read_released(folder, blocks):
     may lie in sub-folders.
     """
     folder = Path(folder).expanduser()
-    learner = _read(_find(folder, (_CONTEXT,)))
+    learner = read_tensors(_find(folder, (_CONTEXT,)))
     context = [v for k, v in learner.items() if k.split(".")[-1] == "ctx"]
     if len(context) != 1 or context[0].ndim != 2:
         raise ValueError(
             f"{_CONTEXT} in '{folder}' must hold one matrix of context vectors, 'ctx'. "
             f"Got the entries {sorted(learner)} instead."
         )
-    weights = {"context.vectors": _array(context[0])}
+    weights = {"context.vectors": as_array(context[0])}
     known = {block.module: block for block in blocks}
     path = _find(folder, _LORA)
-    for key, value in _read(path).items():
+    for key, value in read_tensors(path).items():
         match = _KEY.fullmatch(key)
         if match is None or (match["which"] == "2" and match["path"] not in known):
             raise ValueError(
@@ -51,7 +52,7 @@ def read_released(folder, blocks):
                 )
             continue
         name = factor_name(known[match["path"]], match["layer"], match["side"])
-        weights[f"lora.{name}"] = _array(value)
+        weights[f"lora.{name}"] = as_array(value)
     missing = [
         f"{block.module}.{layer} ({side})"
         for block in blocks
@@ -81,11 +82,14 @@ def _find(folder, names):
     return found[0]
 
 
-def _read(path):
+def read_tensors(path):
+    """A file of tensors by name; nothing in it is run."""
     if path.suffix == ".safetensors":
         return load_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped: a whole model is read piece by piece, and not what nobody takes.
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch and zipfile raise many types on damage
         raise ValueError(
             f"{path} is not a file of tensors only: {error}. Nothing else is loaded, "
@@ -93,5 +97,6 @@ def _read(path):
         ) from error
 
 
-def _array(tensor):
-    return np.ascontiguousarray(tensor.float().numpy(), dtype=np.float32)
+def as_array(tensor):
+    """A float32 copy: a mapped tensor would change, or crash, with its file."""
+    return np.array(tensor.float().numpy(), np.float32, order="C")

@@ -12,7 +12,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
+from diffqa_features._keys import make_seed
 from diffqa_features.learned._files import write_whole
 from diffqa_features.metrics import srcc_score
 
@@ -38,8 +39,12 @@ class Schedule:
     max_epochs: int
     batch_size: int
     learning_rate: float
+    rates: tuple[tuple[str, float], ...] = ()
+    """Learning rates of their own, by how names of parameters begin."""
     weight_decay: float = 1e-2
-    gradient_clip: float = 1.0
+    gradient_clip: float | None = 1.0
+    milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied ...
+    decay: float = 1.0  # ... by this
     accumulation: int = 1
     patience: int = 3
     seed: int = 0
@@ -101,13 +106,16 @@ def precision(device: torch.device, dtype: torch.dtype):
 def run_key(*facts: object) -> str:
     """Name of a run's checkpoint: a hash of all that its result depends on.
 
-    Facts are plain values, arrays, tensors, and tuples, lists and dicts of them.
+    Facts are plain values, arrays, tensors, and tuples, lists, dicts and dataclasses
+    of them.
     """
     digest = hashlib.blake2b(digest_size=16)
 
     def take(fact):
         if isinstance(fact, torch.Tensor):
             fact = fact.detach().cpu().numpy()
+        if is_dataclass(fact):
+            fact = [getattr(fact, field.name) for field in fields(fact)]
         if isinstance(fact, dict):
             fact = list(fact.items())
         if isinstance(fact, np.ndarray):
@@ -134,7 +142,7 @@ class _Run:
         self.schedule, self.device, self.validate = schedule, device, validate
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            self._at_their_rates(),
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
         )
@@ -147,6 +155,18 @@ class _Run:
         self.history: list[dict] = []
         self.best: dict | None = None
         self.saved_at = time.monotonic()
+
+    def _at_their_rates(self):
+        groups = {}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                own = (r for start, r in self.schedule.rates if name.startswith(start))
+                rate = next(own, self.schedule.learning_rate)
+                groups.setdefault(rate, []).append(parameter)
+        return [
+            {"params": group, "lr": rate, "initial_lr": rate}
+            for rate, group in groups.items()
+        ]
 
     @property
     def finished(self) -> bool:
@@ -169,6 +189,9 @@ class _Run:
         schedule = self.schedule
         order = np.random.default_rng([schedule.seed, self.done_epochs])
         order = order.permutation(self.rows)
+        passed = sum(self.done_epochs >= epoch for epoch in schedule.milestones)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * schedule.decay**passed
         while self.done_batches < self.batches:
             start = self.done_batches * schedule.batch_size
             self._update(order[start : start + schedule.batch_size])
@@ -202,7 +225,9 @@ class _Run:
             if predictions is not None:
                 self.predictions += predictions.detach().float().cpu().tolist()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.gradient_clip)
+        limit = self.schedule.gradient_clip
+        limit = float("inf") if limit is None else limit
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise FloatingPointError(self._not_finite(float(norm), "gradient"))
         self.scaler.step(self.optimizer)
@@ -285,8 +310,7 @@ class _Run:
 
 
 def seed_of(*parts):
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big")
+    return make_seed(repr(parts))
 
 
 def _srcc(target, predictions):

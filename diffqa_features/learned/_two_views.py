@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from numbers import Integral
-from types import SimpleNamespace
 
 import numpy as np
 from sklearn.base import clone
@@ -15,8 +14,9 @@ from sklearn.utils.validation import _is_fitted
 from diffqa_features._media import as_rows
 from diffqa_features._resolve import describe_backbone
 from diffqa_features._store import as_store
+from diffqa_features._transformer import BackboneTransformer
 from diffqa_features.learned._controller import DiffusionController
-from diffqa_features.learned._estimator import LearnedRegressor, _shared
+from diffqa_features.learned._estimator import LearnedRegressor
 from diffqa_features.metrics import srcc_score
 
 VIEWS = ("resize", "crop")
@@ -26,8 +26,8 @@ _OF_STAGE_1 = (
     "image_size", "frame_rate", "max_frames", "reader", "random_state", "memory",
     "device", "dtype", "verbose",
 )  # fmt: skip
+_shared = BackboneTransformer._parameter_constraints
 _positive = [Interval(Integral, 1, None, closed="left")]
-_AT_ONCE_ON_CPU, _AT_ONCE_ON_GPU = 16, 32  # frames per pass of the backbone
 
 
 class TwoViewRegressor(LearnedRegressor):
@@ -52,9 +52,6 @@ class TwoViewRegressor(LearnedRegressor):
         "mamba_layers",
         "mamba_state",
     )
-    # Its weights are saved in its place.
-    _UNSAVED = ("controller",)
-
     _parameter_constraints: dict = {
         **LearnedRegressor._parameter_constraints,
         "controller": [str, os.PathLike, HasMethods("fit"), None],
@@ -127,11 +124,11 @@ class TwoViewRegressor(LearnedRegressor):
             )
         return int(self.crop_size)
 
-    def _place(self, info):
-        """Where stage 2 runs: it asks nothing else of a backbone."""
-        from diffqa_features._backbone import pick_device
+    def _where(self):
+        """The device; that of a backbone, which stage 2 itself does not load."""
+        from diffqa_features._devices import pick_device
 
-        return SimpleNamespace(device=pick_device(self.device), info=info)
+        return pick_device(self.device)
 
     def _chain(self, info, control):
         from diffqa_features.learned._controlled_features import (
@@ -145,7 +142,7 @@ class TwoViewRegressor(LearnedRegressor):
             n_steps=int(self.n_steps),
             last_timestep=int(self.last_timestep),
             seed=int(self.random_state),
-            dtype=self._arithmetic(self._place(info).device),
+            dtype=self._arithmetic(self._where()),
             control=fingerprint(control) if control else "",
         )
 
@@ -202,14 +199,7 @@ class TwoViewRegressor(LearnedRegressor):
         )
         # Weights in float32; `dtype` is that of the arithmetic, by autocast.
         passes = Passes(self._backbone_name(), self.device, "float32", seed=0)
-        on_cpu = self._place(info).device.type == "cpu"
-        extractor = Extractor(
-            passes,
-            control or None,
-            chain,
-            int(self.grid_size),
-            _AT_ONCE_ON_CPU if on_cpu else _AT_ONCE_ON_GPU,
-        )
+        extractor = Extractor(passes, control or None, chain, int(self.grid_size))
         return view_rows(
             as_rows(X),
             viewing,
@@ -239,7 +229,7 @@ class TwoViewRegressor(LearnedRegressor):
                 ),
                 int(self.random_state),
             )
-        return network.to(self._place(info).device)
+        return network.to(self._where())
 
     def _load_into(self, network, weights):
         import torch
@@ -272,13 +262,11 @@ class TwoViewRegressor(LearnedRegressor):
         # A fixed scale of training, whatever the units of y.
         unit = float(y[train].std()) or 1.0
         wanted = (y - y[train].mean()) / unit
-        history = self._train(
-            network, clips, wanted, train, held, info, control, len(past)
-        )
+        history = self._train(network, clips, wanted, train, held, info, len(past))
         if again and not history:
             line = self.slope_, self.intercept_
         else:
-            told = self._tell(network, info, [clips[i] for i in train])
+            told = self._tell(network, [clips[i] for i in train])
             scores = np.array([each.score for each in told])
             line = _line(scores, y[train], unit if history else None)
         weights = {
@@ -292,13 +280,13 @@ class TwoViewRegressor(LearnedRegressor):
         }  # fmt: skip
         return self._restore(weights, info.identity, fitted, self._design())
 
-    def _train(self, network, clips, wanted, train, held, info, control, past):
+    def _train(self, network, clips, wanted, train, held, info, past):
         import torch
 
         from diffqa_features.learned._clip_batches import LOSSES, collate
 
-        place = self._place(info)
-        target = torch.from_numpy(wanted[train]).to(place.device, torch.float32)
+        device = self._where()
+        target = torch.from_numpy(wanted[train]).to(device, torch.float32)
         compute_loss = LOSSES[self.loss]
 
         def step(chosen, generators):
@@ -306,27 +294,26 @@ class TwoViewRegressor(LearnedRegressor):
             copies = [
                 int(torch.randint(self.n_crops, (1,), generator=g)) for g in generators
             ]
-            batch, mask = collate(
-                [clips[i] for i in train[chosen]], copies, place.device
-            )
+            batch, mask = collate([clips[i] for i in train[chosen]], copies, device)
             quality, weights, _ = network(batch, mask)
             scores = (quality * weights).sum(1)
             return compute_loss(scores, target[chosen]), scores
 
         def validate():
-            told = self._tell(network, info, [clips[i] for i in held])
+            told = self._tell(network, [clips[i] for i in held])
             return srcc_score(wanted[held], [each.score for each in told])
 
-        facts = [self.loss, int(self.n_crops), *(clips[i].features for i in train)]
+        facts = [info.identity, self.loss, int(self.n_crops)]
+        facts += [clips[i].features for i in train]
         if self.mamba:
             facts += [clips[i].frames for i in train]
         if held is not None:
             facts += [wanted[held], *(clips[i].features for i in held)]
-        return self._run_training(
+        return self._minimise(
             network,
             step,
             wanted[train],
-            place,
+            device,
             None if held is None else validate,
             facts,
             past,
@@ -339,18 +326,18 @@ class TwoViewRegressor(LearnedRegressor):
         clips = self._clips(X, info, _part(self.weights_, CONTROL))
         network = self._network(info)
         self._load_into(network, _part(self.weights_, NETWORK))
-        return self._tell(network, info, clips), clips
+        return self._tell(network, clips), clips
 
-    def _tell(self, network, info, clips):
+    def _tell(self, network, clips):
         """What the network says of each clip, in units of the training."""
         from diffqa_features.learned._clip_batches import tell
 
-        place = self._place(info)
+        device = self._where()
         return tell(
             network,
             clips,
-            place.device,
-            self._arithmetic(place.device),
+            device,
+            self._arithmetic(device),
             int(self.n_crops) if "crop" in self._views() else 1,
             int(self.batch_size),
         )

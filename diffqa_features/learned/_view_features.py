@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from diffqa_features._media import Row
+from diffqa_features._passes import rows_per_pass
 from diffqa_features._rows import keep
 from diffqa_features._store import FeatureStore
 from diffqa_features.learned._control_network import make_control
@@ -41,16 +42,18 @@ class Extractor:
     chain : Chain
     grid_size : int
         Places to a side that every map is averaged to.
-    at_once : int
-        Frames that go through the networks together.
     """
 
-    def __init__(self, passes, control, chain: Chain, grid_size: int, at_once: int):
+    def __init__(self, passes, control, chain: Chain, grid_size: int):
         self._passes = passes
         self._control = control
         self._chain = chain
         self._grid = grid_size
-        self.at_once = at_once
+
+    @cached_property
+    def at_once(self) -> int:
+        """Frames that go through the networks together."""
+        return rows_per_pass(self._passes.backbone)
 
     @cached_property
     def _network(self):
