@@ -150,7 +150,9 @@ def _small(pixels, seen, viewing, view):
 
 def _feature_key(viewing, content, part):
     view, copy, number = part
-    return make_key("diffvqa 1", viewing.facts, content, number, viewing.seen(view, copy))
+    return make_key(
+        "diffvqa 1", viewing.facts, content, number, viewing.seen(view, copy)
+    )
 
 
 def _frame_key(viewing, content, part):
