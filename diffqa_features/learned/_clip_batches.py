@@ -80,7 +80,7 @@ def tell(
             with precision(device, dtype):
                 answers.append(network(batch, mask))
         quality, weights, described = (
-            torch.stack(copies).double().mean(0).cpu().numpy()
+            torch.stack(copies).mean(0).cpu().double().numpy()
             for copies in zip(*answers, strict=True)
         )
         for i, clip in enumerate(chunk):
