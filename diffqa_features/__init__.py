@@ -27,6 +27,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "DPIQARegressor": "learned._dpiqa",
     "DiffusionController": "learned._controller",
+    "DiffVQARegressor": "learned._diffvqa",
     "DiffusionQAFeatures": "_features",
     "DistilledStudentRegressor": "learned._student",
     "FeatureStore": "_store",
@@ -42,6 +43,7 @@ __all__ = [
     "TRUSTED_TYPES",
     "DPIQARegressor",
     "DiffusionController",
+    "DiffVQARegressor",
     "DiffusionQAFeatures",
     "DistilledStudentRegressor",
     "FeatureStore",

@@ -9,6 +9,7 @@ TRUSTED_TYPES = (
     "diffqa_features.motion._features.MotionFeatures",
     "diffqa_features.learned._controller.DiffusionController",
     "diffqa_features.learned._dpiqa.DPIQARegressor",
+    "diffqa_features.learned._diffvqa.DiffVQARegressor",
     "diffqa_features.learned._genziqa.GenzIQARegressor",
     "diffqa_features.learned._genzvqa.GenzVQARegressor",
     "diffqa_features.learned._student.DistilledStudentRegressor",

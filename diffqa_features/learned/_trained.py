@@ -24,7 +24,10 @@ _SCHEDULE = (
     "decay",
 )
 # What belongs to a machine, or to where training began, and not to a model.
-_LOCAL = ("memory", "checkpoint_dir", "device", "verbose", "init_from", "teacher")
+_LOCAL = (
+    "memory", "checkpoint_dir", "device", "verbose", "init_from", "teacher",
+    "controller",
+)  # fmt: skip
 
 _shared = BackboneTransformer._parameter_constraints
 
