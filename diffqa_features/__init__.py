@@ -42,8 +42,8 @@ _ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 __all__ = [
     "TRUSTED_TYPES",
     "DPIQARegressor",
-    "DiffusionController",
     "DiffVQARegressor",
+    "DiffusionController",
     "DiffusionQAFeatures",
     "DistilledStudentRegressor",
     "FeatureStore",
