@@ -23,6 +23,7 @@ from evaluate_tiny import FAMILIES
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
+from sklearn.utils import Bunch
 
 from diffqa_features import DiffusionQAFeatures, GenzIQARegressor, datasets
 from diffqa_features.evaluation import bootstrap_difference, bootstrap_interval
@@ -46,11 +47,12 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/genziqa"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--references", type=int, default=32)
+    parser.add_argument("--references", type=int, default=96)
+    parser.add_argument("--versions", type=int, default=8, help="of a reference")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--timesteps", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, nargs="+", default=[3e-3])
     parser.add_argument("--normalization", nargs="+", default=["vae"])
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +129,20 @@ def procedural(args):
     references = datasets.make_procedural_images(
         args.references, random_state=PROCEDURAL
     )
-    return datasets.make_distorted_images(references, families=FAMILIES, n_levels=4)
+    data = datasets.make_distorted_images(references, families=FAMILIES, n_levels=4)
+    # A few versions of many references teach more than all versions of a few.
+    rng = np.random.default_rng(PROCEDURAL)
+    drawn = rng.permutation(len(data.target))
+    chosen = [
+        drawn[data.groups[drawn] == group][: args.versions]
+        for group in np.unique(data.groups)
+    ]
+    rows = np.sort(np.concatenate(chosen))
+    return Bunch(
+        data=[data.data[row] for row in rows],
+        target=data.target[rows],
+        groups=data.groups[rows],
+    )
 
 
 def held_out():
@@ -187,6 +202,7 @@ def describe(args, method, seed, rate, pixels):
         "method": method,
         "seed": seed,
         "references": args.references,
+        "versions": args.versions,
         "image_size": args.image_size,
         "timesteps": args.timesteps,
         "max_epochs": args.epochs,
