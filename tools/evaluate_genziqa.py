@@ -48,10 +48,9 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--references", type=int, default=96)
-    parser.add_argument("--versions", type=int, default=8, help="of a reference")
-    parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--timesteps", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--timesteps", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[3e-3])
     parser.add_argument("--normalization", nargs="+", default=["vae"])
     args = parser.parse_args()
@@ -126,22 +125,21 @@ def table(args):
 
 
 def procedural(args):
+    """Two families in four levels of each reference: many contents, not many copies."""
     references = datasets.make_procedural_images(
         args.references, random_state=PROCEDURAL
     )
-    data = datasets.make_distorted_images(references, families=FAMILIES, n_levels=4)
-    # A few versions of many references teach more than all versions of a few.
-    rng = np.random.default_rng(PROCEDURAL)
-    drawn = rng.permutation(len(data.target))
-    chosen = [
-        drawn[data.groups[drawn] == group][: args.versions]
-        for group in np.unique(data.groups)
+    pairs = list(itertools.combinations(FAMILIES, 2))
+    parts = [
+        datasets.make_distorted_images(
+            [reference], families=pairs[i % len(pairs)], n_levels=4, random_state=i
+        )
+        for i, reference in enumerate(references)
     ]
-    rows = np.sort(np.concatenate(chosen))
     return Bunch(
-        data=[data.data[row] for row in rows],
-        target=data.target[rows],
-        groups=data.groups[rows],
+        data=[image for part in parts for image in part.data],
+        target=np.concatenate([part.target for part in parts]),
+        groups=np.repeat(range(len(parts)), [len(part.target) for part in parts]),
     )
 
 
@@ -202,7 +200,6 @@ def describe(args, method, seed, rate, pixels):
         "method": method,
         "seed": seed,
         "references": args.references,
-        "versions": args.versions,
         "image_size": args.image_size,
         "timesteps": args.timesteps,
         "max_epochs": args.epochs,
