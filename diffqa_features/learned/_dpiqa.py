@@ -29,8 +29,8 @@ class DPIQARegressor(AdaptedUNetRegressor):
     qualities, scenes, distortions : sequence of str, default=None
         Words for the prompts: each quality is combined with each scene and each
         distortion. ``None`` are the published lists: 5 qualities from "bad" to
-        "perfect"; animal, cityscape, human, indoor, landscape, night, plant, still_life,
-        others; and 33 distortions from "jpeg2000 compression" to "other realistic".
+        "perfect"; animal, cityscape, human, indoor, landscape, night, plant, still_life
+        and others; 33 distortions from "jpeg2000 compression" to "other realistic".
 
     text_model : str or path, default=None
         Text encoder with a projection, in the layout of transformers' ``CLIPModel``:
