@@ -107,8 +107,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
         minutes. After a kill the same `fit` goes on and ends with the same weights.
 
     random_state : int, default=0
-        Seeds the first weights, the order and the split. Predictions have no chance in
-        them.
+        Seeds first weights, order and split; predictions have no chance in them.
 
     memory : str, path or FeatureStore, default=None
         Where latents and text features are kept. Without it: once per call.
