@@ -26,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features import (
     DiffusionQAFeatures,
+    DPIQARegressor,
     FeatureStore,
     GenzIQARegressor,
     GenzVQARegressor,
@@ -56,6 +57,15 @@ def regressors(folder):
     return {
         "genziqa": GenzIQARegressor(str(folder), **quick),
         "genzvqa": GenzVQARegressor(str(folder), **quick),
+        "dpiqa": DPIQARegressor(
+            str(folder),
+            scenes=["photo"],
+            distortions=["noise"],
+            image_size=64,
+            max_epochs=1,
+            device="cpu",
+            dtype="float32",
+        ),
     }
 
 
@@ -64,13 +74,14 @@ def estimators(folder):
 
 
 TRANSFORMERS = ("features", "maps", "motion")
-REGRESSORS = ("genziqa", "genzvqa")
+REGRESSORS = ("genziqa", "genzvqa", "dpiqa")
 
 # A parameter that changes what is computed, and settings to search over.
 CHANGES = {"motion": {"pooling": "std"}}
 GRIDS = {
     "motion": {"f__pooling": ["mean", ("mean", "std")]},
-    **{name: {"f__lora_rank": [0, 1]} for name in REGRESSORS},
+    **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
+    "dpiqa": {"f__train_unet": [True, False]},
 }
 
 
@@ -234,7 +245,7 @@ def test_a_pickle_holds_no_backbone(estimator, images, tmp_path):
     pipeline = Pipeline([("f", estimator), ("svr", SVR())]).fit(images, TARGET)
     data = pickle.dumps(pipeline)
     learned = getattr(pipeline[0], "weights_", {}).values()
-    assert len(data) < 20_000 + sum(value.nbytes for value in learned)
+    assert len(data) < 20_000 + sum(200 + value.nbytes for value in learned)
     expected = pipeline.predict(images)
     np.testing.assert_array_equal(pickle.loads(data).predict(images), expected)
     joblib.dump(pipeline, tmp_path / "model.joblib")
