@@ -94,7 +94,7 @@ def encode_rows(
 
 
 def _open(row, framing, store, view_all):
-    """Keys of frames, views of those to encode, latents that are kept, and places."""
+    """Keys and places of a row's frames, views of those to encode, kept latents."""
     media = open_media(row, framing.reader)
     if framing.stills_only and not media.is_still:
         raise ValueError(
@@ -122,7 +122,8 @@ def _open(row, framing, store, view_all):
             views[key] = view_frames(
                 pixels[None], framing.view, framing.image_size, framing.multiple
             )[0]
-    return tuple(keys), views, found, (chosen, None if clock is None else clock[chosen])
+    places = chosen, None if clock is None else clock[chosen]
+    return tuple(keys), views, found, places
 
 
 def _choose(media, framing):

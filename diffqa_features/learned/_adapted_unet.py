@@ -220,15 +220,15 @@ class AdaptedUNetRegressor(LearnedRegressor):
         backbone = self._load_backbone()
         past = list(self.history_) if again else []
         line = (self.slope_, self.intercept_) if again else _line(y[train])
-        with Pictures() as pictures:
-            for some in self._encoded(rows, info):
-                for key, latents, view in some:
-                    pictures.add(key, latents, view)
-            weights = self.weights_ if again else None
-            network = self._network(backbone, weights, trains=True)
-            history = self._train(
-                network, backbone, pictures, y, train, held, line, len(past)
-            )
+        pictures = Pictures(len(rows))
+        for some in self._encoded(rows, info):
+            for key, latents, view in some:
+                pictures.add(key, latents, view)
+        weights = self.weights_ if again else None
+        network = self._network(backbone, weights, trains=True)
+        history = self._train(
+            network, backbone, pictures, y, train, held, line, len(past)
+        )
         weights = {
             name: np.array(value.detach().cpu().numpy(), order="C")
             for name, value in network.state_dict().items()

@@ -179,7 +179,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
     Stable Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``.
 
     *Learning rate.* The default is the published one, for ten thousand pictures. A few
-    hundred on ``tiny`` need a larger one, such as 1e-3.
+    hundred on ``tiny`` need a larger one, such as 3e-4.
 
     *What differs from the released code.* The latent is the mode of the posterior, not
     a sample, so that predictions are deterministic. Pictures are reduced by Pillow's

@@ -1,4 +1,4 @@
-"""Rows in, latents and pixels of N pictures out, kept in a temporary file meanwhile."""
+"""Rows in, views and latents of N pictures out, kept on disk while a method trains."""
 
 from __future__ import annotations
 
@@ -6,51 +6,32 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from diffqa_features._latents import Encoded
+from diffqa_features._media import Row, open_media
+from diffqa_features._rows import read_ahead
+from diffqa_features._views import view_frames
 
+_AHEAD = 16  # rows that are read while others are worked on
 _ROWS = 64  # encoded at a time; more are never in memory
 
 
-class Pictures:
-    """Latents (C, h, w) and views (H, W, 3) of pictures, by number, on disk.
+def read_pictures(
+    rows: Sequence[Row], view: str, size: int, verbose: int = 0
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Content key and view, uint8 (size, size, 3), of each row in order.
 
-    Every epoch reads them again: latents cost a pass of the VAE, views a decoder of
-    files; both of ten thousand pictures at 512 pixels are 8.5 GB. A context manager.
-
-    Attributes
-    ----------
-    keys : list of str
-        Content keys of the pictures.
+    A row that is a clip or cannot be read is an error that names it.
     """
-
-    def __init__(self):
-        self.keys: list[str] = []
-
-    def __enter__(self) -> Pictures:
-        self._latents, self._views = _Records(), _Records()
-        return self
-
-    def __exit__(self, *exception):
-        self._latents.close()
-        self._views.close()
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def add(self, key: str, latents: np.ndarray, view: np.ndarray) -> None:
-        """Keep one picture."""
-        self.keys.append(key)
-        self._latents.append(latents)
-        self._views.append(view)
-
-    def take(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Latents float32 (n, C, h, w) and views uint8 (n, H, W, 3)."""
-        return self._latents.take(numbers), self._views.take(numbers)
+    with tqdm(total=len(rows), unit="row", desc="read", disable=not verbose) as bar:
+        for _, future in read_ahead(rows, lambda row: _read(row, view, size), _AHEAD):
+            yield future.result()
+            bar.update(1)
 
 
 def encode_pictures(
-    rows: Sequence, encode: Callable
+    rows: Sequence[Row], encode: Callable
 ) -> Iterator[list[tuple[str, np.ndarray, np.ndarray]]]:
     """Key, latents and view of each row, some rows at a time.
 
@@ -66,24 +47,56 @@ def encode_pictures(
         ]
 
 
-class _Records:
-    """Arrays of one shape in a file without a name, which ends with the process."""
+def scratch(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """An array on disk that is gone with its last reference.
 
-    def __init__(self):
-        self._file = tempfile.TemporaryFile(prefix="diffqa-")
-        self._like = None
+    Training reads it in random order for hours; the system keeps in memory what fits.
+    """
+    with tempfile.TemporaryFile(prefix="diffqa-") as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
 
-    def append(self, array):
-        self._like = array
-        self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(array))
 
-    def take(self, numbers):
-        size, parts = self._like.nbytes, []
-        for number in numbers:
-            self._file.seek(int(number) * size)
-            parts.append(np.frombuffer(self._file.read(size), self._like.dtype))
-        return np.stack(parts).reshape(len(parts), *self._like.shape)
+class Pictures:
+    """Latents (C, h, w) and views (H, W, 3) of pictures, by number, on disk.
 
-    def close(self):
-        self._file.close()
+    Every epoch reads them again: latents cost a pass of the VAE, views a decoder of
+    files; both of ten thousand pictures at 512 pixels are 8.5 GB.
+
+    Parameters
+    ----------
+    count : int
+        How many will be added.
+
+    Attributes
+    ----------
+    keys : list of str
+        Content keys of the pictures.
+    """
+
+    def __init__(self, count: int):
+        self.keys: list[str] = []
+        self._count = count
+
+    def add(self, key: str, latents: np.ndarray, view: np.ndarray) -> None:
+        """Keep one picture."""
+        if not self.keys:
+            self._latents = scratch((self._count, *latents.shape), latents.dtype)
+            self._views = scratch((self._count, *view.shape), view.dtype)
+        number = len(self.keys)
+        self._latents[number], self._views[number] = latents, view
+        self.keys.append(key)
+
+    def take(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Latents float32 (n, C, h, w) and views uint8 (n, H, W, 3)."""
+        return np.array(self._latents[numbers]), np.array(self._views[numbers])
+
+
+def _read(row, view, size):
+    media = open_media(row)
+    if not media.is_still:
+        raise ValueError(
+            f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
+            "takes pictures. Pass single frames."
+        )
+    (pixels,) = media.frames()
+    return media.key, view_frames(pixels[None], view, size, 1)[0]

@@ -115,18 +115,24 @@ def _own(backbone, prompts):
 
 def _clip(name, prompts, device):
     """CLIP's text features: pooled at the end token and projected, not normalised."""
-    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import AutoConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
     from diffqa_features._weights import quiet
 
     try:
         with torch.inference_mode(False), quiet():
+            config = AutoConfig.from_pretrained(name)
+            if hasattr(config, "text_config"):
+                # Of a whole CLIP the width of the projection stands beside the towers.
+                width = config.projection_dim
+                config = config.text_config
+                config.projection_dim = width
             model, report = CLIPTextModelWithProjection.from_pretrained(
-                name, use_safetensors=True, dtype=torch.float32,
+                name, config=config, use_safetensors=True, dtype=torch.float32,
                 output_loading_info=True,
             )  # fmt: skip
             tokenizer = CLIPTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise OSError(
             f"The text model {name!r} could not be loaded: {error} Pass a folder or a "
             "hub id in the layout of transformers' CLIPModel, with safetensors, such "

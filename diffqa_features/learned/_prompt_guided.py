@@ -44,6 +44,22 @@ class PromptGuidedRegressor(LearnedRegressor):
         "n_timesteps": [Interval(Integral, 1, None, closed="left")],
     }
 
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`; needs no weights in memory.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
+
+        Returns
+        -------
+        ndarray of str
+            ``up1.0__score`` and so on, with a modulator ``up1.0__gamma``, then
+            ``up1.0__query__0042``.
+        """
+        return self._column_names()
+
     # -- parameters to plan ------------------------------------------------------------
 
     def _plan(self):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 MAPS = 8
-_SQUEEZE = 16
+_SQUEEZE, _FEWEST = 16, 4  # channels of a gate: a sixteenth of all, but some
 
 
 @dataclass
@@ -78,7 +78,7 @@ class _Branch(nn.Module):
 
     def __init__(self, entering, leaving):
         super().__init__()
-        squeezed = max(leaving // _SQUEEZE, 1)
+        squeezed = max(leaving // _SQUEEZE, _FEWEST)
         self.conv = nn.Conv2d(entering, leaving, 3, padding=1)
         self.squeeze = nn.Linear(leaving, squeezed, bias=False)
         self.excite = nn.Linear(squeezed, leaving, bias=False)

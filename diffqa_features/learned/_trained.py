@@ -24,7 +24,10 @@ _SCHEDULE = (
     "decay",
 )
 # What belongs to a machine, or to where training began, and not to a model.
-_LOCAL = ("memory", "checkpoint_dir", "device", "verbose", "init_from", "teacher")
+_LOCAL = (
+    "memory", "checkpoint_dir", "device", "verbose", "init_from", "teacher",
+    "controller",
+)  # fmt: skip
 
 _shared = BackboneTransformer._parameter_constraints
 
@@ -75,10 +78,6 @@ class TrainedModel(BaseEstimator):
 
     # -- training ------------------------------------------------------------------
 
-    def _rates(self):
-        """Learning rates of their own, by how names of parameters begin."""
-        return ()
-
     def _minimise(self, network, step, target, device, validate, facts, past=0):
         """The loop with this estimator's parameters; the history of its epochs.
 
@@ -90,7 +89,6 @@ class TrainedModel(BaseEstimator):
 
         # A method lists the parameters that it has; the others stay the loop's own.
         settings = {n: getattr(self, n) for n in _SCHEDULE if hasattr(self, n)}
-        settings["rates"] = self._rates()
         if "milestones" in settings:
             settings["milestones"] = tuple(map(int, settings["milestones"]))
         dtype = self._arithmetic(device)

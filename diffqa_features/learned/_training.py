@@ -39,8 +39,6 @@ class Schedule:
     max_epochs: int
     batch_size: int
     learning_rate: float
-    rates: tuple[tuple[str, float], ...] = ()
-    """Learning rates of their own, by how names of parameters begin."""
     weight_decay: float = 1e-2
     gradient_clip: float | None = 1.0
     milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied ...
@@ -142,7 +140,7 @@ class _Run:
         self.schedule, self.device, self.validate = schedule, device, validate
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self._at_their_rates(),
+            self.parameters,
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
         )
@@ -155,18 +153,6 @@ class _Run:
         self.history: list[dict] = []
         self.best: dict | None = None
         self.saved_at = time.monotonic()
-
-    def _at_their_rates(self):
-        groups = {}
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
-                own = (r for start, r in self.schedule.rates if name.startswith(start))
-                rate = next(own, self.schedule.learning_rate)
-                groups.setdefault(rate, []).append(parameter)
-        return [
-            {"params": group, "lr": rate, "initial_lr": rate}
-            for rate, group in groups.items()
-        ]
 
     @property
     def finished(self) -> bool:
@@ -191,7 +177,7 @@ class _Run:
         order = order.permutation(self.rows)
         passed = sum(self.done_epochs >= epoch for epoch in schedule.milestones)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * schedule.decay**passed
+            group["lr"] = schedule.learning_rate * schedule.decay**passed
         while self.done_batches < self.batches:
             start = self.done_batches * schedule.batch_size
             self._update(order[start : start + schedule.batch_size])
