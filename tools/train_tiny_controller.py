@@ -39,7 +39,7 @@ def main():
     parser.add_argument("what", choices=["train", "measure", "draw"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--pictures", type=int, default=100, help="to cut crops from")
-    parser.add_argument("--size", type=int, default=128, help="of what is rebuilt")
+    parser.add_argument("--size", type=int, default=96, help="of what is rebuilt")
     parser.add_argument("--steps", type=int, default=20, help="of the reverse chain")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -103,11 +103,14 @@ def rebuild(args, frames):
     latents = backbone.encode_images(to_pixels(np.stack(frames)))
     with torch.no_grad():
         ceiling = [decode(decoder, latent[None]) for latent in latents]
-    ways = {
-        way: np.concatenate(model.reconstruct(frames, args.steps, control))
-        for way, control in (("without control", False), ("with control", True))
+    # Without control one and the same picture comes out of the noise for all frames.
+    (alone,) = model.reconstruct(frames[:1], args.steps, control=False)
+    steered = model.reconstruct(frames, args.steps)
+    return {
+        "without control": np.repeat(alone, len(frames), axis=0),
+        "with control": np.concatenate(steered),
+        "autoencoder alone": np.stack(ceiling),
     }
-    return {**ways, "autoencoder alone": np.stack(ceiling)}
 
 
 def measure(args):
