@@ -1,4 +1,4 @@
-"""Our estimator contract, over every public transformer and learned regressor.
+"""Our estimator contract, over every public transformer and what is learned.
 
 scikit-learn's `check_estimator` runs one check on estimators that do not take 2-D
 arrays, so it is stated here again for media.
@@ -25,6 +25,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features import (
+    DiffusionController,
     DiffusionQAFeatures,
     DPIQARegressor,
     FeatureStore,
@@ -69,8 +70,14 @@ def regressors(folder):
     }
 
 
+def controller(folder):
+    settings = {"image_size": 64, "device": "cpu", "dtype": "float32"}
+    return DiffusionController(str(folder), max_epochs=1, **settings)
+
+
 def estimators(folder):
-    return transformers(folder) | regressors(folder)
+    learned = regressors(folder) | {"controller": controller(folder)}
+    return transformers(folder) | learned
 
 
 TRANSFORMERS = ("features", "maps", "motion")
@@ -79,13 +86,14 @@ REGRESSORS = ("genziqa", "genzvqa", "dpiqa")
 # A parameter that changes what is computed, and settings to search over.
 CHANGES = {"motion": {"pooling": "std"}}
 GRIDS = {
+    "controller": {"f__last_timestep": [0, 60]},
     "motion": {"f__pooling": ["mean", ("mean", "std")]},
     **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
     "dpiqa": {"f__train_unet": [True, False]},
 }
 
 
-@pytest.fixture(params=TRANSFORMERS + REGRESSORS)
+@pytest.fixture(params=(*TRANSFORMERS, *REGRESSORS, "controller"))
 def name(request):
     return request.param
 
@@ -245,7 +253,8 @@ def test_a_pickle_holds_no_backbone(estimator, images, tmp_path):
     pipeline = Pipeline([("f", estimator), ("svr", SVR())]).fit(images, TARGET)
     data = pickle.dumps(pipeline)
     learned = getattr(pipeline[0], "weights_", {}).values()
-    assert len(data) < 20_000 + sum(200 + value.nbytes for value in learned)
+    # Some words about each of them.
+    assert len(data) < 20_000 + sum(value.nbytes + 400 for value in learned)
     expected = pipeline.predict(images)
     np.testing.assert_array_equal(pickle.loads(data).predict(images), expected)
     joblib.dump(pipeline, tmp_path / "model.joblib")
@@ -369,8 +378,8 @@ def test_bad_parameters_of_a_transformer(transformer, images, change, message):
         ({"random_state": None}, "'random_state'"),
     ],
 )
-@pytest.mark.parametrize("name", REGRESSORS)
-def test_bad_parameters_of_a_regressor(ready, images, change, message):
+@pytest.mark.parametrize("name", [*REGRESSORS, "controller"])
+def test_bad_parameters_of_what_is_learned(ready, images, change, message):
     refuses(ready.set_params(**change), images, message)
 
 
