@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from diffqa_features._keys import make_key
 from diffqa_features._media import Row, open_media, pixel_key
+from diffqa_features._rows import keep, read_ahead
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
 
-_READERS = 3
 _AHEAD = 16  # rows that are read while others are encoded
 
 
@@ -37,11 +34,10 @@ class Framing:
     reader: str = "auto"
 
     def key(self, frame_key: str) -> str:
-        words = (
+        return make_key(
             "latents 1", self.identity, self.view, self.image_size,
             self.normalization, frame_key,
         )  # fmt: skip
-        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -63,61 +59,41 @@ def encode_rows(
     *,
     store: FeatureStore | None = None,
     verbose: int = 0,
+    see: Callable[[list[np.ndarray]], None] | None = None,
 ) -> list[Encoded]:
     """Encode every frame of every row once; `passes` is a :class:`Passes` in float32.
 
-    Equal frames share one encoding. A bad row is an error that names it.
+    Equal frames share one encoding. A bad row is an error that names it. `see` is given
+    the views (uint8) of each row's frames, row by row; then all rows are decoded, also
+    those whose latents are kept.
     """
     known: dict[str, np.ndarray] = {}
     encoded = []
-    upcoming = deque()
-    iterator = iter(rows)
-    with (
-        tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar,
-        ThreadPoolExecutor(_READERS, "diffqa-read") as readers,
-    ):
-        try:
-            while True:
-                while len(upcoming) < _AHEAD:
-                    row = next(iterator, None)
-                    if row is None:
-                        break
-                    upcoming.append(readers.submit(_open, row, framing, store))
-                if not upcoming:
-                    break
-                keys, views, found, places = upcoming.popleft().result()
-                known.update(found)
-                new = [key for key in views if key not in known]
-                if new:
-                    latents = passes.latents(
-                        [views[key] for key in new], framing.normalization
-                    )
-                    known.update(zip(new, latents, strict=True))
-                    if store is not None:
-                        store = _keep(store, {framing.key(k): known[k] for k in new})
-                latents = np.stack([known[key] for key in keys])
-                encoded.append(Encoded(keys, latents, *places))
-                bar.update(1)
-        finally:
-            readers.shutdown(cancel_futures=True)
+
+    def read(row):
+        # The store as it stands then.
+        return _open(row, framing, store, see is not None)
+
+    with tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar:
+        for _, future in read_ahead(rows, read, _AHEAD):
+            keys, views, found, places = future.result()
+            if see is not None:
+                see([views[key] for key in keys])
+            known.update(found)
+            new = [key for key in views if key not in known]
+            if new:
+                latents = passes.latents(
+                    [views[key] for key in new], framing.normalization
+                )
+                known.update(zip(new, latents, strict=True))
+                store = keep(store, {framing.key(key): known[key] for key in new})
+            latents = np.stack([known[key] for key in keys])
+            encoded.append(Encoded(keys, latents, *places))
+            bar.update(1)
     return encoded
 
 
-def _keep(store, entries):
-    try:
-        store.put(entries)
-    except OSError as error:
-        warnings.warn(
-            f"The feature store cannot be written; this call goes on without it. "
-            f"{error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return store
-
-
-def _open(row, framing, store):
+def _open(row, framing, store, view_all):
     """Keys and places of a row's frames, views of those to encode, kept latents."""
     media = open_media(row, framing.reader)
     if framing.stills_only and not media.is_still:
@@ -125,7 +101,8 @@ def _open(row, framing, store):
             f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
             "takes pictures. Pass single frames."
         )
-    if media.is_still and not media.is_array and store is not None:
+    still_file = media.is_still and not media.is_array
+    if still_file and store is not None and not view_all:
         # What is stored is not decoded again.
         found = store.get([framing.key(media.key)])
         if found:
@@ -141,7 +118,7 @@ def _open(row, framing, store):
         stored = {} if store is None else store.get([framing.key(key)])
         if stored:
             found[key] = next(iter(stored.values()))
-        else:
+        if not stored or view_all:
             views[key] = view_frames(
                 pixels[None], framing.view, framing.image_size, framing.multiple
             )[0]

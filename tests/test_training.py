@@ -77,6 +77,37 @@ def test_it_is_adamw_on_clipped_gradients():
     np.testing.assert_allclose([r["srcc"] for r in history], seen)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_rate_falls_at_milestones(tmp_path, resumed):
+    """In epoch 3 on, and 5 on; also where a run goes on from its checkpoint."""
+    rates = []
+    network = make_network()
+    real = make_step(network)
+
+    def step(chosen, generators):
+        rates.append(run.optimizer.param_groups[0]["lr"])
+        return real(chosen, generators)
+
+    schedule = make_schedule(
+        max_epochs=6, batch_size=11, milestones=(2, 4), decay=0.2,
+        checkpoint=tmp_path / "run.pt",
+    )  # fmt: skip
+    parts = (3, 6) if resumed else (6,)
+    for epochs in parts:
+        run = _training._Run(network, step, TARGET, schedule, CPU, None)
+        run.resume()
+        with run.progress() as bar:
+            while run.done_epochs < epochs:
+                run.epoch(bar)
+    assert rates == pytest.approx([0.1, 0.1, 0.02, 0.02, 0.004, 0.004])
+
+
+def test_without_clipping_a_gradient_stays_as_it_is():
+    free, _ = fit(gradient_clip=None)
+    wide, _ = fit(gradient_clip=1e9)
+    assert torch.equal(free.weight, wide.weight)
+
+
 def test_it_learns():
     network, history = fit(
         max_epochs=150, learning_rate=0.05, gradient_clip=100, weight_decay=0.0

@@ -33,6 +33,15 @@ def test_crop_is_the_centre_as_it_is():
     np.testing.assert_array_equal(view_frames(frames, "crop", 64, 8), expected)
 
 
+def test_crop_may_be_anywhere():
+    """From corner to corner; the centre is the default."""
+    frames = ramp(100, 171)
+    for place, top, left in [((0, 0), 0, 0), ((1, 1), 36, 107), ((0.5, 0.1), 18, 10)]:
+        expected = frames[:, top : top + 64, left : left + 64]
+        cut = view_frames(frames, "crop", 64, 8, place)
+        np.testing.assert_array_equal(cut, expected)
+
+
 def test_crop_enlarges_a_small_picture_to_fit():
     assert view_frames(ramp(30, 200), "crop", 64, 8).shape == (1, 64, 64, 3)
 
@@ -58,7 +67,9 @@ def test_frames_are_viewed_one_by_one():
         np.testing.assert_array_equal(viewed[index], alone[0])
 
 
-def test_pixels_run_from_minus_one_to_one():
+def test_pixels_run_from_minus_one_or_zero_to_one():
     pixels = to_pixels(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3))
     assert pixels.shape == (1, 3, 1, 1)
     torch.testing.assert_close(pixels.flatten(), torch.tensor([-1.0, -0.6, 1.0]))
+    unit = to_pixels(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3), "unit")
+    torch.testing.assert_close(unit.flatten(), torch.tensor([0.0, 0.2, 1.0]))

@@ -43,7 +43,7 @@ def load(folder):
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no {_WEIGHTS} in '{folder}'. Pass the folder that "
-            "save_pretrained wrote; for the files of GenzIQA's authors, see "
+            "save_pretrained wrote; for the files of a method's authors, see "
             "from_released."
         )
     content = path.read_bytes()

@@ -10,13 +10,11 @@ from torch import nn
 
 from diffqa_features._blocks import Block
 from diffqa_features._halving import in_halves
-from diffqa_features._passes import draw_noise
+from diffqa_features._passes import draw_noise, rows_per_pass
 from diffqa_features.learned._block_scores import Reading, read_blocks
 from diffqa_features.learned._context import PromptContext
 from diffqa_features.learned._low_rank import LowRankAdapters
 from diffqa_features.learned._training import precision
-
-_ROWS_ON_CPU, _ROWS_ON_GPU = 16, 32  # pictures times prompts per pass of a prediction
 
 
 class GenzIQANetwork(nn.Module):
@@ -107,7 +105,6 @@ def read_ensemble(
     The noise of a timestep is the same for every picture, so that nothing depends on
     order or neighbours.
     """
-    on_cpu = backbone.device.type == "cpu"
     with precision(backbone.device, dtype):
         states = network.context.states(backbone)
     noises = {t: draw_noise(seed, t, latents.shape[1:]) for t in timesteps}
@@ -132,8 +129,8 @@ def read_ensemble(
         parts = [scores.float().cpu().numpy()]
         return [*parts, seen.float().cpu().numpy()] if queries else parts
 
-    rows = _ROWS_ON_CPU if on_cpu else _ROWS_ON_GPU
-    parts, _ = in_halves(read, latents, max(1, rows // len(states)))
+    pictures = max(1, rows_per_pass(backbone) // len(states))
+    parts, _ = in_halves(read, latents, pictures)
     stacked = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return stacked[0], stacked[1] if queries else None
 

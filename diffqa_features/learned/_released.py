@@ -1,6 +1,7 @@
 """The files that GenzIQA's authors write -> weights under this library's names."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +28,17 @@ def read_released(folder, blocks):
     may lie in sub-folders.
     """
     folder = Path(folder).expanduser()
-    learner = _read(_find(folder, (_CONTEXT,)))
+    learner = read_tensors(_find(folder, (_CONTEXT,)))
     context = [v for k, v in learner.items() if k.split(".")[-1] == "ctx"]
     if len(context) != 1 or context[0].ndim != 2:
         raise ValueError(
             f"{_CONTEXT} in '{folder}' must hold one matrix of context vectors, 'ctx'. "
             f"Got the entries {sorted(learner)} instead."
         )
-    weights = {"context.vectors": _array(context[0])}
+    weights = {"context.vectors": as_array(context[0])}
     known = {block.module: block for block in blocks}
     path = _find(folder, _LORA)
-    for key, value in _read(path).items():
+    for key, value in read_tensors(path).items():
         match = _KEY.fullmatch(key)
         if match is None or (match["which"] == "2" and match["path"] not in known):
             raise ValueError(
@@ -52,7 +53,7 @@ def read_released(folder, blocks):
                 )
             continue
         name = factor_name(known[match["path"]], match["layer"], match["side"])
-        weights[f"lora.{name}"] = _array(value)
+        weights[f"lora.{name}"] = as_array(value)
     missing = [
         f"{block.module}.{layer} ({side})"
         for block in blocks
@@ -104,7 +105,7 @@ def read_modulator(folder, blocks, widths):
 def _take(folder, name, wanted):
     """Tensors of a file under our names; their names and shapes have to be `wanted`."""
     path = _find(Path(folder).expanduser(), (name,))
-    found = _read(path)
+    found = read_tensors(path)
     odd = sorted(found.keys() ^ wanted.keys())
     if odd:
         raise ValueError(
@@ -118,7 +119,7 @@ def _take(folder, name, wanted):
                 f"{path}: {theirs!r} has the shape {tuple(found[theirs].shape)}, and "
                 f"{shape} fits this backbone and this motion network."
             )
-    return {ours: _array(found[theirs]) for theirs, (ours, _) in wanted.items()}
+    return {ours: as_array(found[theirs]) for theirs, (ours, _) in wanted.items()}
 
 
 def _released_name(block):
@@ -140,11 +141,14 @@ def _find(folder, names):
     return found[0]
 
 
-def _read(path):
+def read_tensors(path):
+    """A file of tensors by name; nothing in it is run."""
     if path.suffix == ".safetensors":
         return load_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped: a whole model is read piece by piece, and not what nobody takes.
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch and zipfile raise many types on damage
         raise ValueError(
             f"{path} is not a file of tensors only: {error}. Nothing else is loaded, "
@@ -152,5 +156,6 @@ def _read(path):
         ) from error
 
 
-def _array(tensor):
-    return np.ascontiguousarray(tensor.float().numpy(), dtype=np.float32)
+def as_array(tensor):
+    """A float32 copy: a mapped tensor would change, or crash, with its file."""
+    return np.array(tensor.float().numpy(), np.float32, order="C")

@@ -1,0 +1,21 @@
+"""
+Scoring without torch
+=====================
+
+A student that ``export_onnx`` has written scores pictures with nothing but onnxruntime,
+NumPy and Pillow: ``python score_with_onnx.py student.onnx photo.jpg``.
+"""
+
+import sys
+
+import numpy as np
+from PIL import Image
+
+if len(sys.argv) == 3:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(sys.argv[1])
+    size = session.get_inputs()[0].shape[1]
+    picture = Image.open(sys.argv[2]).convert("RGB")
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+    print(session.run(None, {"pixels": pixels[None]})[0][0])
