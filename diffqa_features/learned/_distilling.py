@@ -60,6 +60,7 @@ class Distilling(TrainedRegressor):
         "target": [StrOptions({"teacher", "truth", "both"})],
         "map_weight": [Interval(Real, 0, None, closed="left")],
         "flip": ["boolean"],
+        "crop_size": [Interval(Integral, 32, None, closed="left"), None],
         "milestones": ["array-like"],
         "decay": [Interval(Real, 0, 1, closed="right")],
         "gradient_clip": [Interval(Real, 0, None, closed="neither"), None],
@@ -90,7 +91,13 @@ class Distilling(TrainedRegressor):
             architecture = {
                 "kind": "efficientnet", "config": config, "symmetric": False
             }  # fmt: skip
-        return architecture, size if self.image_size is None else int(self.image_size)
+        size = size if self.image_size is None else int(self.image_size)
+        if self.crop_size is not None and self.crop_size > size:
+            raise ValueError(
+                f"The 'crop_size' parameter of {type(self).__name__} must be at most "
+                f"the image_size, {size}. Got {self.crop_size!r} instead."
+            )
+        return architecture, size
 
     def _start(self, architecture, head, map_shape):
         """The network before training."""
@@ -107,11 +114,14 @@ class Distilling(TrainedRegressor):
         return network
 
     def _build(self, architecture, head, map_shape):
+        import torch
+
         from diffqa_features.learned._student_network import StudentNetwork
 
         imagenet = self.normalization == "imagenet"
         seed = int(self.random_state)
-        return StudentNetwork(architecture, head, map_shape, imagenet, seed)
+        with torch.inference_mode(False):  # a caller may be in it
+            return StudentNetwork(architecture, head, map_shape, imagenet, seed)
 
     # -- what is learned from ----------------------------------------------------------
 
@@ -189,6 +199,11 @@ class Distilling(TrainedRegressor):
         if len(train) < 2:
             raise ValueError("fit needs at least two pictures. Got 1 sample.")
         map_shape = None if course.maps is None else list(course.maps.shape[1:])
+        if self.crop_size is not None and (map_shape or self.head == "map"):
+            raise ValueError(
+                "crop_size needs a student without quality maps, which are those of "
+                "whole pictures. Set crop_size=None, or map_weight=0 and head='pooled'."
+            )
         if again:
             network, fitted = self._go_on(map_shape)
         else:
@@ -251,16 +266,21 @@ class Distilling(TrainedRegressor):
         device = pick_device(self.device)
         slope, intercept = line
         goals = np.stack([course.taught, course.truth], 1)[train]
-        known = torch.from_numpy(np.isfinite(goals)).to(device, torch.float32)
-        shares = known / known.sum(1, keepdim=True)
+        known = np.isfinite(goals)
+        shares = known / known.sum(1, keepdims=True)
         goals = np.nan_to_num((goals - intercept) / slope)
-        goals = torch.from_numpy(goals).to(device, torch.float32)  # (n, 2)
+        with torch.inference_mode(False):
+            shares, goals = (
+                torch.from_numpy(part).to(device, torch.float32)
+                for part in (shares, goals)
+            )  # (n, 2)
 
         def step(chosen, generators):
             network.train()
             rows = train[chosen]
             turned = self._draw_flips(generators).to(device)
-            scores, maps = network(_to_pixels(course.pixels[rows], device, turned))
+            views = self._draw_crops(course.pixels, rows, generators)
+            scores, maps = network(_to_pixels(views, device, turned))
             errors = (scores[:, None] - goals[chosen]).square()
             loss = (errors * shares[chosen]).sum(1).mean()
             if course.maps is not None:
@@ -275,7 +295,7 @@ class Distilling(TrainedRegressor):
             return srcc_score(course.target[held], intercept + slope * scores)
 
         facts = [course.keys, goals, train, held, line, map_scale, course.maps]
-        facts += [self.flip, float(self.map_weight)]
+        facts += [self.flip, self.crop_size, float(self.map_weight)]
         return self._minimise(
             network.to(device),
             step,
@@ -292,6 +312,20 @@ class Distilling(TrainedRegressor):
         if not self.flip:
             return torch.zeros(len(generators), dtype=torch.bool)
         return torch.cat([torch.rand(1, generator=g) < 0.5 for g in generators])
+
+    def _draw_crops(self, pixels, rows, generators):
+        import torch
+
+        if self.crop_size is None:
+            return pixels[rows]
+        side, free = self.crop_size, pixels.shape[1] - self.crop_size + 1
+        corners = [torch.randint(free, (2,), generator=g).tolist() for g in generators]
+        return np.stack(
+            [
+                pixels[row, top : top + side, left : left + side]
+                for row, (top, left) in zip(rows, corners, strict=True)
+            ]
+        )
 
     # -- prediction ------------------------------------------------------------------
 

@@ -17,8 +17,7 @@ class DistilledStudentRegressor(Distilling):
     Any fitted regressor on pictures can be the teacher: a Pipeline of frozen features
     and SVR, or a learned method. The student needs neither it nor a diffusion model to
     predict. From a teacher with quality maps it learns these too, as DP-IQA's student
-    does [1]_. Pictures without opinion scores are as good as others: the teacher scores
-    them.
+    does [1]_. Pictures without opinion scores serve as well: the teacher scores them.
 
     Parameters
     ----------
@@ -71,6 +70,11 @@ class DistilledStudentRegressor(Distilling):
     flip : bool, default=False
         Mirror pictures left to right at random in training, with their maps. The paper
         does not.
+
+    crop_size : int, default=None
+        Train on random squares of this side of the views, pixels, at least 32, as if
+        they had the score of the whole: true of distortions that are everywhere, and
+        quicker. Predictions see the whole view. Not with quality maps.
 
     max_epochs : int, default=30
         Passes over all pictures.
@@ -164,16 +168,15 @@ class DistilledStudentRegressor(Distilling):
 
     Notes
     -----
-    *Loss.* The squared error of the score over the variance of the target, plus
-    `map_weight` times the squared error of the map over that of the maps. The paper
-    adds both errors as they are, with `y` in [0, 1].
+    *Loss.* Squared error of the score over the variance of the target, plus
+    `map_weight` times that of the map over the variance of maps. The paper adds both
+    errors as they are, with `y` in [0, 1].
 
-    *Memory.* Views are decoded once per fit into a file in the system's temporary
-    folder (``TMPDIR``), as are the maps; training reads them from there.
+    *Memory.* Views are decoded once per fit into a file in the temporary folder
+    (``TMPDIR``), where maps go too; training reads them from there.
 
-    *The store* knows a teacher by its class, parameters, fitted attributes and the
-    content of its frozen model. It does not see a change of code in a class of your
-    own: clear the store then.
+    *The store* knows a teacher by its class, parameters, fitted attributes and frozen
+    model. It does not see changed code in a class of your own: clear the store then.
 
     *What differs from the paper's student.* Nothing is dropped in training (torchvision
     drops layers and features of B7); AdamW without weight decay; the loss's units.
@@ -212,6 +215,7 @@ class DistilledStudentRegressor(Distilling):
         target="teacher",
         map_weight=1.0,
         flip=False,
+        crop_size=None,
         max_epochs=30,
         batch_size=24,
         accumulation=1,
@@ -240,6 +244,7 @@ class DistilledStudentRegressor(Distilling):
         self.target = target
         self.map_weight = map_weight
         self.flip = flip
+        self.crop_size = crop_size
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.accumulation = accumulation
