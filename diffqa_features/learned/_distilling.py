@@ -2,16 +2,20 @@
 
 import os
 import weakref
-from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
-from diffqa_features._store import as_store
+from diffqa_features.learned._course import (
+    draw_crops,
+    draw_flips,
+    flip,
+    is_fitted,
+    read_course,
+    to_pixels,
+)
 from diffqa_features.learned._estimator import TrainedRegressor
 from diffqa_features.metrics import srcc_score
 
@@ -21,23 +25,6 @@ _ON_CPU, _ON_GPU = 16, 64  # pictures per pass of a prediction
 # Student -> what its network was made of, and the network. On the side, since pickles
 # hold arrays; weak, since nobody says when a student is done.
 _ready = weakref.WeakKeyDictionary()
-
-
-@dataclass
-class Course:
-    """All that training looks at; N pictures, the unlabelled ones behind the others."""
-
-    pixels: np.ndarray  # (N, S, S, 3) uint8, on disk
-    keys: list[str]
-    taught: np.ndarray  # (N,) the teacher's scores; NaN where none is wanted
-    truth: np.ndarray  # (N,) y; NaN where none is wanted
-    maps: np.ndarray | None  # (N, C, h, w) float32, on disk
-
-    @property
-    def target(self):
-        """One number per picture: the mean of the wanted ones."""
-        both = np.stack([self.taught, self.truth])
-        return np.nansum(both, 0) / np.isfinite(both).sum(0)
 
 
 class Distilling(TrainedRegressor):
@@ -129,7 +116,7 @@ class Distilling(TrainedRegressor):
         """The teacher, fitted on X and y if it is not fitted yet."""
         if self.teacher is None:
             return None
-        if _is_fitted(self.teacher):
+        if is_fitted(self.teacher):
             return self.teacher
         return clone(self.teacher).fit(X, y)
 
@@ -144,43 +131,10 @@ class Distilling(TrainedRegressor):
         elif self.target != "teacher":
             missing, why = y is None, f"target={self.target!r}"
         else:
-            missing = y is None and not _is_fitted(self.teacher)
+            missing = y is None and not is_fitted(self.teacher)
             why = "a teacher that is not fitted"
         if missing:
             raise ValueError(f"fit needs y with {why}. Got None.")
-
-    def _read(self, parts, y, teacher, size):
-        """Read pictures and ask the teacher. `parts` are (X, rows): labelled, others"""
-        from diffqa_features.learned._pictures import read_pictures, scratch
-        from diffqa_features.learned._teaching import Lessons
-
-        count = sum(len(rows) for _, rows in parts)
-        labelled = len(parts[0][1])
-        pixels, keys = scratch((count, size, size, 3), np.uint8), []
-        for _, rows in parts:
-            for key, view in read_pictures(rows, self.view, size, self.verbose):
-                pixels[len(keys)] = view
-                keys.append(key)
-        taught, truth = np.full((2, count), np.nan)
-        if teacher is None or self.target != "teacher":
-            truth[:labelled] = y
-        maps = None
-        if teacher is not None:
-            wanted = self.target != "truth" or count > labelled
-            lessons = Lessons(
-                teacher,
-                scores=wanted,
-                maps=self.map_weight > 0 and hasattr(teacher, "quality_maps"),
-                store=as_store(self.memory),
-                verbose=self.verbose,
-            )
-            said = lessons.take(parts, keys)
-            maps = said.get("map")
-            if wanted:
-                taught[:] = said["score"]
-            if self.target == "truth":
-                taught[:labelled] = np.nan
-        return Course(pixels, keys, taught, truth, maps)
 
     # -- training ------------------------------------------------------------------
 
@@ -194,7 +148,7 @@ class Distilling(TrainedRegressor):
         known = np.zeros(labelled) if y is None else y
         train, held = self._split(known, groups)
         teacher = self._fitted_teacher(parts[0][0], y)
-        course = self._read(parts, y, teacher, size)
+        course = read_course(self, parts, y, teacher, size)
         train = np.concatenate([train, np.arange(labelled, len(course.keys))])
         if len(train) < 2:
             raise ValueError("fit needs at least two pictures. Got 1 sample.")
@@ -213,7 +167,7 @@ class Distilling(TrainedRegressor):
             fitted = {
                 "slope_": float(target.std()) or 1.0,
                 "intercept_": float(target.mean()),
-                "map_scale_": _spread(course.maps, train),
+                "map_scale_": course.spread_of_maps(train),
                 "map_shape_": map_shape,
                 "head_": head,
                 "image_size_": size,
@@ -278,14 +232,14 @@ class Distilling(TrainedRegressor):
         def step(chosen, generators):
             network.train()
             rows = train[chosen]
-            turned = self._draw_flips(generators).to(device)
-            views = self._draw_crops(course.pixels, rows, generators)
-            scores, maps = network(_to_pixels(views, device, turned))
+            turned = draw_flips(generators, self.flip).to(device)
+            views = draw_crops(course.pixels, rows, self.crop_size, generators)
+            scores, maps = network(flip(to_pixels(views, device), turned))
             errors = (scores[:, None] - goals[chosen]).square()
             loss = (errors * shares[chosen]).sum(1).mean()
             if course.maps is not None:
                 wanted = torch.from_numpy(np.array(course.maps[rows])).to(device)
-                wanted = _flip(wanted, turned) / map_scale
+                wanted = flip(wanted, turned) / map_scale
                 loss = loss + self.map_weight * (maps - wanted).square().mean()
             return loss, intercept + slope * scores
 
@@ -304,27 +258,6 @@ class Distilling(TrainedRegressor):
             None if held is None else validate,
             facts,
             past,
-        )
-
-    def _draw_flips(self, generators):
-        import torch
-
-        if not self.flip:
-            return torch.zeros(len(generators), dtype=torch.bool)
-        return torch.cat([torch.rand(1, generator=g) < 0.5 for g in generators])
-
-    def _draw_crops(self, pixels, rows, generators):
-        import torch
-
-        if self.crop_size is None:
-            return pixels[rows]
-        side, free = self.crop_size, pixels.shape[1] - self.crop_size + 1
-        corners = [torch.randint(free, (2,), generator=g).tolist() for g in generators]
-        return np.stack(
-            [
-                pixels[row, top : top + side, left : left + side]
-                for row, (top, left) in zip(rows, corners, strict=True)
-            ]
         )
 
     # -- prediction ------------------------------------------------------------------
@@ -354,7 +287,7 @@ class Distilling(TrainedRegressor):
         @torch.inference_mode()
         def run(chunk):
             with precision(device, dtype):
-                scores, seen = network(_to_pixels(np.stack(chunk), device))
+                scores, seen = network(to_pixels(np.stack(chunk), device))
             seen = seen.float().cpu().numpy() if maps else None
             return scores.double().cpu().numpy(), seen
 
@@ -384,38 +317,3 @@ class Distilling(TrainedRegressor):
             network = network.to(device, memory_format=torch.channels_last)
             known = _ready[self] = (self.weights_, device, network)
         return known[2]
-
-
-def _is_fitted(teacher):
-    try:
-        check_is_fitted(teacher)
-    except NotFittedError:
-        return False
-    except TypeError:  # it has a predict and no fit
-        return True
-    return True
-
-
-def _spread(maps, rows):
-    """Standard deviation over all pictures and places, a picture at a time."""
-    if maps is None:
-        return 1.0
-    exact = (maps[row].astype(np.float64) for row in rows)
-    mean, square = np.mean([[m.mean(), np.square(m).mean()] for m in exact], 0)
-    return float(np.sqrt(max(square - mean**2, 0.0))) or 1.0
-
-
-def _to_pixels(views, device, turned=None):
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [0, 1], laid out as it came."""
-    import torch
-
-    pixels = torch.from_numpy(np.ascontiguousarray(views)).to(device)
-    pixels = pixels.permute(0, 3, 1, 2).float() / 255
-    return pixels if turned is None else _flip(pixels, turned)
-
-
-def _flip(tensor, turned):
-    """Mirror those pictures left to right."""
-    if not turned.any():
-        return tensor
-    return tensor.flip(-1).where(turned[:, None, None, None], tensor)
