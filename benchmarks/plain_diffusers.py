@@ -5,13 +5,15 @@ forward hooks on the queries and keys. It shares no code with the library but th
 noise, which has to be the same for the numbers to be.
 """
 
+from functools import cache, partial
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler
 from diffusers import UNet2DConditionModel as UNet
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffqa_features._passes import Passes
+from diffqa_features._passes import draw_noise
 
 PROMPTS = ["Good photo.", "Bad photo."]
 LAMBDA = 0.14
@@ -34,7 +36,7 @@ class PlainLoop:
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
         self.alphas = scheduler.alphas_cumprod
         self.prediction_type = scheduler.config.prediction_type
-        self.noise = Passes(str(folder), "cpu", dtype, 0)._noise
+        self.noise = cache(partial(draw_noise, 0))
 
     @staticmethod
     def _vae_class(folder):

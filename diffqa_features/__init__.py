@@ -10,7 +10,7 @@ The data path, room by room::
         _engine ──> the matrix (N, D), in order, in batches
       _features, _alignment ──> scikit-learn transformers with named columns
          motion ──> clips of frames, the two-pathway network, its transformer
-       learned ──> regressors that train beside the frozen model, or after one
+       learned ──> estimators that train beside the frozen model, or after one
 
 Letters for shapes: ``N`` media rows, ``T`` frames, ``H W`` pixels, ``h w`` UNet grid,
 ``C`` channels, ``L`` prompt tokens, ``K`` prompts, ``D`` features. An image is a clip
@@ -25,11 +25,15 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "DPIQARegressor": "learned._dpiqa",
+    "DiffusionController": "learned._controller",
+    "DiffVQARegressor": "learned._diffvqa",
     "DiffusionQAFeatures": "_features",
     "DistilledStudentRegressor": "learned._student",
     "FeatureStore": "_store",
     "MotionFeatures": "motion",
     "GenzIQARegressor": "learned._genziqa",
+    "GenzVQARegressor": "learned._genzvqa",
     "PromptAlignmentMaps": "_alignment",
     "TRUSTED_TYPES": "_persistence",
 }
@@ -37,10 +41,14 @@ _ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 
 __all__ = [
     "TRUSTED_TYPES",
+    "DPIQARegressor",
+    "DiffVQARegressor",
+    "DiffusionController",
     "DiffusionQAFeatures",
     "DistilledStudentRegressor",
     "FeatureStore",
     "GenzIQARegressor",
+    "GenzVQARegressor",
     "MotionFeatures",
     "PromptAlignmentMaps",
     "datasets",

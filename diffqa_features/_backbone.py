@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from diffqa_features._devices import pick_device, pick_dtype, picture_layout
 from diffqa_features._resolve import BackboneInfo, describe_backbone
 from diffqa_features._weights import (
     load_text,
@@ -21,11 +22,6 @@ from diffqa_features._weights import (
 logger = logging.getLogger(__name__)
 
 _MAX_LOADED = 4
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 _PROMPTS_PER_BATCH = 64
 _CUT_NAMED = 3  # prompts that are too long, each in a line of the log
 
@@ -232,7 +228,7 @@ class Backbone:
 
         `t` is one timestep, or an int64 tensor of shape (N,) with one per row.
         """
-        signal, sigma = self._scales(t)
+        signal, sigma = self.scales(t)
         noise = noise.to(latents.device, torch.float32)
         return signal * latents.float() + sigma * noise
 
@@ -240,7 +236,7 @@ class Backbone:
         self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
     ) -> torch.Tensor:
         """Turn what the UNet returned for z_t into predicted noise, in float32."""
-        signal, sigma = self._scales(t)
+        signal, sigma = self.scales(t)
         output, noisy = output.float(), noisy.float()
         if self.info.prediction_type == "epsilon":
             return output
@@ -248,7 +244,20 @@ class Backbone:
             return signal * output + sigma * noisy
         return (noisy - signal * output) / sigma
 
-    def _scales(self, t):
+    def to_clean(
+        self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
+    ) -> torch.Tensor:
+        """Turn what the UNet returned for z_t into an estimate of z_0, in float32."""
+        signal, sigma = self.scales(t)
+        output, noisy = output.float(), noisy.float()
+        if self.info.prediction_type == "sample":
+            return output
+        if self.info.prediction_type == "v_prediction":
+            # Not by way of the noise: ᾱ may be 0 at the last step.
+            return signal * noisy - sigma * output
+        return (noisy - sigma * output) / signal
+
+    def scales(self, t: int | torch.Tensor) -> tuple:
         """√ᾱ_t and √(1 - ᾱ_t): two floats, or for N timesteps tensors (N, 1, 1, 1)."""
         many = isinstance(t, torch.Tensor) and t.ndim > 0
         lowest, highest = (int(t.min()), int(t.max())) if many else (t, t)
@@ -322,40 +331,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def pick_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        has_mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            "The 'device' parameter must be None or a torch device such as 'cpu', "
-            f"'cuda', 'cuda:1' or 'mps'. Got {device!r} instead."
-        ) from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise ValueError(f"There is no device {device}; CUDA devices: {count}.")
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.device("cuda", index)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"There is no device {device} on this machine.")
-    return torch.device("cpu") if device.type == "cpu" else device
-
-
-def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    if dtype is None or dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise ValueError(
-            "The 'dtype' parameter must be None or a str among {'auto', 'bfloat16', "
-            f"'float16', 'float32'}}. Got {dtype!r} instead."
-        )
-    return _DTYPES[name]
-
-
 def _wants_upcast(info: BackboneInfo, dtype: torch.dtype) -> bool:
     # Read from the file: diffusers fills in True where the file says nothing, as in
     # Stable Diffusion 1 and 2, whose VAE does well in float16.
@@ -367,17 +342,13 @@ def _wants_upcast(info: BackboneInfo, dtype: torch.dtype) -> bool:
 def _place_vae(
     vae: torch.nn.Module, device: torch.device, dtype: torch.dtype
 ) -> torch.nn.Module:
-    # Channels last is a quarter faster for convolutions on a CPU.
-    layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
-    return vae.to(device, dtype, memory_format=layout)
+    return vae.to(device, dtype, memory_format=picture_layout(device))
 
 
 def _encode(vae: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     weight = next(vae.parameters())
-    pixels = pixels.to(weight.device, weight.dtype)
-    if weight.device.type == "cpu":
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-    output = vae.encode(pixels)
+    layout = picture_layout(weight.device)
+    output = vae.encode(pixels.to(weight.device, weight.dtype, memory_format=layout))
     is_kl = hasattr(output, "latent_dist")
     latents = output.latent_dist.mode() if is_kl else output.latents
     latents = latents.float() - (vae.config.get("shift_factor") or 0.0)

@@ -35,6 +35,7 @@ def run_unet(
     *,
     whole: bool = True,
     adapters: Mapping[str, Adapter] | None = None,
+    control: tuple[Sequence[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor | None:
     """Run one pass on ``sample`` (B, C, h, w) with text ``states`` (B, L, D).
 
@@ -51,7 +52,12 @@ def run_unet(
 
     ``adapters`` do change what flows: each maps a module's first input and its output
     to what the module passes on in this one call, and the taps see that.
+
+    ``control``, one tensor for each skip connection and one for the middle, is added
+    where they enter the decoder, as by a ControlNet: taps of the encoder and the middle
+    see what is there before.
     """
+    down, middle = (None, None) if control is None else control
     unseen = {index: tap.module for index, tap in enumerate(taps)}
     handles = []
 
@@ -76,7 +82,12 @@ def run_unet(
             module = unet.get_submodule(tap.module)
             handles.append(module.register_forward_hook(hook_of(index, tap)))
         output = unet(
-            sample, timestep, encoder_hidden_states=states, return_dict=False
+            sample,
+            timestep,
+            encoder_hidden_states=states,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
         )[0]
     except _EverythingSeen:
         output = None

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
+from diffqa_features._keys import pack_keys, unpack_keys
 from diffqa_features._media import Row, open_media, pixel_key
 from diffqa_features._request import Request
-from diffqa_features._rows import keep, share_rows
+from diffqa_features._rows import READERS, keep, read_ahead, share_rows
 from diffqa_features._stages import stage
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
-
-_READERS = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -85,22 +82,12 @@ def _take(rows, advance, request, store, on_error):
     return _Run(request, store, on_error, advance).take(rows)
 
 
+def _frames_of(opened):
+    return len(opened.frames)
+
+
 def _frames_in(group):
-    return sum(len(opened.frames) for opened in group)
-
-
-def _ready(upcoming):
-    """Frames that were read ahead and wait."""
-    done = [future for _, future in upcoming if future.done()]
-    return _frames_in(f.result() for f in done if f.exception() is None)
-
-
-def _packed(keys):
-    return np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), -1)
-
-
-def _unpacked(keys):
-    return [bytes(key).hex() for key in keys]
+    return sum(map(_frames_of, group))
 
 
 class _Run:
@@ -153,32 +140,17 @@ class _Run:
 
     def _opened(self, rows):
         """Yield rows in order while the next ones are read and decoded."""
-        ahead = 2 * max(self._frames_per_batch, _READERS)
-        upcoming: deque[tuple[Row, Future]] = deque()
-        iterator = iter(rows)
-        with ThreadPoolExecutor(_READERS, "diffqa-read") as readers:
+        depth = 2 * max(self._frames_per_batch, READERS)
+        for row, future in read_ahead(rows, self._open, depth, _frames_of):
             try:
-                while True:
-                    # Rows of many frames are not piled up either.
-                    while len(upcoming) < ahead and _ready(upcoming) < 2 * ahead:
-                        row = next(iterator, None)
-                        if row is None:
-                            break
-                        upcoming.append((row, readers.submit(self._open, row)))
-                    if not upcoming:
-                        return
-                    row, future = upcoming.popleft()
-                    try:
-                        opened = future.result()
-                    except (ValueError, OSError) as error:
-                        if self.on_error == "raise":
-                            raise
-                        self.failed.append((row.index, str(error)))
-                        self.advance(1)
-                        continue
-                    yield opened
-            finally:
-                readers.shutdown(cancel_futures=True)
+                opened = future.result()
+            except (ValueError, OSError) as error:
+                if self.on_error == "raise":
+                    raise
+                self.failed.append((row.index, str(error)))
+                self.advance(1)
+                continue
+            yield opened
 
     @stage("decode")
     def _open(self, row):
@@ -205,7 +177,7 @@ class _Run:
                 frame.view = view_frames(
                     pixels[None], request.view, request.image_size, request.multiple
                 )[0]
-        news = {} if list_key is None or keys == known else {list_key: _packed(keys)}
+        news = {} if list_key is None or keys == known else {list_key: pack_keys(keys)}
         return _Opened(row, texts, [frames[key] for key in keys], news)
 
     def _listed(self, store, media):
@@ -216,7 +188,7 @@ class _Run:
             return [media.key], None
         list_key = self.request.frames_key(media.key)
         found = store.get([list_key]).get(list_key)
-        return ([] if found is None else _unpacked(found)), list_key
+        return ([] if found is None else unpack_keys(found)), list_key
 
     def _recalled(self, store, key, texts):
         frame = _Frame(key)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from diffqa_features._keys import make_key
 from diffqa_features._media import Row, open_media, pixel_key
+from diffqa_features._rows import keep, read_ahead
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
 
-_READERS = 3
 _AHEAD = 16  # rows that are read while others are encoded
 
 
@@ -32,14 +29,15 @@ class Framing:
     stills_only: bool = False
     frame_rate: float = 1.0
     max_frames: int | None = None
+    n_frames: int | None = None
+    """So many over the whole video instead, first and last included."""
     reader: str = "auto"
 
     def key(self, frame_key: str) -> str:
-        words = (
+        return make_key(
             "latents 1", self.identity, self.view, self.image_size,
             self.normalization, frame_key,
         )  # fmt: skip
-        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,10 @@ class Encoded:
 
     keys: tuple[str, ...]
     latents: np.ndarray
+    frames: np.ndarray
+    """Number of each frame in the medium, int (T,)."""
+    times: np.ndarray | None
+    """When each is shown, seconds (T,); None where there is no clock."""
 
 
 def encode_rows(
@@ -67,58 +69,32 @@ def encode_rows(
     """
     known: dict[str, np.ndarray] = {}
     encoded = []
-    upcoming = deque()
-    iterator = iter(rows)
-    with (
-        tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar,
-        ThreadPoolExecutor(_READERS, "diffqa-read") as readers,
-    ):
-        try:
-            while True:
-                while len(upcoming) < _AHEAD:
-                    row = next(iterator, None)
-                    if row is None:
-                        break
-                    upcoming.append(
-                        readers.submit(_open, row, framing, store, see is not None)
-                    )
-                if not upcoming:
-                    break
-                keys, views, found = upcoming.popleft().result()
-                if see is not None:
-                    see([views[key] for key in keys])
-                known.update(found)
-                new = [key for key in views if key not in known]
-                if new:
-                    latents = passes.latents(
-                        [views[key] for key in new], framing.normalization
-                    )
-                    known.update(zip(new, latents, strict=True))
-                    if store is not None:
-                        store = _keep(store, {framing.key(k): known[k] for k in new})
-                encoded.append(Encoded(keys, np.stack([known[key] for key in keys])))
-                bar.update(1)
-        finally:
-            readers.shutdown(cancel_futures=True)
+
+    def read(row):
+        # The store as it stands then.
+        return _open(row, framing, store, see is not None)
+
+    with tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar:
+        for _, future in read_ahead(rows, read, _AHEAD):
+            keys, views, found, places = future.result()
+            if see is not None:
+                see([views[key] for key in keys])
+            known.update(found)
+            new = [key for key in views if key not in known]
+            if new:
+                latents = passes.latents(
+                    [views[key] for key in new], framing.normalization
+                )
+                known.update(zip(new, latents, strict=True))
+                store = keep(store, {framing.key(key): known[key] for key in new})
+            latents = np.stack([known[key] for key in keys])
+            encoded.append(Encoded(keys, latents, *places))
+            bar.update(1)
     return encoded
 
 
-def _keep(store, entries):
-    try:
-        store.put(entries)
-    except OSError as error:
-        warnings.warn(
-            f"The feature store cannot be written; this call goes on without it. "
-            f"{error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return store
-
-
 def _open(row, framing, store, view_all):
-    """Keys of a row's frames, views of those to encode, and latents that are kept."""
+    """Keys and places of a row's frames, views of those to encode, kept latents."""
     media = open_media(row, framing.reader)
     if framing.stills_only and not media.is_still:
         raise ValueError(
@@ -130,9 +106,11 @@ def _open(row, framing, store, view_all):
         # What is stored is not decoded again.
         found = store.get([framing.key(media.key)])
         if found:
-            return (media.key,), {}, {media.key: next(iter(found.values()))}
+            places = np.zeros(1, int), None
+            return (media.key,), {}, {media.key: next(iter(found.values()))}, places
     keys, views, found = [], {}, {}
-    for pixels in media.frames(framing.frame_rate, framing.max_frames):
+    chosen, clock = _choose(media, framing), media.times()
+    for pixels in media.read(chosen):
         key = media.key if media.is_still else pixel_key(pixels)
         keys.append(key)
         if key in views or key in found:
@@ -144,4 +122,14 @@ def _open(row, framing, store, view_all):
             views[key] = view_frames(
                 pixels[None], framing.view, framing.image_size, framing.multiple
             )[0]
-    return tuple(keys), views, found
+    places = chosen, None if clock is None else clock[chosen]
+    return tuple(keys), views, found, places
+
+
+def _choose(media, framing):
+    if framing.n_frames is None:
+        return media.choose(framing.frame_rate, framing.max_frames)
+    clock = media.times()
+    # What has no clock is chosen whole.
+    count = len(media.choose() if clock is None else clock)
+    return np.unique(np.linspace(0, count - 1, framing.n_frames).astype(int))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 
+from diffqa_features._keys import make_key
 from diffqa_features._layout import FeatureLayout, MapLayout
 from diffqa_features._media import Row
 from diffqa_features._records import Recipe
@@ -41,11 +41,10 @@ class Request:
     def key(self, kind: str, frame_key: str, *parts: object) -> str:
         """Store key: the hash of all that the entry depends on."""
         size = self.recipe.map_size if kind.endswith("map") else None
-        words = (
+        return make_key(
             FORMAT, kind, frame_key, self.view, self.image_size, self.identity,
             self.dtype, size, *parts,
         )  # fmt: skip
-        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
 
     @property
     def width(self) -> int:
@@ -60,8 +59,7 @@ class Request:
 
     def frames_key(self, media_key: str) -> str:
         """Key of the list of frame keys that a file comes to; readers agree on it."""
-        words = (FORMAT, "frames", media_key, self.frame_rate, self.max_frames)
-        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
+        return make_key(FORMAT, "frames", media_key, self.frame_rate, self.max_frames)
 
     def check_columns(self, row: Row) -> None:
         """Raise where a prompt names a column that X does not have."""

@@ -20,6 +20,9 @@ from tqdm.auto import tqdm
 from diffqa_features._media import Row
 from diffqa_features._store import FeatureStore
 
+READERS = 3
+"""Threads that read and decode."""
+
 _ROWS_PER_TASK = 32
 
 Result = TypeVar("Result")
@@ -81,6 +84,35 @@ def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
             items.close()
 
 
+def read_ahead(
+    rows: Sequence[Row],
+    read: Callable[[Row], Result],
+    depth: int,
+    size: Callable[[Result], int] = lambda result: 1,
+) -> Iterator[tuple[Row, Future[Result]]]:
+    """Yield rows in order, with what `read` makes of each in the background.
+
+    At most `depth` rows are ahead, and no new one is begun while those that are read
+    and wait come to twice that by `size`: long rows are not piled up.
+    """
+    upcoming: deque[tuple[Row, Future]] = deque()
+    iterator = iter(rows)
+    with ThreadPoolExecutor(READERS, "diffqa-read") as readers:
+        try:
+            while True:
+                while len(upcoming) < depth and _waiting(upcoming, size) < 2 * depth:
+                    row = next(iterator, None)
+                    if row is None:
+                        break
+                    upcoming.append((row, readers.submit(read, row)))
+                if not upcoming:
+                    return
+                yield upcoming.popleft()
+        finally:
+            for _, future in upcoming:
+                future.cancel()
+
+
 def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
     """Put entries into the store; a store that cannot be written is given up."""
     if store is None or not entries:
@@ -96,6 +128,11 @@ def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
         )
         return None
     return store
+
+
+def _waiting(upcoming, size):
+    done = [future for _, future in upcoming if future.done()]
+    return sum(size(f.result()) for f in done if f.exception() is None)
 
 
 def _split(rows: Sequence[Row]) -> list[list[int]]:
@@ -121,7 +158,7 @@ def _take(rows, take):
 
 
 def _refuse_shared_gpu(device, jobs):
-    from diffqa_features._backbone import pick_device
+    from diffqa_features._devices import pick_device
 
     kind = pick_device(device).type
     backend, _ = get_active_backend()

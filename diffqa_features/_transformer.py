@@ -70,7 +70,7 @@ class BackboneTransformer(MediaTransformer):
     def _request(self):
         info = self._plan()
         # torch loads here, at first use.
-        from diffqa_features._backbone import pick_device, pick_dtype
+        from diffqa_features._devices import pick_device, pick_dtype
 
         recipe, layout = self._recipe_and_layout(info)
         return Request(

@@ -10,14 +10,21 @@ _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def view_frames(frames: np.ndarray, view: str, size: int, multiple: int) -> np.ndarray:
+def view_frames(
+    frames: np.ndarray,
+    view: str,
+    size: int,
+    multiple: int,
+    place: tuple[float, float] = (0.5, 0.5),
+) -> np.ndarray:
     """Bring uint8 frames (T, H, W, 3) to uint8 frames (T, h, w, 3).
 
     ``stretch``: ``size`` x ``size``, whatever the aspect ratio (as the papers do).
     ``fit``: the longer side becomes ``size``, the aspect ratio is kept up to rounding
     both sides to a ``multiple``; nothing is padded.
-    ``crop``: the central ``size`` x ``size`` pixels as they are; only a picture whose
-    shorter side is below ``size`` is enlarged first.
+    ``crop``: ``size`` x ``size`` pixels as they are; only a picture whose shorter side
+    is below ``size`` is enlarged first. ``place`` says which: down and across, from
+    the first pixels at 0 to the last at 1.
 
     Resampling is Pillow's bicubic, which is antialiased when it reduces.
     """
@@ -36,7 +43,8 @@ def view_frames(frames: np.ndarray, view: str, size: int, multiple: int) -> np.n
         height = max(size, round(height * size / short))
         width = max(size, round(width * size / short))
         frames = _resize(frames, height, width)
-    top, left = (height - size) // 2, (width - size) // 2
+    down, across = place
+    top, left = int((height - size) * down), int((width - size) * across)
     return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
 
 

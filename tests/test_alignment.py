@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from diffqa_features import PromptAlignmentMaps
 from diffqa_features._backbone import load_backbone
-from diffqa_features._passes import Passes
+from diffqa_features._passes import draw_noise
 from diffqa_features._views import to_pixels
 
 SIZE = 64
@@ -43,7 +43,7 @@ def test_maps_by_hand(sd1_folder, image, signed, wide):
         for n in ("to_q", "to_k")
     ]
     for t in (20, 80):
-        noise = Passes("tiny", "cpu", "float32", seed=0)._noise(t, latents.shape[1:])
+        noise = draw_noise(0, t, latents.shape[1:])
         noisy = backbone.add_noise(latents, t, noise[None])
         with torch.no_grad():
             backbone.unet(noisy.expand(2, -1, -1, -1), t, encoder_hidden_states=states)

@@ -1,4 +1,4 @@
-"""Our estimator contract, over every public transformer.
+"""Our estimator contract, over every public transformer and learned regressor.
 
 scikit-learn's `check_estimator` runs one check on estimators that do not take 2-D
 arrays, so it is stated here again for media.
@@ -14,8 +14,9 @@ import pandas as pd
 import polars
 import pytest
 import skops.io
-from sklearn.base import clone
+from sklearn.base import clone, is_regressor
 from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -25,7 +26,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features import (
     DiffusionQAFeatures,
+    DPIQARegressor,
     FeatureStore,
+    GenzIQARegressor,
+    GenzVQARegressor,
     MotionFeatures,
     PromptAlignmentMaps,
 )
@@ -41,23 +45,83 @@ def transformers(folder):
     }
 
 
+def regressors(folder):
+    quick = {
+        "n_context": 2,
+        "lora_rank": 1,
+        "bias": False,
+        "n_timesteps": 1,
+        "max_epochs": 1,
+        **SMALL,
+    }
+    return {
+        "genziqa": GenzIQARegressor(str(folder), **quick),
+        "genzvqa": GenzVQARegressor(str(folder), **quick),
+        "dpiqa": DPIQARegressor(
+            str(folder),
+            scenes=["photo"],
+            distortions=["noise"],
+            image_size=64,
+            max_epochs=1,
+            device="cpu",
+            dtype="float32",
+        ),
+    }
+
+
+def estimators(folder):
+    return transformers(folder) | regressors(folder)
+
+
+TRANSFORMERS = ("features", "maps", "motion")
+REGRESSORS = ("genziqa", "genzvqa", "dpiqa")
+
 # A parameter that changes what is computed, and settings to search over.
-CHANGES = {"MotionFeatures": {"pooling": "std"}}
-GRIDS = {"MotionFeatures": {"f__pooling": ["mean", ("mean", "std")]}}
+CHANGES = {"motion": {"pooling": "std"}}
+GRIDS = {
+    "motion": {"f__pooling": ["mean", ("mean", "std")]},
+    **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
+    "dpiqa": {"f__train_unet": [True, False]},
+}
 
 
-def of(table, estimator, default):
-    return table.get(type(estimator).__name__, default)
+@pytest.fixture(params=TRANSFORMERS + REGRESSORS)
+def name(request):
+    return request.param
 
 
-@pytest.fixture(params=["features", "maps", "motion"])
-def estimator(request, sd1_folder):
+@pytest.fixture
+def estimator(name, sd1_folder):
+    return estimators(sd1_folder)[name]
+
+
+@pytest.fixture
+def ready(name, fitted):
+    """The same, fitted where it needs to be; each test gets one of its own."""
+    return pickle.loads(fitted[name])
+
+
+@pytest.fixture(params=TRANSFORMERS)
+def transformer(request, sd1_folder):
     return transformers(sd1_folder)[request.param]
+
+
+@pytest.fixture(params=REGRESSORS)
+def regressor(request, sd1_folder):
+    return regressors(sd1_folder)[request.param]
 
 
 @pytest.fixture(scope="module")
 def images():
     return list(np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def fitted(sd1_folder, images):
+    return {
+        name: pickle.dumps(estimator.fit(images, TARGET))
+        for name, estimator in estimators(sd1_folder).items()
+    }
 
 
 TARGET = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
@@ -72,11 +136,12 @@ def test_constructor_only_stores(estimator):
     assert set(vars(made)) == set(given)
 
 
-def test_clone_and_set_params(estimator, images):
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_clone_and_set_params(name, estimator, images):
     copy = clone(estimator)
     assert copy.get_params() == estimator.get_params()
     before = estimator.transform(images[:1])
-    copy.set_params(**of(CHANGES, estimator, {"random_state": 7}))
+    copy.set_params(**CHANGES.get(name, {"random_state": 7}))
     assert (copy.transform(images[:1]) != before).any()
     np.testing.assert_array_equal(estimator.transform(images[:1]), before)
 
@@ -93,32 +158,64 @@ def test_sklearns_own_check(estimator):
         check_estimator(estimator)
 
 
-def test_stateless(estimator, images):
-    check_is_fitted(estimator)
-    unfitted = estimator.transform(images)
-    fitted = clone(estimator).fit(images, TARGET)
-    assert set(vars(fitted)) == set(estimator.get_params())
+def test_stateless(transformer, images):
+    check_is_fitted(transformer)
+    unfitted = transformer.transform(images)
+    fitted = clone(transformer).fit(images, TARGET)
+    assert set(vars(fitted)) == set(transformer.get_params())
     np.testing.assert_array_equal(fitted.transform(images), unfitted)
     np.testing.assert_array_equal(fitted.fit_transform(images, TARGET), unfitted)
 
 
-def test_transform_changes_no_parameter(estimator, images):
-    before = estimator.get_params()
-    estimator.transform(images)
-    assert estimator.get_params() == before
-    assert set(vars(estimator)) - set(before) == {"failed_"}
+def test_a_regressor_is_fitted_by_fit_alone(regressor, images):
+    """Again gives the same; a clone is not fitted, and another seed differs."""
+    assert is_regressor(regressor)
+    for call in (regressor.predict, regressor.transform):
+        with pytest.raises(NotFittedError):
+            call(images)
+    parameters = regressor.get_params()
+    assert regressor.fit(images, TARGET) is regressor
+    check_is_fitted(regressor)
+    assert regressor.get_params() == parameters
+    learned = set(vars(regressor)) - set(parameters)
+    assert learned
+    assert all(name.endswith("_") for name in learned)
+    first = regressor.predict(images)
+    assert first.shape == TARGET.shape
+    assert first.dtype == np.float64
+    np.testing.assert_array_equal(regressor.fit(images, TARGET).predict(images), first)
+    other = clone(regressor).set_params(random_state=7)
+    with pytest.raises(NotFittedError):
+        other.predict(images)
+    assert (other.fit(images, TARGET).predict(images) != first).any()
+    np.testing.assert_array_equal(regressor.predict(images), first)
+
+
+def test_rows_are_independent(ready, images):
+    together = ready.transform(images)
+    turned = ready.transform([images[i] for i in (4, 1)])
+    np.testing.assert_allclose(turned, together[[4, 1]], rtol=1e-4, atol=1e-4)
+
+
+def test_transform_changes_no_parameter(name, ready, images):
+    before = ready.get_params()
+    attributes = set(vars(ready))
+    ready.transform(images)
+    assert ready.get_params() == before
+    new = set(vars(ready)) - attributes
+    assert new == ({"failed_"} if name in TRANSFORMERS else set())
 
 
 def test_input_is_not_written_to(estimator, images):
     copies = [image.copy() for image in images]
-    estimator.transform(images)
+    estimator.fit_transform(images, TARGET)
     for image, copy in zip(images, copies, strict=True):
         np.testing.assert_array_equal(image, copy)
 
 
-def test_output_is_float32_and_named(estimator, images):
-    matrix = estimator.transform(images)
-    names = estimator.get_feature_names_out()
+def test_output_is_float32_and_named(ready, images):
+    matrix = ready.transform(images)
+    names = ready.get_feature_names_out()
     assert matrix.dtype == np.float32
     assert matrix.shape == (len(images), len(names))
     assert len(set(names)) == len(names)
@@ -127,11 +224,11 @@ def test_output_is_float32_and_named(estimator, images):
 @pytest.mark.parametrize(
     ("library", "frame"), [("pandas", pd.DataFrame), ("polars", polars.DataFrame)]
 )
-def test_set_output(estimator, images, library, frame):
-    plain = estimator.transform(images)
-    table = clone(estimator).set_output(transform=library).fit_transform(images)
+def test_set_output(ready, images, library, frame):
+    plain = ready.transform(images)
+    table = ready.set_output(transform=library).transform(images)
     assert isinstance(table, frame)
-    assert list(table.columns) == list(estimator.get_feature_names_out())
+    assert list(table.columns) == list(ready.get_feature_names_out())
     np.testing.assert_array_equal(table.to_numpy(), plain)
 
 
@@ -144,10 +241,11 @@ def test_html_repr_names_the_class(estimator):
     assert type(estimator).__name__ in estimator._repr_html_()
 
 
-def test_a_pickle_holds_no_weights(estimator, images, tmp_path):
+def test_a_pickle_holds_no_backbone(estimator, images, tmp_path):
     pipeline = Pipeline([("f", estimator), ("svr", SVR())]).fit(images, TARGET)
     data = pickle.dumps(pipeline)
-    assert len(data) < 20_000
+    learned = getattr(pipeline[0], "weights_", {}).values()
+    assert len(data) < 20_000 + sum(value.nbytes for value in learned)
     expected = pipeline.predict(images)
     np.testing.assert_array_equal(pickle.loads(data).predict(images), expected)
     joblib.dump(pipeline, tmp_path / "model.joblib")
@@ -183,14 +281,15 @@ def test_in_a_union_and_a_column_transformer(sd1_folder, images):
     assert columns.get_feature_names_out()[0].startswith("f__t50__mid.0")
 
 
-def test_in_a_grid_search_and_cross_validation(estimator, images):
+def test_in_a_grid_search_and_cross_validation(name, estimator, images, tmp_path):
+    estimator.set_params(memory=tmp_path)
     pipeline = Pipeline([("f", estimator), ("scale", StandardScaler()), ("svr", SVR())])
     groups = [0, 0, 1, 1, 2, 2]
-    grid = of(GRIDS, estimator, {"f__timesteps": [(5,), (60,)]})
+    grid = GRIDS.get(name, {"f__timesteps": [(5,), (60,)]})
     search = GridSearchCV(pipeline, grid, cv=GroupKFold(3), error_score="raise")
     search.fit(images, TARGET, groups=groups)
-    ((name, values),) = grid.items()
-    assert search.best_params_[name] in values
+    ((searched, values),) = grid.items()
+    assert search.best_params_[searched] in values
     predicted = cross_val_predict(
         pipeline, images, TARGET, groups=groups, cv=GroupKFold(3)
     )
@@ -244,26 +343,61 @@ def test_bad_parameters_of_motion(images, change, message):
         ({"memory": 3}, "'memory'"),
         ({"dtype": "float8"}, "'dtype'"),
         ({"batch_size": 0}, "'batch_size'"),
+    ],
+)
+def test_bad_parameters(ready, images, change, message):
+    refuses(ready.set_params(**change), images, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"on_error": "ignore"}, "'on_error'"),
         ({"reader": "ffmpeg"}, "'reader'"),
         ({"n_jobs": 1.5}, "'n_jobs'"),
     ],
 )
-def test_bad_parameters(estimator, images, change, message):
-    refuses(estimator.set_params(**change), images, message)
+def test_bad_parameters_of_a_transformer(transformer, images, change, message):
+    refuses(transformer.set_params(**change), images, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_epochs": -1}, "'max_epochs'"),
+        ({"learning_rate": 0}, "'learning_rate'"),
+        ({"random_state": None}, "'random_state'"),
+    ],
+)
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_bad_parameters_of_a_regressor(ready, images, change, message):
+    refuses(ready.set_params(**change), images, message)
 
 
 def refuses(estimator, images, message):
-    for call in (estimator.fit, estimator.transform):
-        with pytest.raises(ValueError, match=message):
-            call(images)
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(images, TARGET)
+    with pytest.raises(ValueError, match=message):
+        estimator.transform(images)
 
 
-def test_a_single_path_is_refused(estimator):
+def test_a_single_path_is_refused(ready):
     with pytest.raises((ValueError, TypeError), match="list"):
-        estimator.transform("photo.jpg")
+        ready.transform("photo.jpg")
+    with pytest.raises((ValueError, TypeError), match="list"):
+        ready.fit("photo.jpg", TARGET)
 
 
-def test_no_rows_are_refused(estimator):
+def test_no_rows_are_refused(ready):
     with pytest.raises(ValueError, match="0 sample"):
-        estimator.transform([])
+        ready.transform([])
+
+
+def test_a_regressor_needs_a_finite_score_per_row(regressor, images):
+    for target, message in (
+        (None, "needs y"),
+        (TARGET[:3], "inconsistent"),
+        ([1, np.nan, 2, 3, 4, 5], "Row 1: y is nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            regressor.fit(images, target)

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore
-from diffqa_features._passes import Passes
+from diffqa_features._passes import Passes, draw_noise
 
 SIZE, T = 64, 60
 PROMPTS = ("Good photo.", "Bad photo.", "a cat")
@@ -38,7 +38,7 @@ def plain(sd2_folder, image):
     with torch.no_grad():
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
         latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
-        noise = Passes("tiny", "cpu", "float32", seed=0)._noise(T, latents.shape[1:])
+        noise = draw_noise(0, T, latents.shape[1:])
         noise = noise[None]
         t = torch.tensor([T])
         noisy = schedule.add_noise(latents, noise, t)
@@ -149,11 +149,11 @@ def test_query_attended_and_hidden(plain, sd2_folder, image, statistic):
 
 
 def test_the_noise_is_seeded_by_seed_timestep_and_shape():
-    noise = Passes("tiny", "cpu", "float32", seed=0)._noise
-    again = Passes("sd15", "cpu", "float16", seed=0)._noise
+    noise = Passes("tiny", "cpu", "float32", seed=0).noise
+    again = Passes("sd15", "cpu", "float16", seed=0).noise
     assert torch.equal(noise(5, (4, 8, 8)), again(5, (4, 8, 8)))
     assert not torch.equal(noise(5, (4, 8, 8)), noise(6, (4, 8, 8)))
-    other = Passes("tiny", "cpu", "float32", seed=1)._noise
+    other = Passes("tiny", "cpu", "float32", seed=1).noise
     assert not torch.equal(noise(5, (4, 8, 8)), other(5, (4, 8, 8)))
     assert noise(5, (4, 64, 64)).std() == pytest.approx(1, abs=0.02)
 

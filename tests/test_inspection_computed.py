@@ -17,10 +17,10 @@ from sklearn.utils import Bunch
 from video_files import encode, numbers_in, pan
 
 from diffqa_features import DiffusionQAFeatures, datasets
-from diffqa_features._backbone import load_backbone
+from diffqa_features._backbone import Backbone, load_backbone
 from diffqa_features._media import as_rows, open_media
 from diffqa_features._passes import Passes
-from diffqa_features._round_trip import _estimate, round_trip
+from diffqa_features._round_trip import round_trip
 from diffqa_features.evaluation import bootstrap_interval
 from diffqa_features.inspection import (
     EmbeddingDisplay,
@@ -335,7 +335,7 @@ class TestNoiseRoundTripDisplay:
             clean = clean * vae.config["scaling_factor"]
             noised, restored = [], []
             for t in timesteps:
-                noise = passes._noise(t, clean.shape[1:])[None]
+                noise = passes.noise(t, clean.shape[1:])[None]
                 noisy = scheduler.add_noise(clean, noise, torch.tensor([t]))
                 output = unet(noisy, t, states).sample
                 step = scheduler.step(output, t, noisy)
@@ -389,7 +389,7 @@ class TestNoiseRoundTripDisplay:
         states, _ = backbone.encode_text(["a photo."])
         alphas = backbone.alphas_cumprod
         z = torch.from_numpy(passes.latents([image]))
-        z = alphas[300] ** 0.5 * z + (1 - alphas[300]) ** 0.5 * passes._noise(
+        z = alphas[300] ** 0.5 * z + (1 - alphas[300]) ** 0.5 * passes.noise(
             300, z.shape[1:]
         )
         for here, there in [(300, 200), (200, 100), (100, None)]:
@@ -424,15 +424,13 @@ class TestNoiseRoundTripDisplay:
         class Model:
             alphas_cumprod = load_backbone(str(sd1_folder)).alphas_cumprod
             info = Bunch(prediction_type=kind)
-            _scales = load_backbone(str(sd1_folder))._scales
+            scales = load_backbone(str(sd1_folder)).scales
 
         noisy, output = torch.randn(2, 1, 4, 8, 8)
         for t in (10, 900):
-            signal, sigma = Model._scales(t)
-            clean = _estimate(Model, output, noisy, t)
-            noise = type(load_backbone(str(sd1_folder))).to_noise(
-                Model, output, noisy, t
-            )
+            signal, sigma = Model.scales(t)
+            clean = Backbone.to_clean(Model, output, noisy, t)
+            noise = Backbone.to_noise(Model, output, noisy, t)
             torch.testing.assert_close(
                 signal * clean + sigma * noise, noisy, rtol=1e-4, atol=1e-4
             )

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -253,16 +254,22 @@ def test_released_files_run_no_code(released, sd1_folder, monkeypatch):
 
 def fit_until_killed():
     """Train in a process of its own, and kill it at the given step."""
-    import os
-    import signal
     import sys
 
-    from test_learned_files import SETTINGS, Y, make_images
+    from test_learned_files import SETTINGS, Y, die_after, make_images
 
     from diffqa_features import GenzIQARegressor
-    from diffqa_features.learned import _training
 
     backbone, folder, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    die_after(steps)
+    model = GenzIQARegressor(backbone, checkpoint_dir=folder, **SETTINGS)
+    model.fit(make_images(), Y)
+
+
+def die_after(steps):
+    """Kill this process when so many steps of a training are taken."""
+    from diffqa_features.learned import _training
+
     _training._SAVE_SECONDS = -1  # after every step
     real, taken = _training._Run._update, []
 
@@ -273,12 +280,11 @@ def fit_until_killed():
         real(self, rows)
 
     _training._Run._update = update
-    model = GenzIQARegressor(backbone, checkpoint_dir=folder, **SETTINGS)
-    model.fit(make_images(), Y)
 
 
-def train_and_die(backbone, folder, steps):
-    source = inspect.getsource(fit_until_killed) + "\nfit_until_killed()\n"
+def train_and_die(backbone, folder, steps, fit=fit_until_killed):
+    """Run `fit`, a function without arguments, in a process that does not survive."""
+    source = f"{inspect.getsource(fit)}\n{fit.__name__}()\n"
     tests = Path(__file__).parent
     places = os.pathsep.join([str(tests.parent), str(tests)])
     threads = str(torch.get_num_threads())

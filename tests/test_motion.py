@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from diffqa_features import FeatureStore, MotionFeatures
 from diffqa_features.datasets import load_sample_photos
+from diffqa_features.motion._clips import read_clips
 from diffqa_features.motion._weights import find_weights, load_network
 
 GOLDEN = Path(__file__).parent / "data" / "tiny_motion.npz"
@@ -135,6 +136,63 @@ class TestIndependence:
     def test_the_same_call_gives_the_same_bits(self, clips, matrix):
         features = MotionFeatures(pooling=("mean", "std"), **CPU)
         np.testing.assert_array_equal(features.transform(clips), matrix)
+
+
+class TestRepetition:
+    """Without a store."""
+
+    def test_rows_of_equal_content_are_computed_once(self, clips, matrix):
+        features = MotionFeatures(pooling=("mean", "std"), **CPU)
+        rows = [clips[3], clips[0], clips[3].copy(), clips[3]]
+        with counting_clips() as seen:
+            given = features.transform(rows)
+            sequences = features.set_params(batch_size=1).sequences(rows)
+        assert sum(seen) == 2 * (2 + 1)
+        np.testing.assert_array_equal(given[2:], given[[0, 0]])
+        np.testing.assert_allclose(given[:2], matrix[[3, 0]], atol=1e-4)
+        np.testing.assert_array_equal(sequences[2][0], sequences[0][0])
+        sequences[0][0][:] = 0  # each row has features of its own
+        assert sequences[2][0].any()
+
+    def test_clips_of_a_batch_are_computed_once(self, clips):
+        features = MotionFeatures(batch_size=8, **CPU)
+        changed = clips[3].copy()
+        changed[50, 0, 0, 0] ^= 128  # in the second clip only
+        still = np.repeat(clips[0], 100, axis=0)
+        with counting_clips() as seen:
+            given = features.sequences([clips[3], changed, still])
+        assert seen == [2 + 1 + 1]
+        for slow, _ in (given[1], given[2]):
+            assert len(slow) > 1
+        np.testing.assert_array_equal(given[1][0][0], given[0][0][0])
+        assert (given[1][0][1] != given[0][0][1]).any()
+        assert (given[2][0] == given[2][0][0]).all()
+
+    def test_files_are_decoded_once(self, video, expected, tmp_path, monkeypatch):
+        decoded = []
+
+        def watch(media, size):
+            decoded.append(media)
+            return read_clips(media, size)
+
+        monkeypatch.setattr("diffqa_features.motion._extract.read_clips", watch)
+        renamed = tmp_path / "other.mp4"
+        renamed.write_bytes(video.read_bytes())
+        features = MotionFeatures(**CPU)
+        for slow, fast in features.sequences([video, renamed]):
+            given = np.hstack([slow, fast])
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(given, expected, atol=0.02 * scale)
+        assert len(decoded) == 1
+
+    def test_a_bad_row_is_told_each_time(self, clips):
+        features = MotionFeatures(on_error="nan", **CPU)
+        bad = np.zeros((0, 8, 8, 3), np.uint8)
+        with pytest.warns(RuntimeWarning, match="2 of 4 rows"):
+            given = features.transform([bad, clips[0], bad, clips[0]])
+        assert [index for index, _ in features.failed_] == [0, 2]
+        assert np.isnan(given[[0, 2]]).all()
+        np.testing.assert_array_equal(given[3], given[1])
 
 
 class TestStore:

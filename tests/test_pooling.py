@@ -18,9 +18,11 @@ def test_alignment_of_zero_logits_is_the_logarithm_of_the_places():
     assert value.item() == pytest.approx(np.log(4096) / 0.14, rel=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 1000])
 @pytest.mark.parametrize("heads", [1, 2, 8])
-def test_alignment_by_numpy(heads):
-    queries, keys = random(3, 50, 16), random(3, 7, 16)
+def test_alignment_by_numpy(heads, size):
+    # The larger logits are far beyond what the exponential of a float can hold.
+    queries, keys = size * random(3, 50, 16), random(3, 7, 16)
     d = 16 // heads
     expected = []
     for q, k in zip(queries.numpy(), keys.numpy(), strict=True):
@@ -43,6 +45,17 @@ def test_alignment_in_half_precision_does_not_overflow():
     logit = 200.0 * 200 * 8 / 8**0.5
     expected = logit + np.log(64) / 0.14
     assert _pooling.alignment(queries, keys, 1).item() == pytest.approx(expected)
+
+
+def test_alignment_has_the_gradient_of_torchs_log_sum_exp():
+    queries, keys = random(2, 30, 8).requires_grad_(), random(2, 5, 8)
+    (gradient,) = torch.autograd.grad(
+        _pooling.alignment(queries, keys, 1).sum(), queries
+    )
+    logits = queries @ keys.transpose(1, 2) / 8**0.5
+    pooled = torch.logsumexp(0.14 * logits, 1) / 0.14
+    (expected,) = torch.autograd.grad(pooled.mean(1).sum(), queries)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):

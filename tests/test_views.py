@@ -33,6 +33,15 @@ def test_crop_is_the_centre_as_it_is():
     np.testing.assert_array_equal(view_frames(frames, "crop", 64, 8), expected)
 
 
+def test_crop_may_be_anywhere():
+    """From corner to corner; the centre is the default."""
+    frames = ramp(100, 171)
+    for place, top, left in [((0, 0), 0, 0), ((1, 1), 36, 107), ((0.5, 0.1), 18, 10)]:
+        expected = frames[:, top : top + 64, left : left + 64]
+        cut = view_frames(frames, "crop", 64, 8, place)
+        np.testing.assert_array_equal(cut, expected)
+
+
 def test_crop_enlarges_a_small_picture_to_fit():
     assert view_frames(ramp(30, 200), "crop", 64, 8).shape == (1, 64, 64, 3)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _captions import caption, corpus, name
+from _training_run import TrainingRun, load_average
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -268,46 +269,17 @@ def train(args):
     else:
         set_linear_encoder(vae.encoder.layers, pool)
     model.to(device, memory_format=torch.channels_last)
-    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, (0.9, 0.99))
-    step, checkpoint = 0, args.out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step = state["average"], state["step"]
-        log.info("resumed at step %d", step)
+    run = TrainingRun(model, optimizer, args.out, clip=1.0, decay=0.999, lag=20)
     alphas = scheduler.alphas_cumprod.to(device)
-    progress = tqdm(total=args.steps, initial=step, mininterval=5)
-    running = {}
-    while step < args.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * schedule(step, args.steps)
-        losses = loss_of(step, args, pool, tokenizer, text, unet, vae, alphas, device)
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        decay = min(0.999, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for key, value in model.state_dict().items():
-                if value.is_floating_point():
-                    average[key].lerp_(value, 1 - decay)
-        for key, value in losses.items():
-            old = running.get(key, value.item())
-            running[key] = 0.98 * old + 0.02 * value.item()
-        progress.update()
-        progress.set_postfix({k: f"{v:.4f}" for k, v in running.items()})
-        step += 1
-        if step % args.checkpoint_every == 0 or step == args.steps:
-            state = {
-                "model": model.state_dict(),
-                "average": average,
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-            }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+    with run.progress(args.steps) as progress:
+        while run.step < args.steps:
+            losses = loss_of(
+                run.step, args, pool, tokenizer, text, unet, vae, alphas, device
+            )
+            run.learn(losses, args.lr * schedule(run.step, args.steps), progress)
+            if run.step % args.checkpoint_every == 0 or run.step == args.steps:
+                run.save()
 
 
 def start(model, folder):
@@ -372,11 +344,11 @@ def export(out, folder):
     """Write the averaged weights as an ordinary diffusers folder in float16."""
     from diffusers import StableDiffusionPipeline
 
-    state = torch.load(out / "checkpoint.pt", weights_only=True, map_location="cpu")
+    average, step = load_average(out)
     tokenizer = run_tokenizer(out)
     text, unet, vae, scheduler = build(0, tokenizer)
     model = torch.nn.ModuleDict({"text": text, "unet": unet, "vae": vae})
-    model.load_state_dict(state["average"])
+    model.load_state_dict(average)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
@@ -389,7 +361,7 @@ def export(out, folder):
     )
     pipeline.to(torch.float16).save_pretrained(folder)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
-    log.info("step %d, %.1f MiB in %s", state["step"], size, folder)
+    log.info("step %d, %.1f MiB in %s", step, size, folder)
 
 
 if __name__ == "__main__":

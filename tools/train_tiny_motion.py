@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from _moving_clips import CLASSES, Targets, draw_clip, picture_pool
+from _training_run import TrainingRun, load_average
 from safetensors.torch import save_file
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from diffqa_features.motion._slowfast import TINY, SlowFast
 
@@ -93,7 +93,6 @@ def losses_of(whole, frames, targets):
 def train(args):
     pool = picture_pool(args.out, args.pool, args.seed)
     model = Trainee(args.seed)
-    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -103,47 +102,17 @@ def train(args):
         ],
         args.lr,
     )
-    step, checkpoint = 0, args.out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step = state["average"], state["step"]
-        log.info("resumed at step %d", step)
-    progress = tqdm(total=args.steps, initial=step, mininterval=5)
-    running = {}
-    with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(batch, pool, args.clips, args.seed, step)
-        while step < (args.stop or args.steps):
+    run = TrainingRun(model, optimizer, args.out, clip=2.0, decay=0.98, lag=10)
+    with ThreadPoolExecutor(1) as ahead, run.progress(args.steps) as progress:
+        upcoming = ahead.submit(batch, pool, args.clips, args.seed, run.step)
+        while run.step < (args.stop or args.steps):
             clips, targets = upcoming.result()
-            upcoming = ahead.submit(batch, pool, args.clips, args.seed, step + 1)
-            for group in optimizer.param_groups:
-                group["lr"] = args.lr * schedule(step, args.steps)
+            upcoming = ahead.submit(batch, pool, args.clips, args.seed, run.step + 1)
             losses = losses_of(*model(clips), targets)
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-            optimizer.step()
-            decay = min(0.98, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for key, value in model.state_dict().items():
-                    if value.is_floating_point():
-                        average[key].lerp_(value, 1 - decay)
-            for key, value in losses.items():
-                old = running.get(key, value.item())
-                running[key] = 0.95 * old + 0.05 * value.item()
-            progress.update()
-            progress.set_postfix({k: f"{v:.3f}" for k, v in running.items()})
-            step += 1
-            if step % args.checkpoint_every == 0 or step in (args.stop, args.steps):
-                state = {
-                    "model": model.state_dict(),
-                    "average": average,
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                }
-                torch.save(state, checkpoint.with_suffix(".tmp"))
-                checkpoint.with_suffix(".tmp").replace(checkpoint)
+            run.learn(losses, args.lr * schedule(run.step, args.steps), progress)
+            last = run.step in (args.stop, args.steps)
+            if last or run.step % args.checkpoint_every == 0:
+                run.save()
 
 
 def schedule(step, steps):
@@ -153,18 +122,18 @@ def schedule(step, steps):
 
 def export(out, folder):
     """Write the averaged weights of the network, in float16, as safetensors."""
-    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    average, step = load_average(out)
     prefix = "network."
     weights = {
         key.removeprefix(prefix): value.half() if value.is_floating_point() else value
-        for key, value in state["average"].items()
+        for key, value in average.items()
         if key.startswith(prefix)
     }
     SlowFast(TINY).load_state_dict(weights)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.safetensors"
-    save_file(weights, path, {"step": str(state["step"])})
-    log.info("step %d, %d kB in %s", state["step"], path.stat().st_size // 1000, path)
+    save_file(weights, path, {"step": str(step)})
+    log.info("step %d, %d kB in %s", step, path.stat().st_size // 1000, path)
 
 
 if __name__ == "__main__":

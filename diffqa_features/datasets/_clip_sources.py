@@ -1,13 +1,12 @@
 """References in (videos, arrays, stills, nothing), named clips of equal size out."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from diffqa_features._media import as_rows, open_media, pixel_key
+from diffqa_features._media import open_media, pixel_key
+from diffqa_features.datasets._grading import check_size, named_rows
 from diffqa_features.datasets._moving import Scene, draw_motion
 from diffqa_features.datasets._procedural import make_procedural_images
 from diffqa_features.datasets._sample_photos import central_square
@@ -40,14 +39,7 @@ def clip_sources(
             frames = _pan(picture, n_frames, image_size, seed)
             yield _source(f"procedural{index:03d}", frames, frame_rate)
         return
-    taken = set()
-    for row in as_rows(references):
-        name = stem = _name(row)
-        count = 1
-        while name.casefold() in taken:  # some file systems ignore case
-            count += 1
-            name = f"{stem}-{count}"
-        taken.add(name.casefold())
+    for name, row in named_rows(references):
         yield _read(row, name, n_frames, frame_rate, image_size, seed)
 
 
@@ -55,13 +47,13 @@ def _read(row, name, n_frames, frame_rate, image_size, seed) -> ClipSource:
     media = open_media(row)
     if media.is_still:
         (picture,) = media.read([0])
-        _check_size(row, picture, image_size)
+        check_size(row, picture, image_size)
         side = min(*picture.shape[:2], round(_ROOM * image_size))
         picture = central_square(picture, side)
         return _source(name, _pan(picture, n_frames, image_size, seed), frame_rate)
     frames = []
     for frame in _first_frames(media, n_frames):
-        _check_size(row, frame, image_size)
+        check_size(row, frame, image_size)
         frames.append(central_square(frame, image_size))
     if len(frames) < _FEWEST:
         raise ValueError(
@@ -95,19 +87,3 @@ def _pan(picture, n_frames, size, seed) -> list[np.ndarray]:
         side = len(picture)
     scene = Scene(picture, motion, size, side / 2 - middle, margin=min(margin, side))
     return [np.asarray(scene.frame(t)) for t in range(n_frames)]
-
-
-def _check_size(row, picture, image_size):
-    h, w = picture.shape[:2]
-    if min(h, w) < image_size:
-        raise ValueError(
-            f"Row{str(row)[3:]}: {w} x {h} pixels, but {image_size} x {image_size} are "
-            "needed, as references are not enlarged; drop the row or choose a smaller "
-            "image_size."
-        )
-
-
-def _name(row) -> str:
-    if isinstance(row.source, str | os.PathLike):
-        return Path(row.source).stem
-    return f"reference{row.index:03d}"

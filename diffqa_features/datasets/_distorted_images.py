@@ -10,11 +10,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from skimage.metrics import structural_similarity
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from diffqa_features._media import as_rows, open_media, pixel_key
+from diffqa_features._media import open_media, pixel_key
 from diffqa_features.datasets._distortions import FAMILIES, distort
+from diffqa_features.datasets._grading import (
+    check_families,
+    check_size,
+    grade_rng,
+    graded_set,
+    named_rows,
+)
 from diffqa_features.datasets._sample_photos import central_square, load_sample_photos
 
 # Wang et al. (2004): Gaussian window of 11 x 11 with sigma 1.5, population covariance.
@@ -159,7 +166,7 @@ def make_distorted_images(
         raise ValueError(
             "as_frame=True needs folder=...: a table holds paths, not pictures."
         )
-    family_names = _family_names(families)
+    family_names = check_families(families, {"all": FAMILIES}, "make_distorted_images")
     seed = check_random_state(random_state).randint(2**31 - 1)
     data, facts = [], []
     for group, reference in _references(references, image_size):
@@ -170,50 +177,20 @@ def make_distorted_images(
             data.append(_keep(image, folder, f"{group}_{family}_{level}"))
             facts.append((group, family, level, _similarity(reference, image)))
     group, family, level, full_reference = map(np.array, zip(*facts, strict=True))
-    target = -level.astype(np.float64) + 0.0  # no negative zero
-
-    frame = None
-    if as_frame:
-        import pandas as pd
-
-        frame = pd.DataFrame(
-            {
-                "path": data,
-                "group": group,
-                "family": family,
-                "level": level,
-                "full_reference": full_reference,
-                "target": target,
-            }
-        )
-        data, target = frame[["path"]], frame["target"]
-    if return_X_y:
-        return data, target
-    return Bunch(
-        data=data,
-        target=target,
-        groups=group,
-        family=family,
-        level=level,
-        full_reference=full_reference,
+    columns = {
+        "group": group,
+        "family": family,
+        "level": level,
+        "full_reference": full_reference,
+    }
+    return graded_set(
+        data,
+        columns,
+        _describe(family_names, n_levels, len(set(group.tolist())), len(level)),
+        return_X_y=return_X_y,
+        as_frame=as_frame,
         family_names=family_names,
-        frame=frame,
-        DESCR=_describe(family_names, n_levels, len(set(group.tolist())), len(level)),
     )
-
-
-def _family_names(families) -> list[str]:
-    if isinstance(families, str):
-        return list(FAMILIES) if families == "all" else [families]
-    names = [str(name) for name in families]
-    unknown = [name for name in names if name not in FAMILIES]
-    if unknown or not names or len(set(names)) < len(names):
-        got = f"the unknown {unknown[0]!r}" if unknown else repr(names)
-        raise ValueError(
-            "The 'families' parameter of make_distorted_images must be 'all' or one or "
-            f"more different names among {', '.join(FAMILIES)}. Got {got} instead."
-        )
-    return names
 
 
 def _references(references, image_size) -> Iterator[tuple[str, np.ndarray]]:
@@ -222,8 +199,7 @@ def _references(references, image_size) -> Iterator[tuple[str, np.ndarray]]:
         photos = load_sample_photos(image_size=image_size)
         yield from zip(photos.names, photos.data, strict=True)
         return
-    taken = set()
-    for row in as_rows(references):
+    for name, row in named_rows(references):
         media = open_media(row)
         if not media.is_still:
             raise ValueError(
@@ -231,40 +207,19 @@ def _references(references, image_size) -> Iterator[tuple[str, np.ndarray]]:
                 "one of its frames as an array."
             )
         (image,) = media.frames()
-        h, w = image.shape[:2]
-        side = image_size or _SMALLEST
-        if min(h, w) < side:
-            raise ValueError(
-                f"Row{str(row)[3:]}: {w} x {h} pixels, but {side} x {side} are needed, "
-                "as references are not enlarged; drop the row or choose a smaller "
-                "image_size."
-            )
-        name = stem = _name(row)
-        count = 1
-        while name.casefold() in taken:  # some file systems ignore case
-            count += 1
-            name = f"{stem}-{count}"
-        taken.add(name.casefold())
+        check_size(row, image, image_size or _SMALLEST)
         yield name, image if image_size is None else central_square(image, image_size)
-
-
-def _name(row) -> str:
-    if isinstance(row.source, str | os.PathLike):
-        return Path(row.source).stem
-    return f"reference{row.index:03d}"
 
 
 def _grades(
     reference: np.ndarray, families: list[str], n_levels: int, seed: int
 ) -> Iterator[tuple[str, int, np.ndarray]]:
     """Family, level and picture, without pictures that equal the reference."""
-    content = int(pixel_key(reference), 16)
+    content = pixel_key(reference)
     severities = np.linspace(0, 1, n_levels)
     for family in families:
         for level, severity in enumerate(severities, start=1):
-            # Seeded by what the picture is, not by where it stands in the call.
-            word = int.from_bytes(family.encode(), "big")
-            rng = np.random.default_rng([seed, content, word, level])
+            rng = grade_rng(seed, content, family, level)
             image = distort(reference, family, severity, rng)
             if not np.array_equal(image, reference):
                 yield family, level, image

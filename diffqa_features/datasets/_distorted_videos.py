@@ -7,11 +7,12 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from diffqa_features.datasets import _distortions, _temporal
 from diffqa_features.datasets._clip_sources import clip_sources
+from diffqa_features.datasets._grading import check_families, grade_rng, graded_set
 from diffqa_features.datasets._video_files import is_intact, write_video
 
 _CRF = 20, 44
@@ -164,7 +165,7 @@ def make_distorted_videos(
     >>> videos.target.tolist()
     [-1.0, -2.0, -1.0, -2.0]
     """
-    names = _family_names(families)
+    names = check_families(families, _SETS, "make_distorted_videos")
     if image_size % 2:
         raise ValueError(
             "The 'image_size' parameter of make_distorted_videos must be even, as "
@@ -189,49 +190,14 @@ def make_distorted_videos(
             "other families or references."
         )
     group, distortion, level = map(np.array, zip(*facts, strict=True))
-    target = -level.astype(np.float64) + 0.0  # no negative zero
-
-    frame = None
-    if as_frame:
-        import pandas as pd
-
-        frame = pd.DataFrame(
-            {
-                "path": data,
-                "group": group,
-                "distortion": distortion,
-                "level": level,
-                "target": target,
-            }
-        )
-        data, target = frame[["path"]], frame["target"]
-    if return_X_y:
-        return data, target
-    return Bunch(
-        data=data,
-        target=target,
-        groups=group,
-        distortion=distortion,
-        level=level,
+    return graded_set(
+        data,
+        {"group": group, "distortion": distortion, "level": level},
+        _describe(names, n_levels, len(set(group.tolist())), len(level)),
+        return_X_y=return_X_y,
+        as_frame=as_frame,
         distortion_names=names,
-        frame=frame,
-        DESCR=_describe(names, n_levels, len(set(group.tolist())), len(level)),
     )
-
-
-def _family_names(families) -> list[str]:
-    if isinstance(families, str):
-        return list(_SETS.get(families, (families,)))
-    names = [str(name) for name in families]
-    unknown = [name for name in names if name not in FAMILIES]
-    if unknown or not names or len(set(names)) < len(names):
-        got = f"the unknown {unknown[0]!r}" if unknown else repr(names)
-        raise ValueError(
-            "The 'families' parameter of make_distorted_videos must be 'all', "
-            "'spatial', 'temporal' or one or more different names among "
-            f"{', '.join(FAMILIES)}. Got {got} instead."
-        )
-    return names
 
 
 def _levels(names, n_levels, include_references) -> Iterator[tuple[str, int, float]]:
@@ -244,10 +210,7 @@ def _levels(names, n_levels, include_references) -> Iterator[tuple[str, int, flo
 
 def _make(path, source, family, level, severity, seed) -> bool:
     """See to it that the file is there; False where the distortion changes nothing."""
-    rng = np.random.default_rng(
-        # Seeded by what the clip is, not by where it stands in the call.
-        [seed, int(source.key, 16), int.from_bytes(family.encode(), "big"), level]
-    )
+    rng = grade_rng(seed, source.key, family, level)
     words = (_FORMAT, source.key, source.frame_rate, family, level, severity, seed)
     tag = hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()
     frames = source.frames

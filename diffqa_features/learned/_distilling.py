@@ -215,7 +215,7 @@ class Distilling(TrainedRegressor):
         """Train on the rows `train`, validate on `held`; the history."""
         import torch
 
-        from diffqa_features._backbone import pick_device
+        from diffqa_features._devices import pick_device
 
         device = pick_device(self.device)
         slope, intercept = line
@@ -264,7 +264,7 @@ class Distilling(TrainedRegressor):
 
     def _looked_at(self, X, maps=False):
         """Scores (N,) in units of the target's spread, and maps, of pictures."""
-        from diffqa_features._backbone import pick_device
+        from diffqa_features._devices import pick_device
         from diffqa_features._media import as_rows
         from diffqa_features.learned._pictures import read_pictures
 

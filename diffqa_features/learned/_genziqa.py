@@ -339,21 +339,6 @@ class GenzIQARegressor(PromptGuidedRegressor):
             self._read(network, backbone, latents, self._ensemble(), queries=True), 1
         )
 
-    def get_feature_names_out(self, input_features=None):
-        """Names of the columns of `transform`; needs no weights in memory.
-
-        Parameters
-        ----------
-        input_features : object, default=None
-            Ignored, there for scikit-learn.
-
-        Returns
-        -------
-        ndarray of str
-            ``up1.0__score`` and so on, then ``up1.0__query__0042``.
-        """
-        return self._column_names()
-
     @classmethod
     def from_released(cls, folder, backbone="sd21-base", **parameters):
         """Load the files of the authors' released training code.

@@ -10,13 +10,11 @@ from torch import nn
 
 from diffqa_features._blocks import Block
 from diffqa_features._halving import in_halves
-from diffqa_features._passes import draw_noise
+from diffqa_features._passes import draw_noise, rows_per_pass
 from diffqa_features.learned._block_scores import Reading, read_blocks
 from diffqa_features.learned._context import PromptContext
 from diffqa_features.learned._low_rank import LowRankAdapters
 from diffqa_features.learned._training import precision
-
-_ROWS_ON_CPU, _ROWS_ON_GPU = 16, 32  # pictures times prompts per pass of a prediction
 
 
 class GenzIQANetwork(nn.Module):
@@ -62,16 +60,33 @@ class GenzIQANetwork(nn.Module):
             queries=queries,
         )
 
-    def sample(self, backbone, latents, lowest, highest, generators) -> Reading:
-        """Read with one random timestep in [lowest, highest) and noise per picture."""
+    def sample(
+        self,
+        backbone,
+        latents,
+        lowest,
+        highest,
+        generators,
+        counts: Sequence[int] | None = None,
+        *,
+        queries: bool = False,
+    ) -> Reading:
+        """Read with one random timestep in [lowest, highest) and noise per generator.
+
+        A generator is for one picture, or for `counts` of them: a video's frames.
+        """
         timesteps = torch.cat(
             [torch.randint(lowest, highest, (1,), generator=g) for g in generators]
         )
         shape = latents.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        if counts is not None:
+            counts = torch.as_tensor(counts)
+            timesteps = timesteps.repeat_interleave(counts)
+            noise = noise.repeat_interleave(counts, 0)
         states = self.context.states(backbone)
         latents, noise = latents.to(backbone.device), noise.to(backbone.device)
-        return self.read(backbone, latents, noise, timesteps, states)
+        return self.read(backbone, latents, noise, timesteps, states, queries=queries)
 
 
 @torch.no_grad()
@@ -90,7 +105,6 @@ def read_ensemble(
     The noise of a timestep is the same for every picture, so that nothing depends on
     order or neighbours.
     """
-    on_cpu = backbone.device.type == "cpu"
     with precision(backbone.device, dtype):
         states = network.context.states(backbone)
     noises = {t: draw_noise(seed, t, latents.shape[1:]) for t in timesteps}
@@ -115,8 +129,8 @@ def read_ensemble(
         parts = [scores.float().cpu().numpy()]
         return [*parts, seen.float().cpu().numpy()] if queries else parts
 
-    rows = _ROWS_ON_CPU if on_cpu else _ROWS_ON_GPU
-    parts, _ = in_halves(read, latents, max(1, rows // len(states)))
+    pictures = max(1, rows_per_pass(backbone) // len(states))
+    parts, _ = in_halves(read, latents, pictures)
     stacked = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return stacked[0], stacked[1] if queries else None
 

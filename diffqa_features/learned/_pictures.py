@@ -1,20 +1,20 @@
-"""Rows in, their views out: read ahead in threads, kept on disk for training."""
+"""Rows in, views and latents of N pictures out, kept on disk while a method trains."""
 
 from __future__ import annotations
 
 import tempfile
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from diffqa_features._latents import Encoded
 from diffqa_features._media import Row, open_media
+from diffqa_features._rows import read_ahead
 from diffqa_features._views import view_frames
 
-_READERS = 3
 _AHEAD = 16  # rows that are read while others are worked on
+_ROWS = 64  # encoded at a time; more are never in memory
 
 
 def read_pictures(
@@ -24,24 +24,27 @@ def read_pictures(
 
     A row that is a clip or cannot be read is an error that names it.
     """
-    upcoming, iterator = deque(), iter(rows)
-    with (
-        tqdm(total=len(rows), unit="row", desc="read", disable=not verbose) as bar,
-        ThreadPoolExecutor(_READERS, "diffqa-read") as readers,
-    ):
-        try:
-            while True:
-                while len(upcoming) < _AHEAD:
-                    row = next(iterator, None)
-                    if row is None:
-                        break
-                    upcoming.append(readers.submit(_read, row, view, size))
-                if not upcoming:
-                    return
-                yield upcoming.popleft().result()
-                bar.update(1)
-        finally:
-            readers.shutdown(cancel_futures=True)
+    with tqdm(total=len(rows), unit="row", desc="read", disable=not verbose) as bar:
+        for _, future in read_ahead(rows, lambda row: _read(row, view, size), _AHEAD):
+            yield future.result()
+            bar.update(1)
+
+
+def encode_pictures(
+    rows: Sequence[Row], encode: Callable
+) -> Iterator[list[tuple[str, np.ndarray, np.ndarray]]]:
+    """Key, latents and view of each row, some rows at a time.
+
+    `encode` maps rows and a callback to a list of :class:`Encoded`, see
+    :func:`encode_rows`.
+    """
+    for start in range(0, len(rows), _ROWS):
+        views: list[np.ndarray] = []
+        encoded: list[Encoded] = encode(rows[start : start + _ROWS], views.extend)
+        yield [
+            (row.keys[0], row.latents[0], view)
+            for row, view in zip(encoded, views, strict=True)
+        ]
 
 
 def scratch(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -51,6 +54,41 @@ def scratch(shape: tuple[int, ...], dtype) -> np.ndarray:
     """
     with tempfile.TemporaryFile(prefix="diffqa-") as file:
         return np.memmap(file, dtype, "w+", shape=shape)
+
+
+class Pictures:
+    """Latents (C, h, w) and views (H, W, 3) of pictures, by number, on disk.
+
+    Every epoch reads them again: latents cost a pass of the VAE, views a decoder of
+    files; both of ten thousand pictures at 512 pixels are 8.5 GB.
+
+    Parameters
+    ----------
+    count : int
+        How many will be added.
+
+    Attributes
+    ----------
+    keys : list of str
+        Content keys of the pictures.
+    """
+
+    def __init__(self, count: int):
+        self.keys: list[str] = []
+        self._count = count
+
+    def add(self, key: str, latents: np.ndarray, view: np.ndarray) -> None:
+        """Keep one picture."""
+        if not self.keys:
+            self._latents = scratch((self._count, *latents.shape), latents.dtype)
+            self._views = scratch((self._count, *view.shape), view.dtype)
+        number = len(self.keys)
+        self._latents[number], self._views[number] = latents, view
+        self.keys.append(key)
+
+    def take(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Latents float32 (n, C, h, w) and views uint8 (n, H, W, 3)."""
+        return np.array(self._latents[numbers]), np.array(self._views[numbers])
 
 
 def _read(row, view, size):

@@ -44,6 +44,22 @@ class PromptGuidedRegressor(LearnedRegressor):
         "n_timesteps": [Interval(Integral, 1, None, closed="left")],
     }
 
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`; needs no weights in memory.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
+
+        Returns
+        -------
+        ndarray of str
+            ``up1.0__score`` and so on, with a modulator ``up1.0__gamma``, then
+            ``up1.0__query__0042``.
+        """
+        return self._column_names()
+
     # -- parameters to plan ------------------------------------------------------------
 
     def _plan(self):
@@ -95,23 +111,28 @@ class PromptGuidedRegressor(LearnedRegressor):
     def _network(self, backbone, trained):
         import torch
 
-        from diffqa_features.learned._genziqa_network import GenzIQANetwork
-
         with torch.inference_mode(False):
-            network = GenzIQANetwork(
-                backbone,
-                self._chosen(backbone.info),
-                self._prompts(),
-                n_context=self.n_context,
-                context_position=self.context_position,
-                lora_rank=self.lora_rank,
-                bias=bool(self.bias),
-                sharpness=float(self.pooling_lambda),
-                seed=int(self.random_state),
-            )
+            network = self._untrained(backbone)
         if trained:
             self._give_weights(network)
         return network.to(backbone.device)
+
+    def _untrained(self, backbone):
+        from diffqa_features.learned._genziqa_network import GenzIQANetwork
+
+        return GenzIQANetwork(
+            backbone, self._chosen(backbone.info), self._prompts(), **self._settings()
+        )
+
+    def _settings(self):
+        return {
+            "n_context": self.n_context,
+            "context_position": self.context_position,
+            "lora_rank": self.lora_rank,
+            "bias": bool(self.bias),
+            "sharpness": float(self.pooling_lambda),
+            "seed": int(self.random_state),
+        }
 
     def _read(self, network, backbone, latents, timesteps, queries=False):
         from diffqa_features.learned._genziqa_network import read_ensemble
@@ -131,12 +152,23 @@ class PromptGuidedRegressor(LearnedRegressor):
         scores, _ = self._read(network, backbone, latents, timesteps)
         return scores.astype(np.float64).mean(axis=1)
 
+    def _sampled(self, network, backbone, latents, generators):
+        """Q of a training step, with its graph, float32 (n,)."""
+        import torch
+
+        picked = torch.from_numpy(latents)
+        reading = network.sample(backbone, picked, *self._range(), generators)
+        return reading.scores.mean(1)
+
     def _latents(self, rows, info):
         encoded = self._encode(rows, self._framing(info, stills_only=True))
         return np.concatenate([row.latents for row in encoded])  # (N, C, h, w)
 
     def _fit(self, latents, y, train, held, info, again):
-        """Train, and only then change what is fitted."""
+        """Train, and only then change what is fitted.
+
+        `latents` are what arrays of row numbers choose from, with ``latents[rows]``.
+        """
         backbone = self._load_backbone()
         network = self._network(backbone, trained=again)
         if again:
@@ -201,14 +233,13 @@ class PromptGuidedRegressor(LearnedRegressor):
         import torch
 
         slope, intercept = line
-        lowest, highest = self._range()
         wanted = torch.from_numpy(y[train]).to(backbone.device, torch.float32)
         unit = float(wanted.std(correction=0)) or 1.0
 
         def step(chosen, generators):
-            picked = torch.from_numpy(latents[train[chosen]])
-            reading = network.sample(backbone, picked, lowest, highest, generators)
-            predicted = intercept + slope * reading.scores.mean(1)
+            picked = latents[train[chosen]]
+            sampled = self._sampled(network, backbone, picked, generators)
+            predicted = intercept + slope * sampled
             errors = (predicted - wanted[chosen]) / unit
             return errors.square().mean(), predicted
 
@@ -216,7 +247,7 @@ class PromptGuidedRegressor(LearnedRegressor):
             scores = self._scores(network, backbone, latents[held], self._ensemble())
             return srcc_score(y[held], intercept + slope * scores)
 
-        facts = [(lowest, highest, line, latents[train])]
+        facts = [(*self._range(), line, latents[train])]
         if held is not None:
             facts.append((self._ensemble(), y[held], latents[held]))
         return self._run_training(

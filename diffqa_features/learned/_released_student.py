@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from diffqa_features.learned._efficientnet import from_torchvision
-from diffqa_features.learned._released import _read
+from diffqa_features.learned._released import read_tensors
 
 _BODY = "base_model."
 _HEAD = {
@@ -25,7 +25,7 @@ def read_released_student(path, network, config):
             f"There is no file '{path}'. Pass the student's checkpoint itself."
         )
     body, head = {}, {}
-    for key, value in _read(path).items():
+    for key, value in read_tensors(path).items():
         key = key.removeprefix("module.")  # as torch's DataParallel saves it
         part, _, kind = key.rpartition(".")
         if key.startswith(_BODY):

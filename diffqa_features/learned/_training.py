@@ -12,7 +12,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,15 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
+from diffqa_features._keys import make_seed
 from diffqa_features.learned._files import write_whole
 from diffqa_features.metrics import srcc_score
 
 _SAVE_SECONDS = 120  # between checkpoints inside an epoch
 
-Step = Callable[[np.ndarray, list[torch.Generator]], tuple[torch.Tensor, torch.Tensor]]
+Step = Callable[
+    [np.ndarray, list[torch.Generator]], tuple[torch.Tensor, torch.Tensor | None]
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Schedule:
 def train(
     network: nn.Module,
     step: Step,
-    target: np.ndarray,
+    target: np.ndarray | int,
     schedule: Schedule,
     device: torch.device,
     validate: Callable[[], float] | None = None,
@@ -66,8 +69,9 @@ def train(
         ``step(indices, generators) -> (loss, predictions)``: the mean loss of these
         rows with its graph, and one number per row. All chance comes from the
         generators, one per row (on the CPU), so that `accumulation` changes nothing.
-    target : ndarray of shape (N,)
-        What predictions are ranked against in the history.
+    target : ndarray of shape (N,) or int
+        What predictions are ranked against in the history. An int is N, the number of
+        rows, where nothing is ranked: the predictions are then None.
     schedule : Schedule
     device : torch.device
     validate : callable, default=None
@@ -100,13 +104,16 @@ def precision(device: torch.device, dtype: torch.dtype):
 def run_key(*facts: object) -> str:
     """Name of a run's checkpoint: a hash of all that its result depends on.
 
-    Facts are plain values, arrays, tensors, and tuples, lists and dicts of them.
+    Facts are plain values, arrays, tensors, and tuples, lists, dicts and dataclasses
+    of them.
     """
     digest = hashlib.blake2b(digest_size=16)
 
     def take(fact):
         if isinstance(fact, torch.Tensor):
             fact = fact.detach().cpu().numpy()
+        if is_dataclass(fact):
+            fact = [getattr(fact, field.name) for field in fields(fact)]
         if isinstance(fact, dict):
             fact = list(fact.items())
         if isinstance(fact, np.ndarray):
@@ -127,7 +134,9 @@ class _Run:
     """Where a training run stands; all of it goes into a checkpoint."""
 
     def __init__(self, network, step, target, schedule, device, validate):
-        self.network, self.step, self.target = network, step, target
+        self.network, self.step = network, step
+        self.target = None if isinstance(target, int) else target
+        self.rows = target if isinstance(target, int) else len(target)
         self.schedule, self.device, self.validate = schedule, device, validate
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -138,7 +147,7 @@ class _Run:
         # float16 has few exponents, so small gradients are lost without a scale.
         scaled = schedule.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.batches = -(-len(target) // schedule.batch_size)
+        self.batches = -(-self.rows // schedule.batch_size)
         self.done_epochs, self.done_batches = 0, 0
         self.losses, self.order_seen, self.predictions = [], [], []
         self.history: list[dict] = []
@@ -165,7 +174,7 @@ class _Run:
     def epoch(self, bar):
         schedule = self.schedule
         order = np.random.default_rng([schedule.seed, self.done_epochs])
-        order = order.permutation(len(self.target))
+        order = order.permutation(self.rows)
         passed = sum(self.done_epochs >= epoch for epoch in schedule.milestones)
         for group in self.optimizer.param_groups:
             group["lr"] = schedule.learning_rate * schedule.decay**passed
@@ -175,7 +184,7 @@ class _Run:
             self.done_batches += 1
             bar.update(1)
             loss = sum(self.losses) / len(self.order_seen)
-            bar.set_postfix(loss=f"{loss:.4f}", srcc=self._last_srcc())
+            bar.set_postfix(loss=f"{loss:.4f}", **self._last_srcc())
             if time.monotonic() - self.saved_at > _SAVE_SECONDS:
                 self.save()
         self._end_epoch()
@@ -199,7 +208,8 @@ class _Run:
             self.scaler.scale(loss * share).backward()
             self.losses.append(value * len(chosen))
             self.order_seen += [int(row) for row in chosen]
-            self.predictions += predictions.detach().float().cpu().tolist()
+            if predictions is not None:
+                self.predictions += predictions.detach().float().cpu().tolist()
         self.scaler.unscale_(self.optimizer)
         limit = self.schedule.gradient_clip
         limit = float("inf") if limit is None else limit
@@ -219,12 +229,12 @@ class _Run:
         )
 
     def _end_epoch(self):
-        target = self.target[self.order_seen]
         record = {
             "epoch": self.done_epochs + 1,
-            "loss": sum(self.losses) / len(self.target),
-            "srcc": _srcc(target, self.predictions),
+            "loss": sum(self.losses) / self.rows,
         }
+        if self.target is not None:
+            record["srcc"] = _srcc(self.target[self.order_seen], self.predictions)
         self.done_epochs, self.done_batches = self.done_epochs + 1, 0
         self.losses, self.order_seen, self.predictions = [], [], []
         if self.validate is not None:
@@ -238,10 +248,12 @@ class _Run:
         self.history.append(record)
 
     def _last_srcc(self):
+        if self.target is None:
+            return {}
         if not self.history:
-            return "-"
+            return {"srcc": "-"}
         last = self.history[-1]
-        return f"{last.get('validation_srcc', last['srcc']):.3f}"
+        return {"srcc": f"{last.get('validation_srcc', last['srcc']):.3f}"}
 
     def conclude(self):
         if self.best is not None:
@@ -284,8 +296,7 @@ class _Run:
 
 
 def seed_of(*parts):
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big")
+    return make_seed(repr(parts))
 
 
 def _srcc(target, predictions):

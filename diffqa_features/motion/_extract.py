@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from diffqa_features._keys import make_key, pack_keys, unpack_keys
 from diffqa_features._media import Row, open_media
 from diffqa_features._rows import keep, share_rows, work_ahead
 from diffqa_features._store import FeatureStore
@@ -37,12 +38,12 @@ class MotionRequest:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(np.ascontiguousarray(clip))
         words = FORMAT, "motion", digest.hexdigest(), self.size, self.identity
-        return _hash(*words, self.dtype)
+        return make_key(*words, self.dtype)
 
     def list_key(self, media_key: str) -> str:
         """Store key of the list of a medium's clip keys."""
         words = FORMAT, "motion clips", media_key, RULE, LENGTH, self.size
-        return _hash(*words, self.identity, self.dtype)
+        return make_key(*words, self.identity, self.dtype)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +73,8 @@ class _Seen:
     """Of a clip that is stored."""
     list_key: str | None = None
     """At the end of a row whose list of clips is not stored yet."""
+    first: int | None = None
+    """At the end of a row whose content an earlier one has: the index of that row."""
     error: Exception | None = None
     """At the end of a row that cannot be read."""
 
@@ -79,7 +82,7 @@ class _Seen:
 def extract_motion(
     rows: Sequence[Row],
     request: MotionRequest,
-    finish: Callable[[np.ndarray], object],
+    finish: Callable[[np.ndarray], np.ndarray],
     *,
     store: FeatureStore | None = None,
     n_jobs: int | None = None,
@@ -89,7 +92,7 @@ def extract_motion(
     """What `finish` makes of each row's clip features, and every bad row's reason.
 
     `finish` gets float32 of shape (clips, C slow + C fast); of a bad row one clip of
-    NaN.
+    NaN. Rows of equal content are read and computed once.
     """
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
@@ -110,10 +113,6 @@ def _take(rows, advance, request, finish, store, on_error):
     return _Run(request, finish, store, on_error, advance).take(rows)
 
 
-def _hash(*words: object) -> str:
-    return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
-
-
 class _Run:
     """One process's way through its rows."""
 
@@ -128,7 +127,9 @@ class _Run:
     def take(self, rows):
         self.failed = []
         self.results = {}
-        waiting: list[tuple[_Watched, int, np.ndarray]] = []
+        self.copies = []
+        # Clips to compute by key, each with where its features go.
+        waiting: dict[str, tuple[np.ndarray, list[tuple[_Watched, int]]]] = {}
         for seen in work_ahead(self._read(rows), depth=2 * self._batch_size):
             watched = seen.watched
             if seen.key is None:
@@ -137,19 +138,22 @@ class _Run:
             watched.keys.append(seen.key)
             watched.features.append(seen.features)
             if seen.features is None:
-                waiting.append((watched, len(watched.keys) - 1, seen.frames))
+                _, places = waiting.setdefault(seen.key, (seen.frames, []))
+                places.append((watched, len(watched.keys) - 1))
                 if len(waiting) >= self._batch_size:
                     self._compute(waiting)
-                    waiting = []
+                    waiting = {}
         if waiting:
             self._compute(waiting)
+        for index, first in self.copies:
+            self.results[index] = self.results[first].copy()
         return [self.results[row.index] for row in rows], self.failed
 
     @property
     def _batch_size(self):
         if self.request.batch_size is not None:
             return self.request.batch_size
-        from diffqa_features._backbone import pick_device
+        from diffqa_features._devices import pick_device
 
         # On a CPU a larger batch gains little and holds a clip of frames each.
         if pick_device(self.request.device).type == "cpu":
@@ -160,11 +164,15 @@ class _Run:
 
     def _read(self, rows) -> Iterator[_Seen]:
         """Yield the clips of each row and then its end; nothing shared is changed."""
+        read = {}  # list key -> index of the first row of that content
         for row in rows:
             watched = _Watched(row)
             try:
                 media = open_media(row, self.request.reader)
                 list_key = self.request.list_key(media.key)
+                if list_key in read:
+                    yield _Seen(watched, first=read[list_key])
+                    continue
                 stored = self._stored_clips(list_key)
                 if stored is None:
                     for frames in read_clips(media, self.request.size):
@@ -172,10 +180,11 @@ class _Run:
                         features = self._stored([key]).get(key)
                         yield _Seen(watched, key, frames, features)
                     yield _Seen(watched, list_key=list_key)
-                    continue
-                for key, features in stored:
-                    yield _Seen(watched, key, features=features)
-                yield _Seen(watched)
+                else:
+                    for key, features in stored:
+                        yield _Seen(watched, key, features=features)
+                    yield _Seen(watched)
+                read[list_key] = row.index
             except (ValueError, OSError) as error:
                 if self.on_error == "raise":
                     raise
@@ -190,7 +199,7 @@ class _Run:
         listed = self._stored([list_key]).get(list_key)
         if listed is None:
             return None
-        keys = [bytes(row).hex() for row in listed]
+        keys = unpack_keys(listed)
         found = self._stored(keys)
         if any(key not in found for key in keys):
             return None
@@ -203,6 +212,10 @@ class _Run:
             self.failed.append((watched.row.index, str(seen.error)))
             nothing = np.full((1, sum(self.request.channels)), np.nan, np.float32)
             self.results[watched.row.index] = self.finish(nothing)
+            self.advance(1)
+            return
+        if seen.first is not None:
+            self.copies.append((watched.row.index, seen.first))
             self.advance(1)
             return
         watched.ended = True
@@ -220,20 +233,21 @@ class _Run:
                 self.request.dtype,
                 self._batch_size,
             )
-        computed = self.passes.features([frames for _, _, frames in waiting])
-        entries = {}
-        for (watched, place, _), values in zip(waiting, computed, strict=True):
-            watched.features[place] = values
-            entries[watched.keys[place]] = values
+        computed = self.passes.features([frames for frames, _ in waiting.values()])
+        entries = dict(zip(waiting, computed, strict=True))
+        rows = {}  # in order, each once
+        for key, (_, places) in waiting.items():
+            for watched, place in places:
+                watched.features[place] = entries[key]
+                rows[watched] = None
         self.store = keep(self.store, entries)
-        for watched in dict.fromkeys(watched for watched, _, _ in waiting):
+        for watched in rows:
             if watched.complete:
                 self._finish(watched)
 
     def _finish(self, watched):
         if watched.list_key is not None and self.store is not None:
-            rows = [list(bytes.fromhex(key)) for key in watched.keys]
-            entry = {watched.list_key: np.array(rows, np.uint8)}
+            entry = {watched.list_key: pack_keys(watched.keys)}
             self.store = keep(self.store, entry)
         self.results[watched.row.index] = self.finish(np.stack(watched.features))
         self.advance(1)

@@ -260,7 +260,7 @@ class MotionFeatures(MediaTransformer):
     def _request(self):
         info = self._plan()
         # torch loads here, at first use.
-        from diffqa_features._backbone import pick_device, pick_dtype
+        from diffqa_features._devices import pick_device, pick_dtype
 
         dtype = pick_dtype(self.dtype, pick_device(self.device))
         return MotionRequest(

