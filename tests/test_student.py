@@ -345,10 +345,11 @@ def test_the_first_loss_by_hand(images, mapping):
 
 def test_flips_turn_pictures_and_maps(images, mapping):
     """Seen mirrored with its mirrored map, a picture is another; each epoch anew."""
-    from diffqa_features.learned._course import flip, to_pixels
+    from diffqa_features.learned._course import flip
 
     turned = torch.tensor([True, False])
-    seen = flip(to_pixels(np.stack(images[:2]), "cpu"), turned).numpy()
+    pixels = torch.from_numpy(np.stack(images[:2])).permute(0, 3, 1, 2) / 255
+    seen = flip(pixels, turned).numpy()
     np.testing.assert_allclose(seen[0].transpose(1, 2, 0), images[0][:, ::-1] / 255)
     np.testing.assert_allclose(seen[1].transpose(1, 2, 0), images[1] / 255)
     plain, flipped = (make(mapping, flip=f).fit(images) for f in (False, True))

@@ -105,14 +105,6 @@ def draw_crops(pixels, rows, side, generators):
     )
 
 
-def to_pixels(views, device):
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [0, 1], on the device."""
-    import torch
-
-    pixels = torch.from_numpy(np.ascontiguousarray(views)).to(device)
-    return pixels.permute(0, 3, 1, 2).float() / 255
-
-
 def flip(tensor, turned):
     """Mirror those pictures, or maps, left to right."""
     if not turned.any():

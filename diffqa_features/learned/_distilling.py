@@ -8,13 +8,13 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
+from diffqa_features._views import to_pixels
 from diffqa_features.learned._course import (
     draw_crops,
     draw_flips,
     flip,
     is_fitted,
     read_course,
-    to_pixels,
 )
 from diffqa_features.learned._estimator import TrainedRegressor
 from diffqa_features.metrics import srcc_score
@@ -234,7 +234,7 @@ class Distilling(TrainedRegressor):
             rows = train[chosen]
             turned = draw_flips(generators, self.flip).to(device)
             views = draw_crops(course.pixels, rows, self.crop_size, generators)
-            scores, maps = network(flip(to_pixels(views, device), turned))
+            scores, maps = network(flip(to_pixels(views, "unit").to(device), turned))
             errors = (scores[:, None] - goals[chosen]).square()
             loss = (errors * shares[chosen]).sum(1).mean()
             if course.maps is not None:
@@ -287,7 +287,7 @@ class Distilling(TrainedRegressor):
         @torch.inference_mode()
         def run(chunk):
             with precision(device, dtype):
-                scores, seen = network(to_pixels(np.stack(chunk), device))
+                scores, seen = network(to_pixels(np.stack(chunk), "unit").to(device))
             seen = seen.float().cpu().numpy() if maps else None
             return scores.double().cpu().numpy(), seen
 
