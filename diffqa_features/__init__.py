@@ -10,7 +10,7 @@ The data path, room by room::
         _engine ──> the matrix (N, D), in order, in batches
       _features, _alignment ──> scikit-learn transformers with named columns
          motion ──> clips of frames, the two-pathway network, its transformer
-       learned ──> regressors that train beside the frozen model
+       learned ──> estimators that train beside the frozen model
 
 Letters for shapes: ``N`` media rows, ``T`` frames, ``H W`` pixels, ``h w`` UNet grid,
 ``C`` channels, ``L`` prompt tokens, ``K`` prompts, ``D`` features. An image is a clip
@@ -27,6 +27,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "DPIQARegressor": "learned._dpiqa",
     "DiffVQARegressor": "learned._diffvqa",
+    "DiffusionController": "learned._controller",
     "DiffusionQAFeatures": "_features",
     "FeatureStore": "_store",
     "MotionFeatures": "motion",
@@ -40,6 +41,7 @@ __all__ = [
     "TRUSTED_TYPES",
     "DPIQARegressor",
     "DiffVQARegressor",
+    "DiffusionController",
     "DiffusionQAFeatures",
     "FeatureStore",
     "GenzIQARegressor",

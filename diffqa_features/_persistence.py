@@ -7,6 +7,7 @@ TRUSTED_TYPES = (
     "diffqa_features._scene_statistics.NaturalSceneStatistics",
     "diffqa_features._store.FeatureStore",
     "diffqa_features.motion._features.MotionFeatures",
+    "diffqa_features.learned._controller.DiffusionController",
     "diffqa_features.learned._dpiqa.DPIQARegressor",
     "diffqa_features.learned._diffvqa.DiffVQARegressor",
     "diffqa_features.learned._genziqa.GenzIQARegressor",

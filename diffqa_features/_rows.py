@@ -109,7 +109,8 @@ def read_ahead(
                     return
                 yield upcoming.popleft()
         finally:
-            readers.shutdown(cancel_futures=True)
+            for _, future in upcoming:
+                future.cancel()
 
 
 def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:

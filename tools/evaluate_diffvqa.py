@@ -23,7 +23,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 import diffqa_features
-from diffqa_features import DiffusionQAFeatures, DiffVQARegressor, MotionFeatures
+from diffqa_features import (
+    DiffusionController,
+    DiffusionQAFeatures,
+    DiffVQARegressor,
+    MotionFeatures,
+)
 from diffqa_features.datasets import (
     load_sample_photos,
     make_distorted_images,
@@ -110,8 +115,6 @@ def make_models(folder):
 
 def make_controller(folder):
     if not (folder / "config.json").exists():
-        from diffqa_features.learned._controller import DiffusionController
-
         pictures = make_distorted_images(
             make_procedural_images(16, image_size=64, random_state=31),
             n_levels=2,

@@ -12,14 +12,14 @@ import torch
 from diffqa_features._blocks import Stage
 from diffqa_features._capture import Tap
 from diffqa_features._halving import in_halves
-from diffqa_features._passes import draw_noise
+from diffqa_features._keys import make_key
+from diffqa_features._passes import draw_noise, rows_per_pass
 from diffqa_features._round_trip import decode, walk_back
 from diffqa_features._rows import keep
 from diffqa_features._weights import load_decoder, quiet
 from diffqa_features.learned._control_network import run_controlled
 from diffqa_features.learned._training import precision
 
-_ROWS_ON_CPU, _ROWS_ON_GPU = 16, 32  # frames per pass
 _FORMAT = 1  # raised whenever a stored number changes its meaning
 
 LATENT = "latent"
@@ -52,11 +52,10 @@ class Chain:
 
     def key(self, latent_key: str, name: str, reduction: str) -> str:
         """Store key of one map of one frame, reduced in the way that is named."""
-        words = (
+        return make_key(
             "controlled", _FORMAT, latent_key, self.control, self.n_steps,
             self.last_timestep, self.seed, str(self.dtype), name, reduction,
         )  # fmt: skip
-        return hashlib.blake2b(repr(words).encode(), digest_size=20).hexdigest()
 
 
 def default_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -135,9 +134,7 @@ def controlled_features(
             maps = {name: reduce(values) for name, values in maps.items()}
         return {name: values.cpu().numpy() for name, values in maps.items()}
 
-    if batch_size is None:
-        batch_size = _ROWS_ON_CPU if device.type == "cpu" else _ROWS_ON_GPU
-    parts, _ = in_halves(run, latents, batch_size)
+    parts, _ = in_halves(run, latents, batch_size or rows_per_pass(backbone))
     return {name: np.concatenate([p[name] for p in parts]) for name in chain.names}
 
 
@@ -178,8 +175,7 @@ def stored_features(
     if not missing:
         return known
     backbone, network = open_model()
-    if batch_size is None:
-        batch_size = _ROWS_ON_CPU if backbone.device.type == "cpu" else _ROWS_ON_GPU
+    batch_size = batch_size or rows_per_pass(backbone)
     # Kept batch by batch, so that what was computed outlives a crash.
     for start in range(0, len(missing), batch_size):
         keys = missing[start : start + batch_size]

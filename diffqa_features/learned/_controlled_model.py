@@ -73,7 +73,7 @@ class ControlledModel(LearnedModel):
         )
 
     def _chain(self, info, **changes):
-        from diffqa_features._backbone import pick_device
+        from diffqa_features._devices import pick_device
         from diffqa_features.learned._controlled_features import Chain
 
         settings = {
