@@ -35,7 +35,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     seen, unseen = load(args)
-    print(f"{len(seen.data)} pictures to train on, {len(unseen.data)} to be asked about")
+    print(f"{len(seen.data)} pictures to train on, {len(unseen.data)} to judge")
     for name in args.methods:
         model, start = make(name, args), time.process_time()
         model.fit(seen.data, seen.target)
