@@ -143,7 +143,7 @@ class DiffusionController(ControlledModel):
     *Which frames to train on*: such as the features are wanted of, faults included. On
     ``tiny`` a rate such as 1e-3 learns in minutes.
 
-    *Sizes of the module.* A pickle and the saved files hold it: 11 MB for ``tiny``,
+    *Sizes of the module.* A pickle and the saved files hold it: 12 MB for ``tiny``,
     1.4 GB for Stable Diffusion. They never hold the backbone.
 
     A batch of n and n batches of one agree to about 1e-5 relative in float32, not
@@ -164,7 +164,7 @@ class DiffusionController(ControlledModel):
     >>> frames = make_procedural_images(4, image_size=32)
     >>> controller = DiffusionController(image_size=32, max_epochs=1).fit(frames)
     >>> controller.transform(frames).shape
-    (4, 832)
+    (4, 704)
     >>> controller.get_feature_names_out()[[0, -1]].tolist()
     ['down0__mean__0000', 'latent__std__0031']
     >>> controller.reconstruct(frames[:1], n_steps=2)[0].shape
