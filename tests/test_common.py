@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 from diffqa_features import (
     DiffusionController,
     DiffusionQAFeatures,
+    DPIQARegressor,
     FeatureStore,
     GenzIQARegressor,
     GenzVQARegressor,
@@ -57,6 +58,15 @@ def regressors(folder):
     return {
         "genziqa": GenzIQARegressor(str(folder), **quick),
         "genzvqa": GenzVQARegressor(str(folder), **quick),
+        "dpiqa": DPIQARegressor(
+            str(folder),
+            scenes=["photo"],
+            distortions=["noise"],
+            image_size=64,
+            max_epochs=1,
+            device="cpu",
+            dtype="float32",
+        ),
     }
 
 
@@ -71,14 +81,15 @@ def estimators(folder):
 
 
 TRANSFORMERS = ("features", "maps", "motion")
-REGRESSORS = ("genziqa", "genzvqa")
+REGRESSORS = ("genziqa", "genzvqa", "dpiqa")
 
 # A parameter that changes what is computed, and settings to search over.
 CHANGES = {"motion": {"pooling": "std"}}
 GRIDS = {
     "controller": {"f__last_timestep": [0, 60]},
     "motion": {"f__pooling": ["mean", ("mean", "std")]},
-    **{name: {"f__lora_rank": [0, 1]} for name in REGRESSORS},
+    **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
+    "dpiqa": {"f__train_unet": [True, False]},
 }
 
 

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import tracemalloc
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
 
 from diffqa_features import (
     TRUSTED_TYPES,
@@ -124,6 +126,9 @@ def test_it_is_a_regressor_and_no_transformer(teacher):
     assert not hasattr(make(teacher), "transform")
     assert not hasattr(make(teacher), "fit_transform")
     assert "DistilledStudentRegressor" in make(teacher)._repr_html_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it skips the rest
+        check_estimator(make(teacher))
 
 
 def test_unfitted(images):
@@ -340,10 +345,11 @@ def test_the_first_loss_by_hand(images, mapping):
 
 def test_flips_turn_pictures_and_maps(images, mapping):
     """Seen mirrored with its mirrored map, a picture is another; each epoch anew."""
-    from diffqa_features.learned._distilling import _to_pixels
+    from diffqa_features.learned._course import flip
 
     turned = torch.tensor([True, False])
-    seen = _to_pixels(np.stack(images[:2]), "cpu", turned).numpy()
+    pixels = torch.from_numpy(np.stack(images[:2])).permute(0, 3, 1, 2) / 255
+    seen = flip(pixels, turned).numpy()
     np.testing.assert_allclose(seen[0].transpose(1, 2, 0), images[0][:, ::-1] / 255)
     np.testing.assert_allclose(seen[1].transpose(1, 2, 0), images[1] / 255)
     plain, flipped = (make(mapping, flip=f).fit(images) for f in (False, True))
@@ -408,6 +414,19 @@ def test_prediction_is_the_network_as_it_was_trained(images, mapping):
     np.testing.assert_allclose(
         model.quality_maps(images), model.map_scale_ * maps, atol=1e-5
     )
+
+
+def test_fit_in_inference_mode(images, mapping):
+    with torch.inference_mode():
+        model = make(mapping).fit(images)
+    same(model, make(mapping).fit(images))
+
+
+def test_half_precision(images, mapping):
+    exact = make(mapping).fit(images).predict(images)
+    model = make(mapping, dtype="bfloat16").fit(images)
+    assert all(v.dtype in (np.float32, np.int64) for v in model.weights_.values())
+    assert np.abs(model.predict(images) - exact).max() < 0.2 * exact.std() + 0.2
 
 
 def test_a_last_batch_of_one_and_accumulation(images, teacher):

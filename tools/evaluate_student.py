@@ -45,9 +45,9 @@ def main():
     parser.add_argument("--memory", help="folder of the store")
     parser.add_argument("--folder", type=Path, help="where both models are written")
     parser.add_argument("--labelled", type=int, default=24, help="procedural pictures")
-    parser.add_argument("--unlabelled", type=int, default=300, help="the same")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--unlabelled", type=int, default=250, help="the same")
+    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     {"features": features, "fit": fit, "compare": compare}[args.what](args)
@@ -114,8 +114,9 @@ def fit(args):
         make_teacher(args),
         network="tiny",
         flip=True,
+        crop_size=96,
         max_epochs=args.epochs,
-        batch_size=32,
+        batch_size=16,
         learning_rate=args.learning_rate,
         milestones=(args.epochs * 6 // 10, args.epochs * 17 // 20),
         weight_decay=1e-2,

@@ -93,13 +93,16 @@ class VideoGuidedRegressor(PromptGuidedRegressor):
 
     def _plan(self):
         info = super()._plan()
+        self._check_frames()
+        if self.modulator:
+            self._motion_weights(download=False)
+        return info
+
+    def _check_frames(self):
         if self.n_frames is not None and self.max_frames is not None:
             raise self._complaint(
                 "max_frames", "None where n_frames gives their number"
             )
-        if self.modulator:
-            self._motion_weights(download=False)
-        return info
 
     def _motion_weights(self, download=True):
         return find_weights(
@@ -111,6 +114,7 @@ class VideoGuidedRegressor(PromptGuidedRegressor):
 
     def _check_fitted(self):
         info = super()._check_fitted()
+        self._check_frames()
         if self._motion_identity() != self.motion_identity_:
             raise ValueError(
                 f"The motion network {os.fspath(self.motion_network)!r} is not the one "
