@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 from diffqa_features import (
     DiffusionController,
     DiffusionQAFeatures,
+    DiffVQARegressor,
     DPIQARegressor,
     FeatureStore,
     GenzIQARegressor,
@@ -67,6 +68,18 @@ def regressors(folder):
             device="cpu",
             dtype="float32",
         ),
+        "diffvqa": DiffVQARegressor(
+            str(folder),
+            control=False,
+            image_size=64,
+            width=4,
+            mamba_size=16,
+            mamba_width=4,
+            mamba_layers=1,
+            max_epochs=1,
+            device="cpu",
+            dtype="float32",
+        ),
     }
 
 
@@ -81,7 +94,7 @@ def estimators(folder):
 
 
 TRANSFORMERS = ("features", "maps", "motion")
-REGRESSORS = ("genziqa", "genzvqa", "dpiqa")
+REGRESSORS = ("genziqa", "genzvqa", "dpiqa", "diffvqa")
 
 # A parameter that changes what is computed, and settings to search over.
 CHANGES = {"motion": {"pooling": "std"}}
@@ -90,6 +103,7 @@ GRIDS = {
     "motion": {"f__pooling": ["mean", ("mean", "std")]},
     **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
     "dpiqa": {"f__train_unet": [True, False]},
+    "diffvqa": {"f__branches": ["crop", ("resize", "crop")]},
 }
 
 

@@ -229,6 +229,18 @@ def test_what_is_not_needed_does_not_run(sd1_folder):
     assert entered == [(1, 7, 32), (3, 1, 32), (3, 1, 32)]
 
 
+def test_nothing_is_left_behind_by_an_exception(sd1_folder):
+    backbone, network, _ = make_both(str(sd1_folder), own_unet=False)
+    with pytest.raises(RuntimeError):
+        network(backbone, torch.randn(1, 4, 8, 8), torch.rand(1, 3, 32, 32))
+    network.text.leave.weight.data = network.text.leave.weight.data[:, :1]
+    with pytest.raises(RuntimeError):
+        network(backbone, torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64))
+    assert hooks_on(backbone.unet) == 0
+    assert backbone.lock.acquire(blocking=False)
+    backbone.lock.release()
+
+
 def test_first_weights_follow_the_seed_and_nothing_else(sd1_folder):
     backbone = load_backbone(str(sd1_folder), "cpu", "float32")
 

@@ -35,11 +35,12 @@ from diffqa_features.motion._passes import MotionPasses
 from diffqa_features.motion._weights import TINY
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
-BLOCKS = ["down0.*", "mid.0", "up3.2"]
+BLOCKS = ["down0.*", "mid.0"]
 SHARED = {
     "n_context": 3,
     "lora_rank": 2,
     "blocks": BLOCKS,
+    "bias": False,  # half a pass; the authors' layout below has it
     "n_timesteps": 2,
     "image_size": 64,
     "max_epochs": 2,
@@ -53,7 +54,7 @@ def make_clips():
     """Six rows of different lengths, one of them a picture."""
     rng = np.random.default_rng(0)
     clips = []
-    for frames in (3, 2, 4, 1, 2, 3):
+    for frames in (3, 2, 3, 1, 2, 1):
         still = rng.integers(0, 256, (64, 64, 3), np.uint8)
         clips.append(np.stack([np.roll(still, 3 * t, axis=1) for t in range(frames)]))
     clips[3] = clips[3][0]
@@ -106,6 +107,11 @@ def same_weights(first, second, **tolerance):
         )
 
 
+def rounding(fitted):
+    """Of float32 in scores of about 40, in the units of y."""
+    return 1e-4 * Y.std() + 1e-5 * abs(fitted.slope_) * 50
+
+
 # -- the score -----------------------------------------------------------------------
 
 
@@ -113,10 +119,8 @@ def test_prediction_is_the_mean_of_factor_times_score(fitted, clips):
     table = fitted.set_output(transform="pandas").transform(clips)
     fitted.set_output(transform="default")
     assert list(table.columns) == list(fitted.get_feature_names_out())
-    assert list(table.columns[3:6]) == ["up3.2__score", "down0.0__gamma"] + [
-        "down0.1__gamma"
-    ]
-    assert table.shape == (6, 4 + 4 + 16 + 16 + 48 + 16)
+    assert list(table.columns[2:4]) == ["mid.0__score", "down0.0__gamma"]
+    assert table.shape == (6, 3 + 3 + 16 + 16 + 48)
     scores = table.filter(like="__score").to_numpy(float)
     gammas = table.filter(like="__gamma").to_numpy(float)
     assert np.ptp(gammas, axis=0).max() > 1e-4
@@ -138,9 +142,9 @@ def test_factors_are_attention_written_out(fitted, clips):
     table = fitted.transform(clips)
     weights = {k: torch.from_numpy(v) for k, v in fitted.weights_.items()}
     blocks = {b.name: b for b in describe_backbone(fitted.backbone).blocks}
-    names = ["down0.0", "down0.1", "mid.0", "up3.2"]
+    names = ["down0.0", "down0.1", "mid.0"]
     motion = MotionFeatures(device="cpu").sequences(clips)
-    at = 8
+    at = 6
     for place, name in enumerate(names):
         block, inner = blocks[name], name.replace(".", "_")
         queries = torch.from_numpy(table[:, at : at + block.channels])
@@ -167,7 +171,7 @@ def test_factors_are_attention_written_out(fitted, clips):
                 seen.append(logits.mean())
             w, c = (weights[f"modulator.gamma.{inner}.{k}"] for k in ("weight", "bias"))
             gamma = torch.relu(w[0] @ torch.stack(seen) + c[0])
-            assert table[row, 4 + place] == pytest.approx(gamma.item(), abs=1e-4)
+            assert table[row, 3 + place] == pytest.approx(gamma.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(20.0, 5.0), (-0.2, 1.0)])
@@ -183,9 +187,8 @@ def test_neighbours_and_order_do_not_matter(fitted, clips):
     np.testing.assert_array_equal(fitted.predict(clips), together)
     backwards = fitted.predict(clips[::-1])[::-1]
     alone = np.concatenate([fitted.predict([clip]) for clip in clips])
-    tolerance = 1e-4 * Y.std() + 1e-5 * abs(fitted.slope_) * 50
-    np.testing.assert_allclose(backwards, together, atol=tolerance)
-    np.testing.assert_allclose(alone, together, atol=tolerance)
+    np.testing.assert_allclose(backwards, together, atol=rounding(fitted))
+    np.testing.assert_allclose(alone, together, atol=rounding(fitted))
 
 
 def test_a_still_is_a_video_of_one_frame(fitted, clips, tmp_path):
@@ -193,7 +196,7 @@ def test_a_still_is_a_video_of_one_frame(fitted, clips, tmp_path):
     Image.fromarray(picture).save(tmp_path / "still.png")
     rows = [picture, picture[None], str(tmp_path / "still.png")]
     alone = fitted.predict(rows[:1])[0]
-    np.testing.assert_allclose(fitted.predict(rows), alone, rtol=1e-5)
+    np.testing.assert_allclose(fitted.predict(rows), alone, atol=rounding(fitted))
     assert [row["frame"].tolist() for row in fitted.frame_scores(rows)] == [[0]] * 3
 
 
@@ -216,7 +219,7 @@ def test_frames_of_files(fitted, tmp_path):
         assert found["frame"].tolist() == expected
         np.testing.assert_allclose(found["time"], np.array(expected) / 10)
         predicted = model.predict([path])[0]
-        assert found["score"].mean() == pytest.approx(predicted, rel=1e-4)
+        assert found["score"].mean() == pytest.approx(predicted, abs=rounding(model))
     array = pan(30, 64, 64)
     (found,) = model.set_params(n_frames=4).frame_scores([array])
     assert found["frame"].tolist() == [0, 9, 19, 29]
@@ -242,13 +245,13 @@ def test_frames_and_motion_are_computed_once(model, clips, tmp_path, monkeypatch
     monkeypatch.setattr(Backbone, "encode_images", count)
     monkeypatch.setattr(MotionPasses, "features", count_clips)
     plain = model.set_params(memory=None).fit(clips, Y).predict(clips)
-    assert (sum(encoded), sum(watched)) == (2 * 15, 2 * 6)
+    assert (sum(encoded), sum(watched)) == (2 * 12, 2 * 6)
     encoded.clear()
     watched.clear()
     model.set_params(memory=FeatureStore(tmp_path)).fit(clips, Y)
     np.testing.assert_array_equal(model.predict(clips), plain)
     model.set_params(random_state=1, modulator_scale="divide").fit(clips, Y)
-    assert (sum(encoded), sum(watched)) == (15, 6)
+    assert (sum(encoded), sum(watched)) == (12, 6)
 
 
 # -- training ------------------------------------------------------------------------
@@ -276,7 +279,6 @@ def test_the_modulator_learns_what_single_frames_do_not_show(sd1_folder, store):
             max_epochs=6,
             learning_rate=3e-3,
             blocks="down0.*",
-            bias=False,
         ).fit(clips[seen], target[seen])
         scores[modulator] = srcc_score(target[unseen], model.predict(clips[unseen]))
     assert abs(scores[False]) < 0.3
@@ -300,7 +302,7 @@ def test_every_part_trains(model, fitted, clips):
     }
     assert {k for k in fitted.weights_ if k.startswith("modulator.")} <= moved
     assert "context.vectors" in moved
-    assert {"lora.mid_0_to_q", "lora.up3_2_to_k"} <= moved
+    assert {"lora.mid_0_to_q", "lora.down0_1_to_out"} <= moved
 
 
 def test_without_a_modulator_motion_is_not_looked_at(model, clips, monkeypatch):
@@ -345,7 +347,7 @@ def test_begins_with_a_fitted_genziqa(model, pictures, clips, tmp_path):
         model.set_params(init_from=source, max_epochs=0).fit(clips, Y)
         for name, value in pictures.weights_.items():
             np.testing.assert_array_equal(model.weights_[name], value)
-        gammas = model.transform(clips)[:, 4:8]
+        gammas = model.transform(clips)[:, 3:6]
         np.testing.assert_array_equal(gammas, np.ones_like(gammas))
     model.set_params(max_epochs=1).fit(clips, Y)
     moved = [np.abs(model.weights_[k] - v).max() for k, v in pictures.weights_.items()]
@@ -562,7 +564,6 @@ def test_needs_fitting(model, clips):
         ({"modulator_scale": "sqrt"}, "'modulator_scale'"),
         ({"motion_network": "slowfast"}, "'motion_network' parameter must be 'tiny'"),
         ({"motion_network": 3}, "'motion_network'"),
-        ({"prompts": "Good photo."}, "'prompts' .* at least two with bias=True"),
     ],
 )
 def test_bad_parameters(model, clips, change, message):

@@ -152,6 +152,8 @@ def test_unfitted(images):
         ({"target": "student"}, "'target'"),
         ({"map_weight": -1}, "'map_weight'"),
         ({"flip": 2}, "'flip'"),
+        ({"crop_size": 65}, "'crop_size' .* at most the image_size, 64"),
+        ({"crop_size": 64, "head": "map"}, "crop_size needs a student without"),
         ({"milestones": (0,)}, "'milestones'"),
         ({"milestones": 3}, "'milestones'"),
         ({"decay": 0.0}, "'decay'"),
@@ -359,6 +361,25 @@ def test_flips_turn_pictures_and_maps(images, mapping):
     even = [np.concatenate([x[:, :32], x[:, 31::-1]], 1) for x in images]
     models = [make(mapping, flip=f).fit(even).predict(even) for f in (False, True)]
     np.testing.assert_allclose(*models, rtol=1e-5)
+
+
+def test_crops_are_squares_of_the_pictures(images, teacher):
+    from diffqa_features.learned._course import draw_crops
+
+    pixels = np.stack(images)
+    generators = [torch.Generator().manual_seed(i) for i in range(40)]
+    rows = np.arange(40) % 6
+    crops = draw_crops(pixels, rows, 61, generators)
+    where = []
+    for row, crop in zip(rows, crops, strict=True):
+        every = np.lib.stride_tricks.sliding_window_view(pixels[row], (61, 61, 3))
+        found = np.argwhere((every[:, :, 0] == crop).all((2, 3, 4)))
+        assert len(found) == 1
+        where += found.tolist()
+    assert {top for top, _ in where} == {left for _, left in where} == {0, 1, 2, 3}
+    whole, part = (make(teacher, crop_size=s).fit(images) for s in (64, 40))
+    same(whole, make(teacher).fit(images))
+    assert np.abs(part.predict(images) - whole.predict(images)).max() > 1e-4
 
 
 # -- training ------------------------------------------------------------------------

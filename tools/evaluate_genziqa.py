@@ -36,6 +36,7 @@ METHODS = {
     "learned prompts": {"lora_rank": 0},
     "LoRA": {"n_context": 0},
     "prompts and LoRA": {},
+    "prompts of 4 vectors and LoRA": {"n_context": 4},
 }
 TRAINED = list(METHODS)[2:]
 PROCEDURAL = 300_000  # a seed that no training of the backbone had
@@ -44,11 +45,13 @@ PROCEDURAL = 300_000  # a seed that no training of the backbone had
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["choose", "photographs", "table"])
-    parser.add_argument("--out", type=Path, default=Path("runs/genziqa"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/genziqa"), help="one per data and size"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--references", type=int, default=96)
-    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--timesteps", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[3e-3])

@@ -1,6 +1,6 @@
 """Measure what the temporal quality modulator of GenzVQA is worth on tiny.
 
-    python tools/evaluate_genzvqa.py runs/genzvqa
+    python tools/evaluate_genzvqa.py runs/genzvqa --n-frames 2
     python tools/evaluate_genzvqa.py runs/genzvqa --families all --contents 8
 
 A camera moves over photographs, and every clip has one fault at one of three levels;
@@ -35,6 +35,7 @@ def main():
     parser.add_argument("--families", choices=("temporal", "all"), default="temporal")
     parser.add_argument("--contents", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--n-frames", type=int, help="default: one frame a second")
     parser.add_argument("--max-epochs", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--scale", choices=("multiply", "divide"), default="multiply")
@@ -62,7 +63,7 @@ def make_methods(args):
         "blocks": ["down0.*", "down1.*", "mid.0"],
         "bias": False,
         "image_size": 64,
-        "n_frames": 2,
+        "n_frames": args.n_frames,
         "n_timesteps": 2,
         "max_epochs": args.max_epochs,
         "learning_rate": args.learning_rate,
@@ -108,13 +109,12 @@ def held_out(name, model, videos, seed, args):
 
 def report(videos, predicted):
     kinds = {"all clips": np.ones(len(videos.data), bool)}
-    for kind, families in (("temporal", TEMPORAL), ("spatial", SPATIAL)):
-        kinds[kind] = np.isin(videos.distortion, (*families, "reference"))
+    if set(videos.distortion_names) > set(TEMPORAL):
+        for kind, families in (("temporal", TEMPORAL), ("spatial", SPATIAL)):
+            kinds[kind] = np.isin(videos.distortion, (*families, "reference"))
     for family in videos.distortion_names:
         kinds[family] = np.isin(videos.distortion, (family, "reference"))
     for kind, rows in kinds.items():
-        if len(set(videos.distortion[rows])) < 2:
-            continue
         print(f"\n{kind}, {rows.sum()} clips: SRCC per seed [95 % over photographs]")
         y, groups = videos.target[rows], videos.groups[rows]
         for name, seeds in predicted.items():
@@ -123,8 +123,11 @@ def report(videos, predicted):
             print(f"{name:>22}  {text}  mean {np.mean([v for v, *_ in each]):.3f}")
         pairs = zip(predicted["with modulator"], predicted["without modulator"])
         for seed, (ours, plain) in enumerate(pairs):
-            found = bootstrap_difference(y, ours[rows], plain[rows], groups=groups)
-            print(f"{'gain, seed ' + str(seed):>22}  {found}")
+            gain, low, high, p = bootstrap_difference(
+                y, ours[rows], plain[rows], groups=groups
+            )
+            name = f"gain, seed {seed}"
+            print(f"{name:>22}  {gain:6.3f} [{low:6.3f}, {high:6.3f}], p = {p:.4f}")
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ class AdaptedUNetRegressor(LearnedRegressor):
         tokens = self._tokens(backbone)
         names = self._build(backbone, tokens, None).state_dict()
         wanted = {k: v.shape for k, v in names.items() if k != "tokens"}
-        weights = {"tokens": tokens, **released.weights(wanted)}
+        weights = {"tokens": np.array(tokens), **released.weights(wanted)}
         fitted = {"slope_": 100.0, "intercept_": 0.0, "history_": []}
         return self._restore(weights, info.identity, fitted, self._design())
 
