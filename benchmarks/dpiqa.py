@@ -124,7 +124,7 @@ class Ours:
         self.model, self.views, self.y = model, views, y
         self.backbone = load_backbone(model.backbone, "cpu", "float32")
         self.network = model._network(self.backbone, trains=True)
-        self.pictures = Pictures().__enter__()
+        self.pictures = Pictures(len(views))
         for view in views:
             self.pictures.add("", self.encode([view])[0][0], view)
 

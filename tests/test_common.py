@@ -1,4 +1,4 @@
-"""Our estimator contract, over every public transformer and learned regressor.
+"""Our estimator contract, over every public transformer and what is learned.
 
 scikit-learn's `check_estimator` runs one check on estimators that do not take 2-D
 arrays, so it is stated here again for media.
@@ -25,7 +25,10 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features import (
+    DiffusionController,
     DiffusionQAFeatures,
+    DiffVQARegressor,
+    DPIQARegressor,
     FeatureStore,
     GenzIQARegressor,
     GenzVQARegressor,
@@ -56,25 +59,55 @@ def regressors(folder):
     return {
         "genziqa": GenzIQARegressor(str(folder), **quick),
         "genzvqa": GenzVQARegressor(str(folder), **quick),
+        "dpiqa": DPIQARegressor(
+            str(folder),
+            scenes=["photo"],
+            distortions=["noise"],
+            image_size=64,
+            max_epochs=1,
+            device="cpu",
+            dtype="float32",
+        ),
+        "diffvqa": DiffVQARegressor(
+            str(folder),
+            control=False,
+            image_size=64,
+            width=4,
+            mamba_size=16,
+            mamba_width=4,
+            mamba_layers=1,
+            max_epochs=1,
+            device="cpu",
+            dtype="float32",
+        ),
     }
 
 
+def controller(folder):
+    settings = {"image_size": 64, "device": "cpu", "dtype": "float32"}
+    return DiffusionController(str(folder), max_epochs=1, **settings)
+
+
 def estimators(folder):
-    return transformers(folder) | regressors(folder)
+    learned = regressors(folder) | {"controller": controller(folder)}
+    return transformers(folder) | learned
 
 
 TRANSFORMERS = ("features", "maps", "motion")
-REGRESSORS = ("genziqa", "genzvqa")
+REGRESSORS = ("genziqa", "genzvqa", "dpiqa", "diffvqa")
 
 # A parameter that changes what is computed, and settings to search over.
 CHANGES = {"motion": {"pooling": "std"}}
 GRIDS = {
+    "controller": {"f__last_timestep": [0, 60]},
     "motion": {"f__pooling": ["mean", ("mean", "std")]},
-    **{name: {"f__lora_rank": [0, 1]} for name in REGRESSORS},
+    **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
+    "dpiqa": {"f__train_unet": [True, False]},
+    "diffvqa": {"f__branches": ["crop", ("resize", "crop")]},
 }
 
 
-@pytest.fixture(params=TRANSFORMERS + REGRESSORS)
+@pytest.fixture(params=(*TRANSFORMERS, *REGRESSORS, "controller"))
 def name(request):
     return request.param
 
@@ -234,7 +267,8 @@ def test_a_pickle_holds_no_backbone(estimator, images, tmp_path):
     pipeline = Pipeline([("f", estimator), ("svr", SVR())]).fit(images, TARGET)
     data = pickle.dumps(pipeline)
     learned = getattr(pipeline[0], "weights_", {}).values()
-    assert len(data) < 20_000 + sum(value.nbytes for value in learned)
+    # Some words about each of them.
+    assert len(data) < 20_000 + sum(value.nbytes + 400 for value in learned)
     expected = pipeline.predict(images)
     np.testing.assert_array_equal(pickle.loads(data).predict(images), expected)
     joblib.dump(pipeline, tmp_path / "model.joblib")
@@ -358,8 +392,8 @@ def test_bad_parameters_of_a_transformer(transformer, images, change, message):
         ({"random_state": None}, "'random_state'"),
     ],
 )
-@pytest.mark.parametrize("name", REGRESSORS)
-def test_bad_parameters_of_a_regressor(ready, images, change, message):
+@pytest.mark.parametrize("name", [*REGRESSORS, "controller"])
+def test_bad_parameters_of_what_is_learned(ready, images, change, message):
     refuses(ready.set_params(**change), images, message)
 
 

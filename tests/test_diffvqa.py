@@ -16,12 +16,16 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from test_hooks import hooks_on
 
-from diffqa_features import TRUSTED_TYPES, DiffVQARegressor, FeatureStore
+from diffqa_features import (
+    TRUSTED_TYPES,
+    DiffusionController,
+    DiffVQARegressor,
+    FeatureStore,
+)
 from diffqa_features._backbone import Backbone, load_backbone
 from diffqa_features.datasets import make_distorted_videos
 from diffqa_features.inspection import FrameScoresDisplay
 from diffqa_features.learned import _view_features
-from diffqa_features.learned._controller import DiffusionController
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])

@@ -12,8 +12,7 @@ from full_size import write_full_size
 SCRIPT = """
     import json, resource, sys, time
     import numpy as np
-    from diffqa_features import DiffVQARegressor
-    from diffqa_features.learned._controller import DiffusionController
+    from diffqa_features import DiffusionController, DiffVQARegressor
 
     clips = np.random.default_rng(0).integers(0, 256, (2, 1, 300, 400, 3), np.uint8)
     settings = {"image_size": 256, "device": "cpu", "dtype": "float32"}
@@ -59,4 +58,4 @@ def test_both_views_and_a_training_step(tmp_path):
     # The paper sheet's count of a control that copies encoder and middle.
     assert 350e6 < told["control"] < 375e6
     assert told["network"] < 3e6
-    assert told["fit"][1] < 16
+    assert told["fit"][1] < 12  # GiB; 8.3 seen

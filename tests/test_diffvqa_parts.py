@@ -35,7 +35,7 @@ SMALL = Sizes(
 # -- the scan --------------------------------------------------------------------------
 
 
-def test_the_mixer_is_transformers_own(recwarn):
+def test_the_mixer_is_transformers_own():
     """The same parameters give the same output and gradients, without its loop."""
     mixer = LinearMixer(24, 8)
     tokens = torch.randn(2, 19, 24, requires_grad=True)

@@ -229,6 +229,18 @@ def test_what_is_not_needed_does_not_run(sd1_folder):
     assert entered == [(1, 7, 32), (3, 1, 32), (3, 1, 32)]
 
 
+def test_nothing_is_left_behind_by_an_exception(sd1_folder):
+    backbone, network, _ = make_both(str(sd1_folder), own_unet=False)
+    with pytest.raises(RuntimeError):
+        network(backbone, torch.randn(1, 4, 8, 8), torch.rand(1, 3, 32, 32))
+    network.text.leave.weight.data = network.text.leave.weight.data[:, :1]
+    with pytest.raises(RuntimeError):
+        network(backbone, torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64))
+    assert hooks_on(backbone.unet) == 0
+    assert backbone.lock.acquire(blocking=False)
+    backbone.lock.release()
+
+
 def test_first_weights_follow_the_seed_and_nothing_else(sd1_folder):
     backbone = load_backbone(str(sd1_folder), "cpu", "float32")
 
@@ -367,12 +379,12 @@ def test_pictures_wait_on_disk(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((70, 4, 8, 8)).astype(np.float32)
     views = rng.integers(0, 256, (70, 16, 16, 3), np.uint8)
-    with Pictures() as pictures:
-        for index in range(70):
-            pictures.add(f"key {index}", latents[index], views[index])
-        some = [69, 0, 33, 33]
-        found = pictures.take(some)
-        np.testing.assert_array_equal(found[0], latents[some])
-        np.testing.assert_array_equal(found[1], views[some])
-        assert len(pictures) == 70
-    assert list(tmp_path.iterdir()) == []
+    pictures = Pictures(70)
+    for index in range(70):
+        pictures.add(f"key {index}", latents[index], views[index])
+    some = [69, 0, 33, 33]
+    found = pictures.take(some)
+    np.testing.assert_array_equal(found[0], latents[some])
+    np.testing.assert_array_equal(found[1], views[some])
+    assert pictures.keys[69] == "key 69"
+    assert list(tmp_path.iterdir()) == []  # the file has no name

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import tracemalloc
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
 
 from diffqa_features import (
     TRUSTED_TYPES,
@@ -124,6 +126,9 @@ def test_it_is_a_regressor_and_no_transformer(teacher):
     assert not hasattr(make(teacher), "transform")
     assert not hasattr(make(teacher), "fit_transform")
     assert "DistilledStudentRegressor" in make(teacher)._repr_html_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it skips the rest
+        check_estimator(make(teacher))
 
 
 def test_unfitted(images):
@@ -147,6 +152,8 @@ def test_unfitted(images):
         ({"target": "student"}, "'target'"),
         ({"map_weight": -1}, "'map_weight'"),
         ({"flip": 2}, "'flip'"),
+        ({"crop_size": 65}, "'crop_size' .* at most the image_size, 64"),
+        ({"crop_size": 64, "head": "map"}, "crop_size needs a student without"),
         ({"milestones": (0,)}, "'milestones'"),
         ({"milestones": 3}, "'milestones'"),
         ({"decay": 0.0}, "'decay'"),
@@ -340,10 +347,11 @@ def test_the_first_loss_by_hand(images, mapping):
 
 def test_flips_turn_pictures_and_maps(images, mapping):
     """Seen mirrored with its mirrored map, a picture is another; each epoch anew."""
-    from diffqa_features.learned._distilling import _to_pixels
+    from diffqa_features.learned._course import flip
 
     turned = torch.tensor([True, False])
-    seen = _to_pixels(np.stack(images[:2]), "cpu", turned).numpy()
+    pixels = torch.from_numpy(np.stack(images[:2])).permute(0, 3, 1, 2) / 255
+    seen = flip(pixels, turned).numpy()
     np.testing.assert_allclose(seen[0].transpose(1, 2, 0), images[0][:, ::-1] / 255)
     np.testing.assert_allclose(seen[1].transpose(1, 2, 0), images[1] / 255)
     plain, flipped = (make(mapping, flip=f).fit(images) for f in (False, True))
@@ -353,6 +361,25 @@ def test_flips_turn_pictures_and_maps(images, mapping):
     even = [np.concatenate([x[:, :32], x[:, 31::-1]], 1) for x in images]
     models = [make(mapping, flip=f).fit(even).predict(even) for f in (False, True)]
     np.testing.assert_allclose(*models, rtol=1e-5)
+
+
+def test_crops_are_squares_of_the_pictures(images, teacher):
+    from diffqa_features.learned._course import draw_crops
+
+    pixels = np.stack(images)
+    generators = [torch.Generator().manual_seed(i) for i in range(40)]
+    rows = np.arange(40) % 6
+    crops = draw_crops(pixels, rows, 61, generators)
+    where = []
+    for row, crop in zip(rows, crops, strict=True):
+        every = np.lib.stride_tricks.sliding_window_view(pixels[row], (61, 61, 3))
+        found = np.argwhere((every[:, :, 0] == crop).all((2, 3, 4)))
+        assert len(found) == 1
+        where += found.tolist()
+    assert {top for top, _ in where} == {left for _, left in where} == {0, 1, 2, 3}
+    whole, part = (make(teacher, crop_size=s).fit(images) for s in (64, 40))
+    same(whole, make(teacher).fit(images))
+    assert np.abs(part.predict(images) - whole.predict(images)).max() > 1e-4
 
 
 # -- training ------------------------------------------------------------------------
@@ -408,6 +435,19 @@ def test_prediction_is_the_network_as_it_was_trained(images, mapping):
     np.testing.assert_allclose(
         model.quality_maps(images), model.map_scale_ * maps, atol=1e-5
     )
+
+
+def test_fit_in_inference_mode(images, mapping):
+    with torch.inference_mode():
+        model = make(mapping).fit(images)
+    same(model, make(mapping).fit(images))
+
+
+def test_half_precision(images, mapping):
+    exact = make(mapping).fit(images).predict(images)
+    model = make(mapping, dtype="bfloat16").fit(images)
+    assert all(v.dtype in (np.float32, np.int64) for v in model.weights_.values())
+    assert np.abs(model.predict(images) - exact).max() < 0.2 * exact.std() + 0.2
 
 
 def test_a_last_batch_of_one_and_accumulation(images, teacher):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from torchvision_layout import EfficientNet, ReleasedStudent, randomised
 from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
-from diffqa_features import DistilledStudentRegressor
+from diffqa_features import DistilledStudentRegressor, DPIQARegressor
 from diffqa_features.learned._efficientnet import (
     VARIANTS,
     EfficientNetBody,
@@ -146,6 +149,51 @@ def test_a_saved_student_needs_neither_teacher_nor_hub(
     )
     with pytest.raises(ValueError, match=r"'head' .* fitted with"):
         DistilledStudentRegressor.from_pretrained(tmp_path, head="auto")
+
+
+# -- DP-IQA as the teacher -----------------------------------------------------------
+
+
+def test_dpiqa_teaches_scores_and_maps(images, sd1_folder, tmp_path):
+    """Both come from one pass per picture, and none once they are in the store."""
+    teacher = DPIQARegressor(
+        str(sd1_folder), scenes=["photo"], distortions=["noise", "blur"],
+        image_size=64, max_epochs=0, device="cpu",
+    ).fit(images, [1.0, 5.0, 2.0, 4.0, 3.0])  # fmt: skip
+    student = DistilledStudentRegressor(
+        FrozenEstimator(teacher), network="tiny", head="map", image_size=64,
+        max_epochs=40, batch_size=5, learning_rate=1e-3, device="cpu", memory=tmp_path,
+    )  # fmt: skip
+    with seeing_passes() as passes:
+        student.fit(images)
+    assert passes == [5]
+    maps, scores = teacher.quality_maps(images, return_scores=True)
+    assert student.map_shape_ == list(maps.shape[1:])
+    assert student.map_scale_ == pytest.approx(maps.std(), rel=1e-4)
+    assert student.intercept_ == pytest.approx(scores.mean())
+    # Pictures that it was trained on: it has learned them.
+    error = np.square(student.quality_maps(images) - maps).mean()
+    assert error < 0.5 * maps.var()
+    assert student.history_[-1]["loss"] < 0.2 * student.history_[0]["loss"]
+    with seeing_passes() as passes:
+        clone(student).fit(images)
+    assert passes == []
+
+
+@contextmanager
+def seeing_passes():
+    """Rows of each pass through any UNet."""
+    rows = []
+
+    def see(module, args):
+        if type(module).__name__ == "UNet2DConditionModel":
+            rows.append(len(args[0]))
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(see)
+    try:
+        yield rows
+    finally:
+        handle.remove()
 
 
 # -- the authors' checkpoint -----------------------------------------------------------

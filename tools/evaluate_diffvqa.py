@@ -23,17 +23,25 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 import diffqa_features
-from diffqa_features import DiffusionQAFeatures, DiffVQARegressor, MotionFeatures
+from diffqa_features import (
+    DiffusionController,
+    DiffusionQAFeatures,
+    DiffVQARegressor,
+    MotionFeatures,
+)
 from diffqa_features.datasets import (
     load_sample_photos,
     make_distorted_images,
     make_distorted_videos,
     make_procedural_images,
 )
+from diffqa_features.datasets._distorted_videos import SPATIAL, TEMPORAL
 from diffqa_features.evaluation import bootstrap_difference, bootstrap_interval
+from diffqa_features.metrics import srcc_score
 
 SEEDS = (0, 1, 2)
 FOLDS = 3
+DRAWS = 1000  # of contents, for the intervals
 CONTENTS, LEVELS = 9, 3
 CLIP = {"n_frames": 32, "image_size": 96}
 FRAMES = {"frame_rate": 30.0, "max_frames": 8}
@@ -74,9 +82,11 @@ def main():
     results = args.folder / "predictions.csv"
     if not args.table:
         models = make_models(args.folder)
-        for name in args.methods or models:
-            measure(models[name], name, data, args.seeds, results)
-    report(pd.read_csv(results))
+        # Seed by seed, so that what was stopped compares all methods on some.
+        for seed in args.seeds:
+            for name in args.methods or models:
+                measure(models[name], name, data, seed, results)
+    report(pd.read_csv(results), data)
 
 
 def make_data(folder):
@@ -110,8 +120,6 @@ def make_models(folder):
 
 def make_controller(folder):
     if not (folder / "config.json").exists():
-        from diffqa_features.learned._controller import DiffusionController
-
         pictures = make_distorted_images(
             make_procedural_images(16, image_size=64, random_state=31),
             n_levels=2,
@@ -134,33 +142,33 @@ def make_controller(folder):
     return folder
 
 
-def measure(model, name, data, seeds, path):
+def measure(model, name, data, seed, path):
     rows = np.arange(len(data.data))
     if name in (ONE, TWENTY):
         rows = np.flatnonzero(np.isin(data.distortion, CHAIN))
     clips = np.array(data.data)[rows]
     target, groups = data.target[rows], data.groups[rows]
-    known = pd.read_csv(path) if path.exists() else None
-    for seed in seeds:
-        folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
-        for fold, (train, held) in enumerate(folds.split(clips, target, groups)):
-            if known is not None and len(
-                known.query("method == @name and seed == @seed and fold == @fold")
-            ):
-                continue
-            estimator = clone(model)
-            start = time.process_time()
-            estimator.fit(list(clips[train]), target[train])
-            seconds = time.process_time() - start
-            predicted = estimator.predict(list(clips[held]))
-            append(
-                path,
-                [
-                    (name, seed, fold, rows[i], groups[i], target[i], p, seconds)
-                    for i, p in zip(held, predicted, strict=True)
-                ],
-            )
-            print(f"{name}, seed {seed}, fold {fold}: {seconds:.1f} s", flush=True)
+    known = set()
+    if path.exists():
+        table = pd.read_csv(path)
+        known = set(table.fold[(table.method == name) & (table.seed == seed)])
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for fold, (train, held) in enumerate(folds.split(clips, target, groups)):
+        if fold in known:
+            continue
+        estimator = clone(model)
+        start = time.process_time()
+        estimator.fit(list(clips[train]), target[train])
+        seconds = time.process_time() - start
+        predicted = estimator.predict(list(clips[held]))
+        append(
+            path,
+            [
+                (name, seed, fold, rows[i], groups[i], target[i], p, seconds)
+                for i, p in zip(held, predicted, strict=True)
+            ],
+        )
+        print(f"{name}, seed {seed}, fold {fold}: {seconds:.1f} s", flush=True)
 
 
 def append(path, lines):
@@ -174,25 +182,31 @@ def append(path, lines):
         writer.writerows(lines)
 
 
-def report(table):
-    print(f"\n{'':28s} {'SRCC, mean over seeds':>28s} {'least - most':>15s} fit, CPU s")
+def report(table, data):
+    """SRCC of each method, mean over seeds; 95% intervals over contents."""
+    table["family"] = data.distortion[table.row]
+    print(f"\n{'SRCC':28s} {'all faults':>22s} of picture  of timing  fit, CPU s")
     for name, part in table.groupby("method", sort=False):
-        values = [interval(seed) for _, seed in part.groupby("seed")]
+        seeds = [seed for _, seed in part.groupby("seed")]
+        values = [interval(seed) for seed in seeds]
         mean, low, high = np.mean(values, 0)
-        srcc = [value for value, _, _ in values]
+        picture, timing = (
+            np.mean([srcc_of(seed, families) for seed in seeds])
+            for families in (SPATIAL, TEMPORAL)
+        )
         seconds = part.groupby(["seed", "fold"]).fit_seconds.first().median()
         print(
-            f"{name:28s} {mean:10.3f} [{low:.3f}, {high:.3f}] "
-            f"{min(srcc):7.3f} - {max(srcc):.3f} {seconds:10.1f}"
+            f"{name:28s} {mean:6.3f} [{low:.3f}, {high:.3f}] "
+            f"{picture:10.3f} {timing:10.3f} {seconds:11.1f}  "
+            + " ".join(f"{value:.3f}" for value, _, _ in values)
         )
-    print("\ndifferences of SRCC, mean over seeds, with intervals over contents")
-    pairs = [(DIFFVQA, other) for other in table.method.unique() if other != DIFFVQA]
-    for first, second in [*pairs, (ONE, TWENTY)]:
-        one, two = (table.query("method == @m") for m in (first, second))
-        if (first, second) != (ONE, TWENTY) and second in (ONE, TWENTY):
-            continue
+    print("\ndifferences of SRCC, mean over seeds, with 95% intervals over contents")
+    methods = table.method.unique()
+    others = [m for m in methods if m not in (DIFFVQA, ONE, TWENTY)]
+    for first, second in [*((DIFFVQA, other) for other in others), (ONE, TWENTY)]:
+        one, two = (table[table.method == m] for m in (first, second))
         found = [
-            difference(one.query("seed == @seed"), two.query("seed == @seed"))
+            difference(one[one.seed == seed], two[two.seed == seed])
             for seed in sorted(set(one.seed) & set(two.seed))
         ]
         if found:
@@ -201,13 +215,24 @@ def report(table):
 
 
 def interval(part):
-    return bootstrap_interval(part.target, part.predicted, groups=part.group)
+    return bootstrap_interval(
+        part.target, part.predicted, groups=part.group, n_resamples=DRAWS
+    )
+
+
+def srcc_of(part, families):
+    part = part[part.family.isin(families)]
+    return srcc_score(part.target, part.predicted) if len(part) else np.nan
 
 
 def difference(one, two):
     both = one.merge(two, on="row", suffixes=("", "_other"))
     return bootstrap_difference(
-        both.target, both.predicted, both.predicted_other, groups=both.group
+        both.target,
+        both.predicted,
+        both.predicted_other,
+        groups=both.group,
+        n_resamples=DRAWS,
     )
 
 

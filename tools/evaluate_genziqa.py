@@ -23,6 +23,7 @@ from evaluate_tiny import FAMILIES
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
+from sklearn.utils import Bunch
 
 from diffqa_features import DiffusionQAFeatures, GenzIQARegressor, datasets
 from diffqa_features.evaluation import bootstrap_difference, bootstrap_interval
@@ -35,6 +36,7 @@ METHODS = {
     "learned prompts": {"lora_rank": 0},
     "LoRA": {"n_context": 0},
     "prompts and LoRA": {},
+    "prompts of 4 vectors and LoRA": {"n_context": 4},
 }
 TRAINED = list(METHODS)[2:]
 PROCEDURAL = 300_000  # a seed that no training of the backbone had
@@ -43,14 +45,16 @@ PROCEDURAL = 300_000  # a seed that no training of the backbone had
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["choose", "photographs", "table"])
-    parser.add_argument("--out", type=Path, default=Path("runs/genziqa"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/genziqa"), help="one per data and size"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--references", type=int, default=32)
+    parser.add_argument("--references", type=int, default=96)
     parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--timesteps", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--timesteps", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--learning-rate", type=float, nargs="+", default=[3e-3])
     parser.add_argument("--normalization", nargs="+", default=["vae"])
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -124,10 +128,22 @@ def table(args):
 
 
 def procedural(args):
+    """Two families in four levels of each reference: many contents, not many copies."""
     references = datasets.make_procedural_images(
         args.references, random_state=PROCEDURAL
     )
-    return datasets.make_distorted_images(references, families=FAMILIES, n_levels=4)
+    pairs = list(itertools.combinations(FAMILIES, 2))
+    parts = [
+        datasets.make_distorted_images(
+            [reference], families=pairs[i % len(pairs)], n_levels=4, random_state=i
+        )
+        for i, reference in enumerate(references)
+    ]
+    return Bunch(
+        data=[image for part in parts for image in part.data],
+        target=np.concatenate([part.target for part in parts]),
+        groups=np.repeat(range(len(parts)), [len(part.target) for part in parts]),
+    )
 
 
 def held_out():

@@ -3,6 +3,7 @@
     python tools/evaluate_student.py features --memory runs/store  # the long part
     python tools/evaluate_student.py fit --memory runs/store --folder runs/student
     python tools/evaluate_student.py compare --folder runs/student
+    python tools/evaluate_student.py speed --folder runs/student
 
 The teacher, frozen features and SVR(C=10), is fitted on procedural pictures; so is the
 student, on more of them and on the teacher's scores alone. Both are tested on distorted
@@ -41,16 +42,17 @@ _LABELLED_SEED, _UNLABELLED_SEED = 510_000_000, 520_000_000
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["features", "fit", "compare"])
+    parser.add_argument("what", choices=["features", "fit", "compare", "speed"])
     parser.add_argument("--memory", help="folder of the store")
     parser.add_argument("--folder", type=Path, help="where both models are written")
     parser.add_argument("--labelled", type=int, default=24, help="procedural pictures")
-    parser.add_argument("--unlabelled", type=int, default=300, help="the same")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--unlabelled", type=int, default=250, help="the same")
+    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    {"features": features, "fit": fit, "compare": compare}[args.what](args)
+    run = {"features": features, "fit": fit, "compare": compare, "speed": speed}
+    run[args.what](args)
 
 
 def photographs(args):
@@ -114,8 +116,9 @@ def fit(args):
         make_teacher(args),
         network="tiny",
         flip=True,
+        crop_size=96,
         max_epochs=args.epochs,
-        batch_size=32,
+        batch_size=16,
         learning_rate=args.learning_rate,
         milestones=(args.epochs * 6 // 10, args.epochs * 17 // 20),
         weight_decay=1e-2,
@@ -136,13 +139,16 @@ def fit(args):
     joblib.dump(student.teacher_, args.folder / "teacher.joblib")
 
 
-def compare(args):
-    """Accuracy on photographs, speed and size, of both."""
-    test = photographs(args)
-    models = {
+def load(args):
+    return {
         "teacher": joblib.load(args.folder / "teacher.joblib"),
         "student": DistilledStudentRegressor.from_pretrained(args.folder),
     }
+
+
+def compare(args):
+    """Accuracy of both on photographs."""
+    test, models = photographs(args), load(args)
     predicted = {name: model.predict(test.data) for name, model in models.items()}
     count = len(set(test.groups.tolist()))
     print(f"{len(test.data)} pictures of {count} photographs, seed {args.seed}")
@@ -165,12 +171,19 @@ def compare(args):
             for p in predicted.values()
         ]
         print(f"srcc {family}: teacher {values[0]:.3f}, student {values[1]:.3f}")
-    costs = evaluation.efficiency(models, test.data[:96]).frame
+
+
+def speed(args):
+    """Cost of both in one run, and what they take on disk."""
+    pictures, models = photographs(args).data[:48], load(args)
+    table = evaluation.efficiency(models, pictures, n_repeats=10)
+    print(table.facts)
+    costs = table.frame
     costs = costs[costs["stage"] == "total"].set_index("method")
     columns = ["parameters", "gmac", "latency_p50_ms", "images_per_second", "peak_mib"]
     print(costs[columns].to_string())
-    speed = costs["images_per_second"]
-    print(f"times as fast: {speed['student'] / speed['teacher']:.1f}")
+    rate = costs["images_per_second"]
+    print(f"times as fast: {rate['student'] / rate['teacher']:.1f}", flush=True)
     backbone = describe_backbone(models["teacher"][0].backbone).folder
     files = {
         "teacher": [args.folder / "teacher.joblib", *backbone.rglob("*.safetensors")],

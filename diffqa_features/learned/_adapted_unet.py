@@ -11,8 +11,6 @@ from diffqa_features.learned._estimator import LearnedRegressor
 from diffqa_features.learned._pictures import Pictures, encode_pictures
 from diffqa_features.metrics import srcc_score
 
-_ON_CPU, _ON_GPU = 8, 16  # pictures per pass of a prediction
-
 
 class AdaptedUNetRegressor(LearnedRegressor):
     """Base of the regressor with adapters around a UNet and a decoder behind it."""
@@ -147,6 +145,7 @@ class AdaptedUNetRegressor(LearnedRegressor):
         import torch
 
         from diffqa_features._halving import in_halves
+        from diffqa_features._passes import rows_per_pass
         from diffqa_features._views import to_pixels
         from diffqa_features.learned._quality_decoder import Quality
         from diffqa_features.learned._training import precision
@@ -156,7 +155,7 @@ class AdaptedUNetRegressor(LearnedRegressor):
         with torch.no_grad(), precision(device, dtype):
             # Once for all pictures: it depends on the weights only.
             condition = network.condition_of(backbone)
-        size = _ON_CPU if device.type == "cpu" else _ON_GPU
+        size = rows_per_pass(backbone)
 
         @torch.no_grad()
         def run(pairs):
@@ -209,7 +208,7 @@ class AdaptedUNetRegressor(LearnedRegressor):
         tokens = self._tokens(backbone)
         names = self._build(backbone, tokens, None).state_dict()
         wanted = {k: v.shape for k, v in names.items() if k != "tokens"}
-        weights = {"tokens": tokens, **released.weights(wanted)}
+        weights = {"tokens": np.array(tokens), **released.weights(wanted)}
         fitted = {"slope_": 100.0, "intercept_": 0.0, "history_": []}
         return self._restore(weights, info.identity, fitted, self._design())
 

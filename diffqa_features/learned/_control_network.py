@@ -34,6 +34,7 @@ def make_control(unet, weights: Mapping[str, np.ndarray] | None = None):
     if problem:
         raise ValueError(f"A controller needs a UNet that {problem}.")
     first = unet.conv_in
+    device = first.weight.device  # the UNet's own property looks at all its modules
     # Nothing is drawn and nothing allocated before the weights are known.
     with quiet(), torch.device("meta"):
         network = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
@@ -47,7 +48,7 @@ def make_control(unet, weights: Mapping[str, np.ndarray] | None = None):
             value = torch.zeros(empty.shape)
         else:
             value = torch.as_tensor(source[name])
-        value = value.to(unet.device, torch.float32, copy=True)
+        value = value.to(device, torch.float32, copy=True)
         placed[name] = value.to(memory_format=layout_of(value))
     network.load_state_dict(placed, assign=True)
     return network

@@ -191,7 +191,7 @@ class DiffVQARegressor(TwoViewRegressor):
 
     *Memory.* Stage 2 holds the features of all clips: 4 bytes times `grid_size`² times
     the channels of the levels (352 on ``tiny``, about 3,200 on Stable Diffusion) for
-    each frame and view. The control module (11 MB on ``tiny``, 1.4 GB on Stable
+    each frame and view. The control module (12 MB on ``tiny``, 1.4 GB on Stable
     Diffusion) is a part of `weights_`, and so of pickles and saved files.
 
     References

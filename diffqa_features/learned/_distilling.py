@@ -2,16 +2,20 @@
 
 import os
 import weakref
-from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
-from diffqa_features._store import as_store
+from diffqa_features._views import to_pixels
+from diffqa_features.learned._course import (
+    draw_crops,
+    draw_flips,
+    flip,
+    is_fitted,
+    read_course,
+)
 from diffqa_features.learned._estimator import TrainedRegressor
 from diffqa_features.metrics import srcc_score
 
@@ -21,23 +25,6 @@ _ON_CPU, _ON_GPU = 16, 64  # pictures per pass of a prediction
 # Student -> what its network was made of, and the network. On the side, since pickles
 # hold arrays; weak, since nobody says when a student is done.
 _ready = weakref.WeakKeyDictionary()
-
-
-@dataclass
-class Course:
-    """All that training looks at; N pictures, the unlabelled ones behind the others."""
-
-    pixels: np.ndarray  # (N, S, S, 3) uint8, on disk
-    keys: list[str]
-    taught: np.ndarray  # (N,) the teacher's scores; NaN where none is wanted
-    truth: np.ndarray  # (N,) y; NaN where none is wanted
-    maps: np.ndarray | None  # (N, C, h, w) float32, on disk
-
-    @property
-    def target(self):
-        """One number per picture: the mean of the wanted ones."""
-        both = np.stack([self.taught, self.truth])
-        return np.nansum(both, 0) / np.isfinite(both).sum(0)
 
 
 class Distilling(TrainedRegressor):
@@ -60,6 +47,7 @@ class Distilling(TrainedRegressor):
         "target": [StrOptions({"teacher", "truth", "both"})],
         "map_weight": [Interval(Real, 0, None, closed="left")],
         "flip": ["boolean"],
+        "crop_size": [Interval(Integral, 32, None, closed="left"), None],
         "milestones": ["array-like"],
         "decay": [Interval(Real, 0, 1, closed="right")],
         "gradient_clip": [Interval(Real, 0, None, closed="neither"), None],
@@ -90,7 +78,13 @@ class Distilling(TrainedRegressor):
             architecture = {
                 "kind": "efficientnet", "config": config, "symmetric": False
             }  # fmt: skip
-        return architecture, size if self.image_size is None else int(self.image_size)
+        size = size if self.image_size is None else int(self.image_size)
+        if self.crop_size is not None and self.crop_size > size:
+            raise ValueError(
+                f"The 'crop_size' parameter of {type(self).__name__} must be at most "
+                f"the image_size, {size}. Got {self.crop_size!r} instead."
+            )
+        return architecture, size
 
     def _start(self, architecture, head, map_shape):
         """The network before training."""
@@ -107,11 +101,14 @@ class Distilling(TrainedRegressor):
         return network
 
     def _build(self, architecture, head, map_shape):
+        import torch
+
         from diffqa_features.learned._student_network import StudentNetwork
 
         imagenet = self.normalization == "imagenet"
         seed = int(self.random_state)
-        return StudentNetwork(architecture, head, map_shape, imagenet, seed)
+        with torch.inference_mode(False):  # a caller may be in it
+            return StudentNetwork(architecture, head, map_shape, imagenet, seed)
 
     # -- what is learned from ----------------------------------------------------------
 
@@ -119,7 +116,7 @@ class Distilling(TrainedRegressor):
         """The teacher, fitted on X and y if it is not fitted yet."""
         if self.teacher is None:
             return None
-        if _is_fitted(self.teacher):
+        if is_fitted(self.teacher):
             return self.teacher
         return clone(self.teacher).fit(X, y)
 
@@ -134,43 +131,10 @@ class Distilling(TrainedRegressor):
         elif self.target != "teacher":
             missing, why = y is None, f"target={self.target!r}"
         else:
-            missing = y is None and not _is_fitted(self.teacher)
+            missing = y is None and not is_fitted(self.teacher)
             why = "a teacher that is not fitted"
         if missing:
             raise ValueError(f"fit needs y with {why}. Got None.")
-
-    def _read(self, parts, y, teacher, size):
-        """Read pictures and ask the teacher. `parts` are (X, rows): labelled, others"""
-        from diffqa_features.learned._pictures import read_pictures, scratch
-        from diffqa_features.learned._teaching import Lessons
-
-        count = sum(len(rows) for _, rows in parts)
-        labelled = len(parts[0][1])
-        pixels, keys = scratch((count, size, size, 3), np.uint8), []
-        for _, rows in parts:
-            for key, view in read_pictures(rows, self.view, size, self.verbose):
-                pixels[len(keys)] = view
-                keys.append(key)
-        taught, truth = np.full((2, count), np.nan)
-        if teacher is None or self.target != "teacher":
-            truth[:labelled] = y
-        maps = None
-        if teacher is not None:
-            wanted = self.target != "truth" or count > labelled
-            lessons = Lessons(
-                teacher,
-                scores=wanted,
-                maps=self.map_weight > 0 and hasattr(teacher, "quality_maps"),
-                store=as_store(self.memory),
-                verbose=self.verbose,
-            )
-            said = lessons.take(parts, keys)
-            maps = said.get("map")
-            if wanted:
-                taught[:] = said["score"]
-            if self.target == "truth":
-                taught[:labelled] = np.nan
-        return Course(pixels, keys, taught, truth, maps)
 
     # -- training ------------------------------------------------------------------
 
@@ -184,11 +148,16 @@ class Distilling(TrainedRegressor):
         known = np.zeros(labelled) if y is None else y
         train, held = self._split(known, groups)
         teacher = self._fitted_teacher(parts[0][0], y)
-        course = self._read(parts, y, teacher, size)
+        course = read_course(self, parts, y, teacher, size)
         train = np.concatenate([train, np.arange(labelled, len(course.keys))])
         if len(train) < 2:
             raise ValueError("fit needs at least two pictures. Got 1 sample.")
         map_shape = None if course.maps is None else list(course.maps.shape[1:])
+        if self.crop_size is not None and (map_shape or self.head == "map"):
+            raise ValueError(
+                "crop_size needs a student without quality maps, which are those of "
+                "whole pictures. Set crop_size=None, or map_weight=0 and head='pooled'."
+            )
         if again:
             network, fitted = self._go_on(map_shape)
         else:
@@ -198,7 +167,7 @@ class Distilling(TrainedRegressor):
             fitted = {
                 "slope_": float(target.std()) or 1.0,
                 "intercept_": float(target.mean()),
-                "map_scale_": _spread(course.maps, train),
+                "map_scale_": course.spread_of_maps(train),
                 "map_shape_": map_shape,
                 "head_": head,
                 "image_size_": size,
@@ -246,26 +215,31 @@ class Distilling(TrainedRegressor):
         """Train on the rows `train`, validate on `held`; the history."""
         import torch
 
-        from diffqa_features._backbone import pick_device
+        from diffqa_features._devices import pick_device
 
         device = pick_device(self.device)
         slope, intercept = line
         goals = np.stack([course.taught, course.truth], 1)[train]
-        known = torch.from_numpy(np.isfinite(goals)).to(device, torch.float32)
-        shares = known / known.sum(1, keepdim=True)
+        known = np.isfinite(goals)
+        shares = known / known.sum(1, keepdims=True)
         goals = np.nan_to_num((goals - intercept) / slope)
-        goals = torch.from_numpy(goals).to(device, torch.float32)  # (n, 2)
+        with torch.inference_mode(False):
+            shares, goals = (
+                torch.from_numpy(part).to(device, torch.float32)
+                for part in (shares, goals)
+            )  # (n, 2)
 
         def step(chosen, generators):
             network.train()
             rows = train[chosen]
-            turned = self._draw_flips(generators).to(device)
-            scores, maps = network(_to_pixels(course.pixels[rows], device, turned))
+            turned = draw_flips(generators, self.flip).to(device)
+            views = draw_crops(course.pixels, rows, self.crop_size, generators)
+            scores, maps = network(flip(to_pixels(views, "unit").to(device), turned))
             errors = (scores[:, None] - goals[chosen]).square()
             loss = (errors * shares[chosen]).sum(1).mean()
             if course.maps is not None:
                 wanted = torch.from_numpy(np.array(course.maps[rows])).to(device)
-                wanted = _flip(wanted, turned) / map_scale
+                wanted = flip(wanted, turned) / map_scale
                 loss = loss + self.map_weight * (maps - wanted).square().mean()
             return loss, intercept + slope * scores
 
@@ -275,7 +249,7 @@ class Distilling(TrainedRegressor):
             return srcc_score(course.target[held], intercept + slope * scores)
 
         facts = [course.keys, goals, train, held, line, map_scale, course.maps]
-        facts += [self.flip, float(self.map_weight)]
+        facts += [self.flip, self.crop_size, float(self.map_weight)]
         return self._minimise(
             network.to(device),
             step,
@@ -286,18 +260,11 @@ class Distilling(TrainedRegressor):
             past,
         )
 
-    def _draw_flips(self, generators):
-        import torch
-
-        if not self.flip:
-            return torch.zeros(len(generators), dtype=torch.bool)
-        return torch.cat([torch.rand(1, generator=g) < 0.5 for g in generators])
-
     # -- prediction ------------------------------------------------------------------
 
     def _looked_at(self, X, maps=False):
         """Scores (N,) in units of the target's spread, and maps, of pictures."""
-        from diffqa_features._backbone import pick_device
+        from diffqa_features._devices import pick_device
         from diffqa_features._media import as_rows
         from diffqa_features.learned._pictures import read_pictures
 
@@ -320,7 +287,7 @@ class Distilling(TrainedRegressor):
         @torch.inference_mode()
         def run(chunk):
             with precision(device, dtype):
-                scores, seen = network(_to_pixels(np.stack(chunk), device))
+                scores, seen = network(to_pixels(np.stack(chunk), "unit").to(device))
             seen = seen.float().cpu().numpy() if maps else None
             return scores.double().cpu().numpy(), seen
 
@@ -350,38 +317,3 @@ class Distilling(TrainedRegressor):
             network = network.to(device, memory_format=torch.channels_last)
             known = _ready[self] = (self.weights_, device, network)
         return known[2]
-
-
-def _is_fitted(teacher):
-    try:
-        check_is_fitted(teacher)
-    except NotFittedError:
-        return False
-    except TypeError:  # it has a predict and no fit
-        return True
-    return True
-
-
-def _spread(maps, rows):
-    """Standard deviation over all pictures and places, a picture at a time."""
-    if maps is None:
-        return 1.0
-    exact = (maps[row].astype(np.float64) for row in rows)
-    mean, square = np.mean([[m.mean(), np.square(m).mean()] for m in exact], 0)
-    return float(np.sqrt(max(square - mean**2, 0.0))) or 1.0
-
-
-def _to_pixels(views, device, turned=None):
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [0, 1], laid out as it came."""
-    import torch
-
-    pixels = torch.from_numpy(np.ascontiguousarray(views)).to(device)
-    pixels = pixels.permute(0, 3, 1, 2).float() / 255
-    return pixels if turned is None else _flip(pixels, turned)
-
-
-def _flip(tensor, turned):
-    """Mirror those pictures left to right."""
-    if not turned.any():
-        return tensor
-    return tensor.flip(-1).where(turned[:, None, None, None], tensor)

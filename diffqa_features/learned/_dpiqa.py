@@ -26,17 +26,11 @@ class DPIQARegressor(AdaptedUNetRegressor):
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, which the paper
         takes, ``"sd21-base"``), a hub id, or a folder in diffusers layout.
 
-    qualities : sequence of str, default=None
-        Words for the prompts. ``None`` is the published list: bad, poor, fair, good,
-        perfect.
-
-    scenes : sequence of str, default=None
-        ``None`` is the published list: animal, cityscape, human, indoor, landscape,
-        night, plant, still_life, others.
-
-    distortions : sequence of str, default=None
-        ``None`` is the published list of 33, from "jpeg2000 compression" to "other
-        realistic". Each quality is combined with each scene and each distortion.
+    qualities, scenes, distortions : sequence of str, default=None
+        Words for the prompts: each quality is combined with each scene and each
+        distortion. ``None`` are the published lists: 5 qualities from "bad" to
+        "perfect"; animal, cityscape, human, indoor, landscape, night, plant, still_life
+        and others; 33 distortions from "jpeg2000 compression" to "other realistic".
 
     text_model : str or path, default=None
         Text encoder with a projection, in the layout of transformers' ``CLIPModel``:
@@ -52,15 +46,13 @@ class DPIQARegressor(AdaptedUNetRegressor):
         for narrower UNets as much less (48 for ``"tiny"``).
 
     timestep : int, default=1
-        The timestep that the UNet is told, in [0, 999].
+        What the UNet is told, in [0, 999].
 
     image_size : int, default=None
-        Side of the picture that the backbone sees, pixels. ``None`` is the backbone's
-        own.
+        Side of what the backbone sees, pixels. ``None`` is the backbone's own.
 
     view : {"stretch", "crop"}, default="stretch"
-        How a picture is brought to that size: stretched to a square, or its centre cut
-        out without scaling.
+        Stretched to that size as a square, or its centre cut out without scaling.
 
     normalization : {"unit", "vae"}, default="unit"
         Range of the pixels that are encoded. ``"unit"``, [0, 1], is what the released
@@ -72,7 +64,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
         error. 0 is the released code; the paper adds the two.
 
     ranking_margin : float, default=0.25
-        Margin of that loss, in standard deviations of the step's scores.
+        Its margin, in standard deviations of the step's scores.
 
     max_epochs : int, default=30
         Passes over the training pictures.
@@ -81,23 +73,23 @@ class DPIQARegressor(AdaptedUNetRegressor):
         Pictures per step.
 
     accumulation : int, default=1
-        Parts in which a batch goes through the UNet, where it does not fit into
-        memory. The ranking loss sees pairs inside a part only.
+        Parts in which a batch goes through, where it does not fit into memory. The
+        ranking loss sees pairs inside a part only.
 
     learning_rate : float, default=1e-5
-        Of AdamW, which without weight decay is Adam.
+        Of AdamW, which is Adam without weight decay.
 
     milestones : sequence of int, default=(5,)
-        Numbers of epochs after which the learning rate is multiplied by `decay`.
+        Epochs after which the learning rate is multiplied by `decay`.
 
     decay : float, default=0.2
-        See `milestones`; in (0, 1].
+        That factor, in (0, 1].
 
     weight_decay : float, default=0.0
         Of AdamW.
 
     gradient_clip : float, default=None
-        Largest norm of a step's gradient. ``None`` leaves it as it is.
+        Largest norm of a step's gradient, if any.
 
     validation_fraction : float, default=None
         Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
@@ -111,17 +103,14 @@ class DPIQARegressor(AdaptedUNetRegressor):
         Go on from the weights and the scale of the last `fit`.
 
     checkpoint_dir : str or path, default=None
-        Folder for the state of a training that runs, saved after every epoch and every
-        two minutes. The same `fit` after a kill goes on from there and ends with the
-        same weights.
+        Folder for the state of a training that runs, saved every epoch and every two
+        minutes. After a kill the same `fit` goes on and ends with the same weights.
 
     random_state : int, default=0
-        Seeds the first weights, the order and the split. Predictions have no chance in
-        them.
+        Seeds first weights, order and split; predictions have no chance in them.
 
     memory : str, path or FeatureStore, default=None
-        Where latents and text features are kept. Without it they are computed once per
-        call, never once per epoch.
+        Where latents and text features are kept. Without it: once per call.
 
     device : str, default=None
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
@@ -162,11 +151,10 @@ class DPIQARegressor(AdaptedUNetRegressor):
     `score` is scikit-learn's R²; for the field's measures see
     :mod:`diffqa_features.metrics`.
 
-    *Prompts.* They read "a photo of a {scene} with {distortion} artifacts, which is of
-    {quality} quality", as published. A text encoder that reads fewer than 64 tokens
-    (``tiny``: 24) is given "{quality} {scene} {distortion}" instead. A prompt's token
-    is the text encoder's state at its end. One word in each of `scenes` and so on makes
-    ``tiny`` cheaper: it knows no scenes.
+    *Prompts* read "a photo of a {scene} with {distortion} artifacts, which is of
+    {quality} quality", as published, or "{quality} {scene} {distortion}" for a text
+    encoder that reads fewer than 64 tokens (``tiny``: 24). A prompt's token is the text
+    encoder's state at its end. ``tiny`` knows no scenes: one is enough, and cheaper.
 
     *Cost.* Latents are computed once per picture, and each picture is decoded once per
     call; both wait in a temporary file (0.85 MB per picture at 512 pixels, in the
@@ -176,16 +164,14 @@ class DPIQARegressor(AdaptedUNetRegressor):
     convolution does not run.
 
     *Sizes.* The maps have a cell for each cell of the latent: 64 × 64 at 512 pixels on
-    Stable Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``.
-
-    *Learning rate.* The default is the published one, for ten thousand pictures. A few
-    hundred on ``tiny`` need a larger one, such as 3e-4.
+    Stable Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``. The default
+    learning rate is for ten thousand pictures; a few hundred on ``tiny`` need a larger
+    one, such as 3e-4.
 
     *What differs from the released code.* The latent is the mode of the posterior, not
     a sample, so that predictions are deterministic. Pictures are reduced by Pillow's
-    bicubic filter. Scores are centred, as said above, not divided by 100.
-
-    Two fits with the same seed agree exactly on one machine with one number of threads.
+    bicubic filter. Scores are centred, as said above, not divided by 100. Two fits with
+    the same seed agree exactly on one machine with one number of threads.
 
     References
     ----------
@@ -389,14 +375,13 @@ class DPIQARegressor(AdaptedUNetRegressor):
         Parameters
         ----------
         path : str or path
-            One state dict with the whole model in it. Only tensors are read, and the
-            VAE inside is not taken: it is the backbone's.
+            One state dict with the whole model in it. Only tensors are read; the VAE
+            is the backbone's.
         backbone : str or path, default="sd15"
             The model that it was trained on.
         **parameters : object
-            Other parameters of the estimator. `text_model` is CLIP ViT-L/14 if it is
-            not given: the checkpoint does not hold the text features. `image_size` and
-            `decoder_width` are those of the file.
+            Other parameters. `text_model` is CLIP ViT-L/14 if it is not given: the file
+            does not hold the text features. It has `image_size` and `decoder_width`.
 
         Returns
         -------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from diffqa_features._keys import make_key
+from diffqa_features._rows import keep
 from diffqa_features._store import FeatureStore
-
-logger = logging.getLogger(__name__)
 
 QUALITIES = ("bad", "poor", "fair", "good", "perfect")
 SCENES = (
@@ -71,7 +70,7 @@ def encode_prompts(
     store if there is one.
     """
     name = backbone.info.identity if text_model is None else f"model {text_model}"
-    key = _key("here", name, prompts)
+    key = make_key("here", name, *prompts)
     with _lock:
         if key in _kept:
             _kept.move_to_end(key)
@@ -80,7 +79,7 @@ def encode_prompts(
         encode, ids, attended, identity = _own(backbone, prompts)
     else:
         encode, ids, attended, identity = _clip(text_model, prompts, backbone.device)
-    store_key = _key("text tokens 1", identity, prompts)
+    store_key = make_key("text tokens 1", identity, *prompts)
     found = {} if store is None else store.get([store_key])
     tokens = found.get(store_key)
     if tokens is None:
@@ -93,8 +92,7 @@ def encode_prompts(
                 part = encode(ids[rows, :longest], attended[rows, :longest])
                 parts.append(part.float().cpu())
         tokens = torch.cat(parts).numpy()
-        if store is not None:
-            _put(store, {store_key: tokens})
+        keep(store, {store_key: tokens})
     with _lock:
         _kept[key] = tokens
         while len(_kept) > _KEPT:
@@ -161,15 +159,3 @@ def _clip(name, prompts, device):
     ids, attended = batch["input_ids"], batch["attention_mask"].bool()
     digest.update(ids.numpy())
     return encode, ids, attended, digest.hexdigest()
-
-
-def _key(kind, identity, prompts):
-    words = repr((kind, identity, tuple(prompts))).encode()
-    return hashlib.blake2b(words, digest_size=20).hexdigest()
-
-
-def _put(store, items):
-    try:
-        store.put(items)
-    except OSError as error:
-        logger.warning("The text features are not kept: %s", error)

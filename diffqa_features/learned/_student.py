@@ -17,16 +17,15 @@ class DistilledStudentRegressor(Distilling):
     Any fitted regressor on pictures can be the teacher: a Pipeline of frozen features
     and SVR, or a learned method. The student needs neither it nor a diffusion model to
     predict. From a teacher with quality maps it learns these too, as DP-IQA's student
-    does [1]_. Pictures without opinion scores are as good as others: the teacher scores
-    them.
+    does [1]_. Pictures without opinion scores serve as well: the teacher scores them.
 
     Parameters
     ----------
     teacher : estimator, default=None
         Has ``predict`` on pictures and may have ``quality_maps``. A fitted one is taken
         as it is; of one that is not, a clone is fitted on the `X` and `y` of `fit`.
-        ``clone`` and searches forget what was fitted: wrap a fitted teacher in
-        :class:`~sklearn.frozen.FrozenEstimator` there. ``None`` trains on `y` alone.
+        ``clone`` and searches forget what was fitted, unless it is wrapped in
+        :class:`~sklearn.frozen.FrozenEstimator`. ``None`` trains on `y` alone.
 
     network : str or path, default="efficientnet_b0"
         ``"tiny"``, 0.2 million numbers, meant for distortions and a CPU;
@@ -35,14 +34,13 @@ class DistilledStudentRegressor(Distilling):
         also where its first weights come from.
 
     weights : str or path, default=None
-        Hub id or folder with the first weights of an EfficientNet (safetensors), such
-        as ``"google/efficientnet-b0"``. ``None`` are those of a hub id or folder given
-        as `network`, else random ones.
+        Hub id or folder with an EfficientNet's first weights (safetensors), such as
+        ``"google/efficientnet-b0"``. ``None`` are those that `network` brings, or
+        random ones.
 
     image_size : int, default=None
-        Side of the picture that the student sees, pixels, at least 64. ``None`` is what
-        the network is meant for: 192 for ``"tiny"``, 224 for B0, 512 for B7. The
-        teacher sees the pictures in its own way.
+        Side of the picture that the student sees, pixels, at least 64. ``None``: 192
+        for ``"tiny"``, 224 for B0, 512 for B7. The teacher has its own way to see.
 
     view : {"stretch", "crop"}, default="stretch"
         How a picture is brought to that size: resized to a square (Pillow's bicubic),
@@ -55,8 +53,8 @@ class DistilledStudentRegressor(Distilling):
     head : {"auto", "map", "pooled"}, default="auto"
         Where the score is read. ``"map"``: from the quality map, whole, by three
         layers, as in the paper. ``"pooled"``: from features averaged over the picture;
-        maps are then learned beside it. ``"auto"`` is ``"map"`` for an EfficientNet
-        whose teacher has maps, else ``"pooled"``.
+        maps are learned beside it. ``"auto"``: ``"map"`` for an EfficientNet whose
+        teacher has maps.
 
     target : {"teacher", "truth", "both"}, default="teacher"
         What the score is compared with. ``"teacher"``: the teacher's score.
@@ -69,8 +67,12 @@ class DistilledStudentRegressor(Distilling):
         maps out.
 
     flip : bool, default=False
-        Mirror pictures left to right at random in training, with their maps. The paper
-        does not.
+        Mirror pictures and their maps at random in training. The paper does not.
+
+    crop_size : int, default=None
+        Train on random squares of this side, pixels, at least 32, as if they had the
+        score of the whole; quicker, and true of distortions that are everywhere. Not
+        with quality maps.
 
     max_epochs : int, default=30
         Passes over all pictures.
@@ -79,11 +81,11 @@ class DistilledStudentRegressor(Distilling):
         Pictures per step.
 
     accumulation : int, default=1
-        Parts of a batch that are computed one after the other, where it does not fit
-        into memory. Batch normalisation sees the parts.
+        Parts of a batch, where it does not fit into memory. Batch normalisation sees
+        the parts.
 
     learning_rate : float, default=1e-4
-        Of AdamW. ``"tiny"`` and random weights learn faster with 1e-3 to 3e-3.
+        Of AdamW. ``"tiny"`` learns faster with 1e-3 to 3e-3.
 
     milestones : sequence of int, default=()
         Epochs after which the rate is multiplied by `decay`. The paper's is 5 for
@@ -100,8 +102,8 @@ class DistilledStudentRegressor(Distilling):
 
     validation_fraction : float, default=None
         Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
-        The weights of the epoch with the best SRCC there, against the same target, are
-        kept. A teacher that is fitted here has seen them.
+        The weights of the epoch with the best SRCC there against the same target are
+        kept. A teacher fitted here has seen them.
 
     patience : int, default=3
         With `validation_fraction`: stop after this many epochs without a better SRCC.
@@ -110,17 +112,15 @@ class DistilledStudentRegressor(Distilling):
         Go on from the weights and units of the last `fit`.
 
     checkpoint_dir : str or path, default=None
-        Folder for the state of a training that runs, saved after every epoch and every
-        two minutes. The same `fit` after a kill goes on from there and ends with the
-        same weights.
+        Folder for the state of a training that runs. The same `fit` after a kill goes
+        on from there and ends with the same weights.
 
     random_state : int, default=0
         Seeds the first weights, the order, flips and the split.
 
     memory : str, path or FeatureStore, default=None
         Where the teacher's scores and maps are kept, by content of the picture and of
-        the teacher. They are asked for once per picture, never once per epoch; with a
-        store, once for all fits. See Notes for teachers of your own.
+        the teacher. Without it they are asked for once per fit, never once per epoch.
 
     device : str, default=None
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
@@ -140,43 +140,41 @@ class DistilledStudentRegressor(Distilling):
     weights_ : dict of str to ndarray
         What was trained, float32, with counters of batch normalisation, int64.
     slope_, intercept_ : float
-        The prediction is ``intercept_ + slope_ * (what the network says)``: the spread
-        and the mean of the target.
+        Spread and mean of the target, by which the network's output is a prediction.
     map_scale_ : float
-        Spread of the teacher's maps; `quality_maps` are the network's times this.
+        Spread of the teacher's maps.
     map_shape_ : list of int
         Channels, height and width of the quality map, or None.
     head_ : str
         ``"map"`` or ``"pooled"``.
     image_size_ : int
-        Side of the pictures that the network sees, pixels.
+        Side of the network's pictures, pixels.
     architecture_ : dict
-        All that it takes to build the network without a hub.
+        What it takes to build the network again.
     history_ : list of dict
-        Per epoch: ``epoch``, ``loss``, ``srcc`` (against the target, of the predictions
-        that were trained on) and, with validation, ``validation_srcc``.
+        Per epoch: ``epoch``, ``loss``, ``srcc`` (of what was trained on, against the
+        target) and, with validation, ``validation_srcc``.
     design_ : dict
         The parameters that the weights belong to. Changed, they are refused.
 
     See Also
     --------
-    GenzIQARegressor : A teacher that was trained end to end.
+    GenzIQARegressor : A possible teacher.
 
     Notes
     -----
-    *Loss.* The squared error of the score over the variance of the target, plus
-    `map_weight` times the squared error of the map over that of the maps. The paper
-    adds both errors as they are, with `y` in [0, 1].
+    *Loss.* Squared error of the score over the variance of the target, plus
+    `map_weight` times that of the map over the variance of maps. The paper adds both
+    errors as they are, with `y` in [0, 1].
 
-    *Memory.* Views are decoded once per fit into a file in the system's temporary
-    folder (``TMPDIR``), as are the maps; training reads them from there.
+    *Memory.* Views are decoded once per fit into a file in the temporary folder
+    (``TMPDIR``), where maps go too; training reads them from there.
 
-    *The store* knows a teacher by its class, parameters, fitted attributes and the
-    content of its frozen model. It does not see a change of code in a class of your
-    own: clear the store then.
+    *The store* knows a teacher by class, parameters, fitted attributes and frozen
+    model, and not by the code of a class of your own: clear it where that changes.
 
-    *What differs from the paper's student.* Nothing is dropped in training (torchvision
-    drops layers and features of B7); AdamW without weight decay; the loss's units.
+    *What differs from the paper's student.* Nothing is dropped in training, where
+    torchvision drops layers of B7; AdamW without weight decay; the units of the loss.
 
     References
     ----------
@@ -212,6 +210,7 @@ class DistilledStudentRegressor(Distilling):
         target="teacher",
         map_weight=1.0,
         flip=False,
+        crop_size=None,
         max_epochs=30,
         batch_size=24,
         accumulation=1,
@@ -240,6 +239,7 @@ class DistilledStudentRegressor(Distilling):
         self.target = target
         self.map_weight = map_weight
         self.flip = flip
+        self.crop_size = crop_size
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.accumulation = accumulation
@@ -334,12 +334,12 @@ class DistilledStudentRegressor(Distilling):
 
         Its input ``pixels`` is uint8 of shape (N, S, S, 3), RGB pictures resized by
         Pillow's bicubic filter to S = `image_size_` (with ``view="crop"``, cut out);
-        its output ``score``, float32 of shape (N,), is what `predict` gives. N is free.
+        its output ``score``, float32 of shape (N,), is what `predict` gives.
 
         Parameters
         ----------
         path : str or path
-            The file; one that is there is replaced when the new one is whole.
+            The file, replaced once the new one is whole.
 
         Raises
         ------
@@ -363,7 +363,7 @@ class DistilledStudentRegressor(Distilling):
         network : str or path, default="efficientnet_b7"
             The EfficientNet in it.
         **parameters : object
-            Other parameters of the estimator, such as `device`.
+            Other parameters, such as `device`.
 
         Returns
         -------
@@ -379,7 +379,7 @@ class DistilledStudentRegressor(Distilling):
 
         Notes
         -----
-        The authors resize by Pillow's bilinear filter, this library by its bicubic.
+        The authors resize with Pillow's bilinear filter, this library with bicubic.
         """
         from diffqa_features.learned._released_student import read_released_student
 

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing
 from tqdm.auto import tqdm
 
+from diffqa_features._keys import make_key
 from diffqa_features._resolve import describe_backbone
 from diffqa_features._rows import keep
 from diffqa_features._transformer import BackboneTransformer
@@ -138,8 +139,7 @@ class Lessons:
         return values
 
     def _name(self, kind, picture):
-        words = repr(("teacher 1", self.identity, kind, picture))
-        return hashlib.blake2b(words.encode(), digest_size=20).hexdigest()
+        return make_key("teacher 1", self.identity, kind, picture)
 
 
 def fingerprint(teacher) -> str:
