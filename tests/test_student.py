@@ -129,6 +129,7 @@ def test_unfitted(images):
     ("change", "message"),
     [
         ({"teacher": 3}, "'teacher'"),
+        ({"teacher": Brightness}, r"'teacher' .* not its class: Brightness\(\)"),
         ({"network": "efficientnet_b9"}, "'network' parameter must be 'tiny', .*b7"),
         ({"network": 3}, "'network'"),
         ({"weights": "google/efficientnet-b0"}, "'weights' .* None for network='tiny'"),
