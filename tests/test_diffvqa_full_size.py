@@ -58,4 +58,4 @@ def test_both_views_and_a_training_step(tmp_path):
     # The paper sheet's count of a control that copies encoder and middle.
     assert 350e6 < told["control"] < 375e6
     assert told["network"] < 3e6
-    assert told["fit"][1] < 16
+    assert told["fit"][1] < 12  # GiB; 8.3 seen

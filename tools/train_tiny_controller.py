@@ -20,10 +20,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from diffqa_features import DiffusionController, datasets
 from diffqa_features._round_trip import decode
 from diffqa_features._views import to_pixels
-from diffqa_features._weights import load_decoder
+from diffqa_features._weights import load_decoder, quiet
 from diffqa_features.datasets._distortions import FAMILIES, distort
 from diffqa_features.inspection._noise_round_trip import _SSIM as SSIM
 from diffqa_features.inspection._style import LUMINANCE
+from diffqa_features.learned._controlled_features import Chain, controlled_features
 
 PICTURE, CROP, CROPS = 224, 64, 16
 # Epochs and rate of learning; the model is saved after each phase. With gradients
@@ -93,13 +94,37 @@ def held_out(args):
     return {"clean": photos, "degraded": degraded}
 
 
-def rebuild(args, frames):
-    """Reconstructions from noise, and what the autoencoder alone gives back."""
-    model = DiffusionController.from_pretrained(
+def load(args):
+    return DiffusionController.from_pretrained(
         args.out / "model", image_size=args.size, random_state=args.seed
     )
+
+
+def one_step(model, frames, name):
+    """Squared error of the latent estimated in one step from a noised one."""
+    backbone, network = model._open(trained=True)
+    latents = backbone.encode_images(to_pixels(np.stack(frames))).numpy()
+    for t in (100, 300, 500, 700):
+        chain = Chain((), last_timestep=t, seed=model.random_state)
+        without, steered = (
+            np.square(
+                controlled_features(backbone, way, latents, chain)["latent"] - latents
+            ).mean((1, 2, 3))
+            for way in (None, network)
+        )
+        log.info(
+            "%s, one step from %d: error %.3f without, %.3f with; smaller in %d of %d",
+            name, t, without.mean(), steered.mean(), (steered < without).sum(),
+            len(frames),
+        )  # fmt: skip
+
+
+def rebuild(args, frames):
+    """Reconstructions from noise, and what the autoencoder alone gives back."""
+    model = load(args)
     backbone, _ = model._open(trained=False)
-    decoder = load_decoder(backbone.info)
+    with quiet():
+        decoder = load_decoder(backbone.info)
     latents = backbone.encode_images(to_pixels(np.stack(frames)))
     with torch.no_grad():
         ceiling = [decode(decoder, latent[None]) for latent in latents]
@@ -120,7 +145,9 @@ def measure(args):
         args.size, args.steps, args.seed, ", ".join(DEGRADED), SEVERITY,
     )  # fmt: skip
     rng = np.random.default_rng(args.seed)
+    model = load(args)
     for name, frames in held_out(args).items():
+        one_step(model, frames, name)
         found = {}
         for way, rebuilt in rebuild(args, frames).items():
             found[way] = np.array([compare(*p) for p in zip(frames, rebuilt)])
