@@ -28,6 +28,7 @@ from diffqa_features import (
     DiffusionController,
     DiffusionQAFeatures,
     DiffVQARegressor,
+    DistilledStudentRegressor,
     DPIQARegressor,
     FeatureStore,
     GenzIQARegressor,
@@ -83,6 +84,12 @@ def regressors(folder):
     }
 
 
+def student():
+    return DistilledStudentRegressor(
+        network="tiny", image_size=64, max_epochs=1, device="cpu", dtype="float32"
+    )
+
+
 def controller(folder):
     settings = {"image_size": 64, "device": "cpu", "dtype": "float32"}
     return DiffusionController(str(folder), max_epochs=1, **settings)
@@ -90,11 +97,16 @@ def controller(folder):
 
 def estimators(folder):
     learned = regressors(folder) | {"controller": controller(folder)}
+    learned["student"] = student()
     return transformers(folder) | learned
 
 
 TRANSFORMERS = ("features", "maps", "motion")
-REGRESSORS = ("genziqa", "genzvqa", "dpiqa", "diffvqa")
+REGRESSORS = ("genziqa", "genzvqa", "dpiqa", "diffvqa")  # and transformers
+# What is asked of a student too, which transforms nothing.
+everyone = pytest.mark.parametrize(
+    "name", [*TRANSFORMERS, *REGRESSORS, "controller", "student"]
+)
 
 # A parameter that changes what is computed, and settings to search over.
 CHANGES = {"motion": {"pooling": "std"}}
@@ -128,9 +140,9 @@ def transformer(request, sd1_folder):
     return transformers(sd1_folder)[request.param]
 
 
-@pytest.fixture(params=REGRESSORS)
+@pytest.fixture(params=(*REGRESSORS, "student"))
 def regressor(request, sd1_folder):
-    return regressors(sd1_folder)[request.param]
+    return estimators(sd1_folder)[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +161,7 @@ def fitted(sd1_folder, images):
 TARGET = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
 
 
+@everyone
 def test_constructor_only_stores(estimator):
     """Every parameter is kept as the very object that came in."""
     signature = inspect.signature(type(estimator))
@@ -168,12 +181,14 @@ def test_clone_and_set_params(name, estimator, images):
     np.testing.assert_array_equal(estimator.transform(images[:1]), before)
 
 
+@everyone
 def test_clone_keeps_the_store(estimator, tmp_path):
     store = FeatureStore(tmp_path)
     copy = clone(estimator.set_params(memory=store))
     assert copy.memory == store
 
 
+@everyone
 def test_sklearns_own_check(estimator):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that it skips the rest
@@ -192,9 +207,10 @@ def test_stateless(transformer, images):
 def test_a_regressor_is_fitted_by_fit_alone(regressor, images):
     """Again gives the same; a clone is not fitted, and another seed differs."""
     assert is_regressor(regressor)
-    for call in (regressor.predict, regressor.transform):
-        with pytest.raises(NotFittedError):
-            call(images)
+    for verb in ("predict", "transform"):
+        if hasattr(regressor, verb):
+            with pytest.raises(NotFittedError):
+                getattr(regressor, verb)(images)
     parameters = regressor.get_params()
     assert regressor.fit(images, TARGET) is regressor
     check_is_fitted(regressor)
@@ -259,6 +275,7 @@ def test_maps_are_arrays_whatever_set_output_says(sd1_folder, images):
     assert maps.maps(images[:2]).shape == (2, 2, 2, 3)
 
 
+@everyone
 def test_html_repr_names_the_class(estimator):
     assert type(estimator).__name__ in estimator._repr_html_()
 

@@ -242,7 +242,7 @@ def test_the_loss_by_hand():
     ]
     given = torch.from_numpy(scores).requires_grad_()
     loss = LOSSES["plcc+rank"](given, torch.from_numpy(target))
-    assert float(loss) == pytest.approx((1 - plcc) / 2 + np.mean(lacking))
+    assert loss.item() == pytest.approx((1 - plcc) / 2 + np.mean(lacking))
     perfect = LOSSES["plcc+rank"](torch.from_numpy(target), torch.from_numpy(target))
     assert float(perfect) == pytest.approx(0, abs=1e-6)
 

@@ -439,22 +439,26 @@ def fit_until_killed():
 
     backbone, folder, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
     die_after(steps)
-    make_model(backbone, checkpoint_dir=folder).fit(make_clips(), Y)
+    model = make_model(backbone, checkpoint_dir=folder, memory=f"{folder}-store")
+    model.fit(make_clips(), Y)
 
 
 def test_killed_and_resumed_ends_with_the_same_weights(clips, sd1_folder, tmp_path):
     """Killed in the second of two epochs of two steps."""
-    train_and_die(sd1_folder, tmp_path, steps=3, fit=fit_until_killed)
-    (path,) = tmp_path.glob("genzvqaregressor-*.pt")
+    runs = tmp_path / "runs"
+    train_and_die(sd1_folder, runs, steps=3, fit=fit_until_killed)
+    (path,) = runs.glob("genzvqaregressor-*.pt")
     state = torch.load(path, weights_only=True)
     assert (state["done_epochs"], state["done_batches"]) == (1, 1)
-    model = make_model(sd1_folder, checkpoint_dir=tmp_path).fit(clips, Y)
-    whole = make_model(sd1_folder).fit(clips, Y)
+    model = make_model(sd1_folder, memory=f"{runs}-store")
+    whole = clone(model).fit(clips, Y)
+    model.set_params(checkpoint_dir=runs).fit(clips, Y)
     same_weights(model, whole)
     assert model.history_ == whole.history_
+    assert len(list(runs.iterdir())) == 1
     # Other motion is another training.
     model.fit([clip[::-1] if clip.ndim == 4 else clip for clip in clips], Y)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(runs.iterdir())) == 2
 
 
 @pytest.fixture

@@ -49,7 +49,8 @@ def main():
     parser.add_argument("--unlabelled", type=int, default=250, help="the same")
     parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of pictures")
+    parser.add_argument("--student-seed", type=int, default=0)
     args = parser.parse_args()
     run = {"features": features, "fit": fit, "compare": compare, "speed": speed}
     run[args.what](args)
@@ -124,7 +125,7 @@ def fit(args):
         weight_decay=1e-2,
         gradient_clip=1.0,
         checkpoint_dir=args.folder / "checkpoints",
-        random_state=args.seed,
+        random_state=args.student_seed,
         memory=args.memory,
         verbose=1,
     )

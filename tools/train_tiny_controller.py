@@ -20,7 +20,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from diffqa_features import DiffusionController, datasets
 from diffqa_features._round_trip import decode
 from diffqa_features._views import to_pixels
-from diffqa_features._weights import load_decoder
+from diffqa_features._weights import load_decoder, quiet
 from diffqa_features.datasets._distortions import FAMILIES, distort
 from diffqa_features.inspection._noise_round_trip import _SSIM as SSIM
 from diffqa_features.inspection._style import LUMINANCE
@@ -123,7 +123,8 @@ def rebuild(args, frames):
     """Reconstructions from noise, and what the autoencoder alone gives back."""
     model = load(args)
     backbone, _ = model._open(trained=False)
-    decoder = load_decoder(backbone.info)
+    with quiet():
+        decoder = load_decoder(backbone.info)
     latents = backbone.encode_images(to_pixels(np.stack(frames)))
     with torch.no_grad():
         ceiling = [decode(decoder, latent[None]) for latent in latents]

@@ -86,18 +86,22 @@ class Distilling(TrainedRegressor):
             )
         return architecture, size
 
-    def _start(self, architecture, head, map_shape):
-        """The network before training."""
-        from diffqa_features.learned import _efficientnet
+    def _first_weights(self, architecture):
+        """Where the first weights of the body come from, and these; or None twice."""
+        from diffqa_features.learned._efficientnet import VARIANTS, read_weights
 
-        network = self._build(architecture, head, map_shape)
         source = self.weights
         if source is None and architecture["kind"] == "efficientnet":
-            named = str(self.network) in _efficientnet.VARIANTS
-            source = None if named else self.network
-        if source is not None:
-            found = _efficientnet.read_weights(source)
-            _efficientnet.load_into(network.body, found, str(source))
+            source = None if str(self.network) in VARIANTS else self.network
+        return source, None if source is None else read_weights(source)
+
+    def _start(self, architecture, head, map_shape, source=None, weights=None):
+        """The network before training."""
+        from diffqa_features.learned._efficientnet import load_into
+
+        network = self._build(architecture, head, map_shape)
+        if weights is not None:
+            load_into(network.body, weights, str(source))
         return network
 
     def _build(self, architecture, head, map_shape):
@@ -116,6 +120,11 @@ class Distilling(TrainedRegressor):
         """The teacher, fitted on X and y if it is not fitted yet."""
         if self.teacher is None:
             return None
+        if isinstance(self.teacher, type):
+            raise ValueError(
+                f"The 'teacher' parameter of {type(self).__name__} must be an estimator"
+                f" and not its class: {self.teacher.__name__}(). Got the class."
+            )
         if is_fitted(self.teacher):
             return self.teacher
         return clone(self.teacher).fit(X, y)
@@ -147,22 +156,24 @@ class Distilling(TrainedRegressor):
         labelled = len(parts[0][1])
         known = np.zeros(labelled) if y is None else y
         train, held = self._split(known, groups)
+        first = (None, None) if again else self._first_weights(architecture)
         teacher = self._fitted_teacher(parts[0][0], y)
+        maps = self.map_weight > 0 and hasattr(teacher, "quality_maps")
+        if self.crop_size is not None and (maps or self.head == "map"):
+            raise ValueError(
+                "crop_size needs a student without quality maps, which are those of "
+                "whole pictures. Set crop_size=None, or map_weight=0 and head='pooled'."
+            )
         course = read_course(self, parts, y, teacher, size)
         train = np.concatenate([train, np.arange(labelled, len(course.keys))])
         if len(train) < 2:
             raise ValueError("fit needs at least two pictures. Got 1 sample.")
         map_shape = None if course.maps is None else list(course.maps.shape[1:])
-        if self.crop_size is not None and (map_shape or self.head == "map"):
-            raise ValueError(
-                "crop_size needs a student without quality maps, which are those of "
-                "whole pictures. Set crop_size=None, or map_weight=0 and head='pooled'."
-            )
         if again:
             network, fitted = self._go_on(map_shape)
         else:
             head, map_shape = self._choose_head(architecture, map_shape)
-            network = self._start(architecture, head, map_shape)
+            network = self._start(architecture, head, map_shape, *first)
             target = course.target[train]
             fitted = {
                 "slope_": float(target.std()) or 1.0,
