@@ -22,11 +22,11 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-import diffqa_features
 from diffqa_features import (
     DiffusionController,
     DiffusionQAFeatures,
     DiffVQARegressor,
+    GenzVQARegressor,
     MotionFeatures,
 )
 from diffqa_features.datasets import (
@@ -56,6 +56,16 @@ SETTINGS = {
     "max_epochs": 20,
     "batch_size": 16,
     **FRAMES,
+}
+# As in evaluate_genzvqa.py.
+GENZVQA = {
+    "blocks": ["down0.*", "down1.*", "mid.0"],
+    "bias": False,
+    "image_size": 64,
+    "n_frames": 2,
+    "n_timesteps": 2,
+    "max_epochs": 8,
+    "learning_rate": 1e-3,
 }
 BASELINE, DIFFVQA = "frames + motion + SVR", "DiffVQA"
 ONE, TWENTY = "DiffVQA, 1 step, 2 faults", "DiffVQA, 20 steps, 2 faults"
@@ -111,10 +121,7 @@ def make_models(folder):
     shared = {"controller": controller, "memory": store, **SETTINGS}
     for name, changes in CHANGES.items():
         models[name] = DiffVQARegressor(**{**shared, **changes})
-    if hasattr(diffqa_features, "GenzVQARegressor"):
-        models["GenzVQA"] = diffqa_features.GenzVQARegressor(
-            image_size=64, memory=store, max_epochs=3, learning_rate=1e-3, **FRAMES
-        )
+    models["GenzVQA"] = GenzVQARegressor(memory=store, **GENZVQA)
     return models
 
 
