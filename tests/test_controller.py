@@ -32,6 +32,7 @@ from diffqa_features import (
     datasets,
 )
 from diffqa_features._backbone import load_backbone
+from diffqa_features.datasets import make_procedural_images
 from diffqa_features.learned import _training
 from diffqa_features.learned._control_network import make_control
 from diffqa_features.learned._controlled_features import Chain, controlled_features
@@ -365,6 +366,24 @@ def test_reconstructions_are_frames_of_each_row(fitted, images, clip):
     for wrong in (1, 1001, 2.5, True, None):
         with pytest.raises(ValueError, match=r"'n_steps' parameter of reconstruct"):
             fitted.reconstruct([images[0]], n_steps=wrong)
+    for wrong in (0, 1000, 2.5, True):
+        with pytest.raises(ValueError, match=r"'start' parameter of reconstruct"):
+            fitted.reconstruct([images[0]], start=wrong)
+    with pytest.raises(ValueError, match=r"'n_steps' .* in the range \[2, 6\]"):
+        fitted.reconstruct([images[0]], start=5)
+
+
+def test_the_less_noise_it_starts_from_the_closer_it_comes():
+    (frame,) = make_procedural_images(1, image_size=64)
+    model = DiffusionController(image_size=64, max_epochs=0).fit([frame])
+
+    def error(start):
+        ((rebuilt,),) = model.reconstruct([frame], n_steps=2, start=start)
+        return np.abs(rebuilt.astype(int) - frame).mean()
+
+    errors = [error(start) for start in (20, 200, 600, None)]
+    assert errors == sorted(errors)
+    assert errors[0] < errors[3] / 5
 
 
 # -- scikit-learn --------------------------------------------------------------------

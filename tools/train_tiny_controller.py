@@ -29,8 +29,8 @@ from diffqa_features.learned._controlled_features import Chain, controlled_featu
 PICTURE, CROP, CROPS = 224, 64, 16
 # Epochs and rate of learning; the model is saved after each phase. With gradients
 # clipped at 1 only, a run at 3e-3 fell apart after 430 steps.
-PHASES = ((1, 3e-3), (1, 2e-3), (1, 5e-4))
-FACTS = {"image_size": CROP, "view": "crop", "batch_size": 4, "gradient_clip": 0.1}
+PHASES = ((8, 1e-3), (8, 5e-4), (4, 1e-4))
+FACTS = {"image_size": CROP, "view": "crop", "batch_size": 8, "gradient_clip": 0.1}
 DEGRADED, SEVERITY = ("gaussian_blur", "white_noise", "jpeg", "darken"), 0.6
 log = logging.getLogger("train_tiny_controller")
 
@@ -39,9 +39,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["train", "measure", "draw"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--pictures", type=int, default=50, help="to cut crops from")
+    parser.add_argument("--pictures", type=int, default=200, help="to cut crops from")
     parser.add_argument("--size", type=int, default=96, help="of what is rebuilt")
     parser.add_argument("--steps", type=int, default=20, help="of the reverse chain")
+    parser.add_argument(
+        "--start", type=int, help="timestep to noise frames to; default: noise alone"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -128,21 +131,22 @@ def rebuild(args, frames):
     latents = backbone.encode_images(to_pixels(np.stack(frames)))
     with torch.no_grad():
         ceiling = [decode(decoder, latent[None]) for latent in latents]
-    # Without control one and the same picture comes out of the noise for all frames.
-    (alone,) = model.reconstruct(frames[:1], args.steps, control=False)
-    steered = model.reconstruct(frames, args.steps)
-    return {
-        "without control": np.repeat(alone, len(frames), axis=0),
-        "with control": np.concatenate(steered),
-        "autoencoder alone": np.stack(ceiling),
+    ways = {"without control": False, "with control": True}
+    rebuilt = {
+        name: np.concatenate(
+            model.reconstruct(frames, args.steps, control=control, start=args.start)
+        )
+        for name, control in ways.items()
     }
+    return {**rebuilt, "autoencoder alone": np.stack(ceiling)}
 
 
 def measure(args):
     """Print PSNR and SSIM, with bootstrap intervals over photographs."""
     log.info(
-        "size %d, %d steps, seed %d, degraded: %s at severity %g",
-        args.size, args.steps, args.seed, ", ".join(DEGRADED), SEVERITY,
+        "size %d, %d steps from %s, seed %d, degraded: %s at severity %g",
+        args.size, args.steps, args.start or "noise alone", args.seed,
+        ", ".join(DEGRADED), SEVERITY,
     )  # fmt: skip
     rng = np.random.default_rng(args.seed)
     model = load(args)

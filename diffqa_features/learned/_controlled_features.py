@@ -39,6 +39,8 @@ class Chain:
     dtype: torch.dtype = torch.float32
     control: str = ""
     """Fingerprint of the controller's weights, see `fingerprint`; "" is without."""
+    start: int | None = None
+    """Timestep that frames are noised to; None begins at nothing but noise."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,7 +49,8 @@ class Chain:
 
     def timesteps(self, count: int) -> list[int]:
         """The steps of the chain out of `count`, falling to the last."""
-        steps = np.linspace(self.last_timestep, count - 1, self.n_steps)
+        first = count - 1 if self.start is None else self.start
+        steps = np.linspace(self.last_timestep, first, self.n_steps)
         return steps.round().astype(int)[::-1].tolist()
 
     def key(self, latent_key: str, name: str, reduction: str) -> str:
@@ -55,6 +58,7 @@ class Chain:
         return make_key(
             "controlled", _FORMAT, latent_key, self.control, self.n_steps,
             self.last_timestep, self.seed, str(self.dtype), name, reduction,
+            *(() if self.start is None else (self.start,)),
         )  # fmt: skip
 
 
@@ -86,7 +90,7 @@ def controlled_features(
     chain : Chain
         With one step z_0 itself is noised to the last timestep. With more the chain
         begins at nothing but noise at the first, and of the frame it knows what the
-        network tells.
+        network tells, unless `start` says to which timestep z_0 is noised.
     reduce : callable, default=None
         Makes of a map (B, C, h, w) what is kept of it, on the device. None keeps all.
     batch_size : int, default=None
@@ -124,7 +128,7 @@ def controlled_features(
             return output
 
         start = noise.expand_as(clean)
-        if len(timesteps) == 1:
+        if len(timesteps) == 1 or chain.start is not None:
             start = backbone.add_noise(clean, timesteps[0], start)
         seen[LATENT] = walk_back(backbone, start, timesteps, step)
         if control is not None:

@@ -337,7 +337,7 @@ class DiffusionController(ControlledModel):
         ]
         return np.array(names, object)
 
-    def reconstruct(self, X, n_steps=20, control=True):
+    def reconstruct(self, X, n_steps=20, control=True, start=None):
         """Rebuild frames from noise.
 
         Parameters
@@ -345,11 +345,14 @@ class DiffusionController(ControlledModel):
         X : list, array, Series or DataFrame of N media rows
             As in `fit`.
         n_steps : int, default=20
-            Steps of the reverse chain, at least 2: its beginning is nothing but noise,
-            the same for every frame.
+            Steps of the reverse chain, at least 2.
         control : bool, default=True
-            False leaves the frozen model alone: a picture that has nothing to do with
-            the frame, to compare with.
+            False leaves the frozen model alone, to compare with. From nothing but noise
+            it makes a picture that has nothing to do with the frame.
+        start : int, default=None
+            Timestep that the frame is noised to before it is rebuilt, in
+            (`last_timestep`, 999]. ``None`` begins at nothing but noise, the same for
+            every frame.
 
         Returns
         -------
@@ -360,19 +363,15 @@ class DiffusionController(ControlledModel):
         Raises
         ------
         ValueError
-            If `n_steps` is out of range, or a row cannot be read.
+            If `n_steps` or `start` is out of range, or a row cannot be read.
         """
         from diffqa_features.learned._controlled_features import controlled_frames
 
-        last = 1000 - self.last_timestep
-        whole = isinstance(n_steps, Integral) and not isinstance(n_steps, bool)
-        if not whole or not 2 <= n_steps <= last:
-            raise ValueError(
-                "The 'n_steps' parameter of reconstruct must be an int in the range "
-                f"[2, {last}]. Got {n_steps!r} instead."
-            )
+        first = 999 if start is None else start
+        self._check_step("start", first, self.last_timestep + 1, 999)
+        self._check_step("n_steps", n_steps, 2, first - self.last_timestep + 1)
         info = self._check_fitted()
-        chain = self._chain(self._plan(), n_steps=n_steps, stages=())
+        chain = self._chain(self._plan(), n_steps=n_steps, stages=(), start=start)
         encoded = self._encode(as_rows(X), self._framing(info))
         backbone, network = self._open(trained=True)
         frames = controlled_frames(
@@ -384,3 +383,12 @@ class DiffusionController(ControlledModel):
         )
         ends = np.cumsum([len(row.latents) for row in encoded])
         return np.split(frames, ends[:-1])
+
+    @staticmethod
+    def _check_step(name, value, low, high):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not low <= value <= high:
+            raise ValueError(
+                f"The {name!r} parameter of reconstruct must be an int in the range "
+                f"[{low}, {high}]. Got {value!r} instead."
+            )

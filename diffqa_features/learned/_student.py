@@ -193,8 +193,9 @@ class DistilledStudentRegressor(Distilling):
     >>> teacher = make_pipeline(DiffusionQAFeatures(image_size=64), Ridge())
     >>> teacher = teacher.fit(data.data[:4], data.target[:4])
     >>> student = DistilledStudentRegressor(teacher, network="tiny", image_size=64)
-    >>> student.set_params(max_epochs=1).fit(data.data[:8]).predict(data.data[8:]).shape
-    (24,)
+    >>> student = student.set_params(max_epochs=1).fit(data.data[:8])
+    >>> student.predict(data.data[8:20]).shape
+    (12,)
     """
 
     def __init__(
