@@ -143,10 +143,8 @@ class DistilledStudentRegressor(Distilling):
         Spread and mean of the target, by which the network's output is a prediction.
     map_scale_ : float
         Spread of the teacher's maps.
-    map_shape_ : list of int
-        Channels, height and width of the quality map, or None.
-    head_ : str
-        ``"map"`` or ``"pooled"``.
+    map_shape_, head_ : list of int, str
+        Channels, height and width of the quality map or None; ``"map"``, ``"pooled"``.
     image_size_ : int
         Side of the network's pictures, pixels.
     architecture_ : dict
@@ -159,7 +157,7 @@ class DistilledStudentRegressor(Distilling):
 
     See Also
     --------
-    GenzIQARegressor : A possible teacher.
+    DPIQARegressor : The paper's teacher.
 
     Notes
     -----
@@ -189,12 +187,10 @@ class DistilledStudentRegressor(Distilling):
     >>> from sklearn.pipeline import make_pipeline
     >>> from diffqa_features import DiffusionQAFeatures, DistilledStudentRegressor
     >>> from diffqa_features.datasets import make_distorted_images
-    >>> data = make_distorted_images(families="white_noise", n_levels=2, image_size=64)
+    >>> data = make_distorted_images(families="jpeg", n_levels=2, image_size=64)
     >>> teacher = make_pipeline(DiffusionQAFeatures(image_size=64), Ridge())
-    >>> teacher = teacher.fit(data.data[:4], data.target[:4])
-    >>> student = DistilledStudentRegressor(teacher, network="tiny", image_size=64)
-    >>> student = student.set_params(max_epochs=1).fit(data.data[:8])
-    >>> student.predict(data.data[8:20]).shape
+    >>> student = DistilledStudentRegressor(teacher, network="tiny", max_epochs=1)
+    >>> student.fit(data.data[:4], data.target[:4]).predict(data.data[4:16]).shape
     (12,)
     """
 
