@@ -35,3 +35,9 @@ def check_budget(
             f"{READERS} readers. Shrink it or, if you trust the file, set "
             "PIL.Image.MAX_IMAGE_PIXELS = None, or drop the row."
         )
+
+
+def most_pixels(bytes_per_pixel: float) -> int | None:
+    """Pixels of the largest frame that the budget has room for; None: no limit."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return None if limit is None else int(limit * STILL / bytes_per_pixel)

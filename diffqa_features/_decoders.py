@@ -25,6 +25,8 @@ from diffqa_features._pixels import array_pixels
 _CODECS = ("h264", "hevc", "mjpeg", "vp9")  # MPEG-4 differs by a level here and there
 _CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 _WORTH_A_JUMP = 4  # frames: jumping costs a search and an emptied decoder
+_PATTERNS = frozenset("%*?[]{}")  # it finds out the format by the name, if it can
+_ROOM = 1_000_000  # frames beyond those there are that decord may make room for
 _FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p")
 
 
@@ -36,6 +38,10 @@ def objection(index: Index) -> str:
     """
     if isinstance(index.source, bytes):
         return "it reads files only"
+    if not _PATTERNS.isdisjoint(index.source):
+        return "it may take the name for a pattern"
+    if index.expected > 2 * len(index.times) + _ROOM:
+        return "its header promises far more frames than it has"
     if not index.alone:
         return "it chooses by itself among several video streams"
     if index.codec not in _CODECS:
@@ -127,15 +133,15 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
             # A container may lead to the wrong place: then from its beginning.
             if find is not _jumping:
                 about, cause = len(index.times), cause_of(error)
-                strict = index.strict
-                text = damaged(index.source, index.stream, strict, about, cause)
+                where = (index.source, index.demuxer, index.stream, index.strict)
+                text = damaged(*where, about, cause)
                 raise VideoError(text) from error
             wanted = wanted[done:]
 
 
 def _counting(index, wanted) -> Iterator:
     """Decode from the beginning and count."""
-    with opened(index.source) as container:
+    with opened(index.source, index.demuxer) as container:
         frames = decode_all(container, index.stream, index.strict)
         count = -1
         for at in wanted:
@@ -148,7 +154,7 @@ def _counting(index, wanted) -> Iterator:
 
 def _in_order(index, wanted) -> Iterator:
     """Decode from the beginning and look at the time stamps."""
-    with opened(index.source) as container:
+    with opened(index.source, index.demuxer) as container:
         frames = decode_all(container, index.stream, True)
         for at in wanted:
             yield _until(frames, index.pts[at], at)
@@ -157,7 +163,7 @@ def _in_order(index, wanted) -> Iterator:
 def _jumping(index, wanted, **options) -> Iterator:
     """Decode on from the last place to enter before each wanted frame."""
     needed = set(index.pts[list(wanted)].tolist())
-    with opened(index.source) as container:
+    with opened(index.source, index.demuxer) as container:
         stream = container.streams[index.stream]
         context = decoder_of(stream, True, **options)
         frames = decoded(container, stream, context, needed)
