@@ -1,4 +1,4 @@
-"""The first bytes of a file in; out which demuxer reads it, and so whether it is a video.
+"""The first bytes of a file in; out which demuxer reads it, if it is a video.
 
 Names are not looked at: a wrong suffix is common, and FFmpeg, left to itself, takes a
 name like ``pic%02d.png`` for its neighbours. Text formats that name other files
@@ -36,7 +36,7 @@ def is_video(prefix: bytes) -> bool:
 
 
 def demuxer_of(prefix: bytes) -> str:
-    """FFmpeg's name of the one demuxer that may open a file that begins so; or ``""``."""
+    """The one demuxer of FFmpeg that may open a file that begins so; or ``""``."""
     if prefix[4:8] == b"ftyp":
         return "" if prefix[8:12] in _STILL_BRANDS else "mov"
     if prefix[4:8] in _BOXES:

@@ -23,9 +23,11 @@ from diffqa_features._demux import (
 from diffqa_features._pixels import array_pixels
 
 _CODECS = ("h264", "hevc", "mjpeg", "vp9")  # MPEG-4 differs by a level here and there
-_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+_CONTAINERS = ("mov", "matroska", "avi")
 _WORTH_A_JUMP = 4  # frames: jumping costs a search and an emptied decoder
-_PATTERNS = frozenset("%*?[]{}")  # it finds out the format by the name, if it can
+# It takes other names with a pattern in them for pictures beside the file.
+_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".3gp")
+_PATTERNS = frozenset("%*?[]{}")
 _ROOM = 1_000_000  # frames beyond those there are that decord may make room for
 _FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p")
 
@@ -38,7 +40,8 @@ def objection(index: Index) -> str:
     """
     if isinstance(index.source, bytes):
         return "it reads files only"
-    if not _PATTERNS.isdisjoint(index.source):
+    plain = index.source.lower().endswith(_SUFFIXES)
+    if not plain and not _PATTERNS.isdisjoint(index.source):
         return "it may take the name for a pattern"
     if index.expected > 2 * len(index.times) + _ROOM:
         return "its header promises far more frames than it has"
@@ -46,8 +49,8 @@ def objection(index: Index) -> str:
         return "it chooses by itself among several video streams"
     if index.codec not in _CODECS:
         return f"it does not know {index.codec}, or rounds it in another way"
-    if index.container not in _CONTAINERS:
-        return f"it is not sure in {index.container}"
+    if index.demuxer not in _CONTAINERS:
+        return f"it is not sure in {index.demuxer}"
     if index.pixel_format not in _FORMATS:
         return f"it rounds {index.pixel_format} in its own way or drops its alpha"
     if "420" in index.pixel_format and (index.size[0] % 2 or index.size[1] % 2):

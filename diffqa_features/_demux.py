@@ -42,7 +42,6 @@ class Index:
     alone: bool  # whether no other stream is a picture of any kind
     strict: bool  # whether the first packet begins anew, so that no error is in order
     codec: str
-    container: str
     pts: np.ndarray | None  # (T,) int64, increasing; None where frames must be counted
     times: np.ndarray  # (T,) float64, seconds since the first frame is shown
     end: float  # seconds, when the last frame is gone
@@ -88,7 +87,7 @@ def _index(source: str | bytes, structure: Structure) -> Index:
     with opened(source, demuxer) as container:
         stream = pick_stream(container)
         number, base, codec = stream.index, stream.time_base, codec_name(stream)
-        names, rate = container.format.name, stream.guessed_rate or 25
+        rate = stream.guessed_rate or 25
         alone = len(container.streams.video) == 1
         context = stream.codec_context
         check_frame(context.width, context.height, context.format)
@@ -97,7 +96,7 @@ def _index(source: str | bytes, structure: Structure) -> Index:
             stated = int(container.duration / 1e6 * rate)
         expected = _expected(container, stream)
         # AVI has one clock, that of decoding, and what is derived from it is unsound.
-        reordered = names == "avi" and stream.codec_context.has_b_frames
+        reordered = demuxer == "avi" and stream.codec_context.has_b_frames
         packets, first, damage = _packets(container, stream)
     damage = structure.fault or damage
     listed = structure.counts.get(number, 0)
@@ -142,7 +141,6 @@ def _index(source: str | bytes, structure: Structure) -> Index:
         alone=alone,
         strict=strict,
         codec=codec,
-        container=names,
         pts=pts,
         times=seconds,
         end=float(seconds[-1] + last),
@@ -322,9 +320,9 @@ def _expected(container, stream) -> float:
 
 
 def _packets(container, stream):
-    """Packets that become frames, in the order of decoding; what is broken, if anything.
+    """Packets that become frames, in the order of decoding; the first frame; damage.
 
-    Between the two: the first frame, or the error that came in its place.
+    In place of the frame there may be the error that came of it, or None.
     """
     import av
 
@@ -392,7 +390,7 @@ class _Head:
         import av
 
         self._entered = self._entered or packet.is_keyframe
-        if self.frame is not None or not self._entered and packet.size:
+        if self.frame is not None or (not self._entered and packet.size):
             return
         try:
             frames = self._context.decode(packet if packet.size else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 # Decoders of these find each unit by its start, so that it may not occur inside one.
 STARTED = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
@@ -17,7 +18,7 @@ _DENSE = {"vp8": 64, "vp9": 64, "av1": 64}
 
 
 def length_width(codec: str, extradata: bytes | None) -> int:
-    """Bytes of the length before each unit, as in MP4; 0 where start codes part them."""
+    """Bytes of the length before each unit, as in MP4; 0 where units have none."""
     if extradata and extradata[0] == 1:
         if codec == "h264" and len(extradata) > 6:
             return (extradata[4] & 3) + 1
@@ -149,7 +150,7 @@ class Order:
 
     def _check(self) -> None:
         shown = sorted(self._shown)
-        steps = [b - a for a, b in zip(shown, shown[1:])]
+        steps = [b - a for a, b in pairwise(shown)]
         # Encoders that leave out pictures on purpose do so more than once in a while.
         if len(steps) > 3 and min(steps) > 0:
             usual = sorted(steps)[len(steps) // 2]

@@ -1,4 +1,4 @@
-"""FLV and ASF (WMV): tags and packets within their lengths, as many as the file says."""
+"""FLV and ASF (WMV): tags and packets within their lengths, as many as are listed."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ class _Objects:
                 raise Fault(
                     f"the packet at byte {place:,} is broken: {cause}"
                 ) from None
-        for number_, length, done in self._open.values():
+        for order, length, done in self._open.values():
             if done < length:
-                raise Fault(f"object {number_} is cut")
+                raise Fault(f"object {order} is cut")
 
     def _read(self, packet: bytes) -> None:
         at = 0
