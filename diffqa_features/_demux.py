@@ -23,6 +23,9 @@ from diffqa_features._units import Order, holds_idr, length_width, misfit
 
 _HELD = 17  # frames in a decoder: sixteen that others lean on, and the next one
 _SHOWN = 12  # bytes per pixel of the one that is turned to RGB and handed on
+# What these say is when to decode; what is derived from it for showing is unsound.
+_ONE_CLOCK = ("avi", "asf", "mxf")
+_STRICT = "crccheck+explode"
 _LONGEST_TAIL = 600  # packets of a group of pictures that are decoded to its end
 # Containers that keep no record of what should follow: there pictures are looked at.
 _UNRECORDED = ("h264", "hevc", "mpegts", "mpeg", "mpegvideo", "flv")
@@ -95,8 +98,10 @@ def _index(source: str | bytes, structure: Structure) -> Index:
         if not stated and container.duration:
             stated = int(container.duration / 1e6 * rate)
         expected = _expected(container, stream)
-        # AVI has one clock, that of decoding, and what is derived from it is unsound.
-        reordered = demuxer == "avi" and stream.codec_context.has_b_frames
+        # These have one clock, that of decoding, and what is derived from it is unsound.
+        reordered = (
+            demuxer in ("avi", "asf", "mxf") and stream.codec_context.has_b_frames
+        )
         packets, first, damage = _packets(container, stream)
     damage = structure.fault or damage
     listed = structure.counts.get(number, 0)
@@ -242,7 +247,7 @@ def decoder_of(stream, strict: bool, **options: str):
     context.thread_count = 1
     options["max_pixels"] = _most_pixels()
     if strict:  # nothing is patched up in silence
-        options["err_detect"] = "explode"
+        options["err_detect"] = _STRICT
     context.options = options
     return context
 
@@ -372,7 +377,7 @@ def _decode_tail(stream, packets) -> None:
     context = av.CodecContext.create(stream.codec_context.name, "r")
     context.extradata = stream.codec_context.extradata
     context.thread_count = 1
-    context.options = {"err_detect": "explode", "max_pixels": _most_pixels()}
+    context.options = {"err_detect": _STRICT, "max_pixels": _most_pixels()}
     for packet in [*packets, None]:
         if any(frame.is_corrupt for frame in context.decode(packet)):
             raise VideoError("a frame is incomplete")
