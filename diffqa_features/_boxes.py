@@ -23,12 +23,13 @@ class _Track:
     steps: np.ndarray | None = None  # (n, 2): samples, ticks of each
     sizes: int = 0  # samples in the table of sizes
     empty: int = 0  # of those, how many have no bytes
+    shown: int = 0  # ticks of the film that edits show
 
 
 def walk_mp4(data: Bytes) -> dict[int, int]:
     """Counts nothing: edit lists hide frames, which is no damage."""
     tracks: dict[int, _Track] = {}
-    orders, at, end = [], 0, 0
+    orders, at, end, clock = [], 0, 0, 0
     while at + 8 <= data.size:
         kind, start, stop = _header(data, at)
         if not stop:  # to the end of the file, or no box
@@ -38,7 +39,10 @@ def walk_mp4(data: Bytes) -> dict[int, int]:
         if kind == b"moov":
             data.ends_by(stop)
             for name, first, last in _children(data, start, stop):
-                if name == b"trak":
+                if name == b"mvhd":
+                    long = data.at(first, 1) == b"\1"
+                    clock = number(data.at(first + (20 if long else 12), 4))
+                elif name == b"trak":
                     _read_track(data, first, last, tracks)
         elif kind == b"moof":
             data.ends_by(stop)
@@ -53,7 +57,7 @@ def walk_mp4(data: Bytes) -> dict[int, int]:
         raise Fault(f"no box begins at byte {at:,}")
     _check_orders(orders)
     for track in tracks.values():
-        _check_track(track)
+        _check_track(track, clock)
     return {}
 
 
@@ -84,7 +88,7 @@ def _read_track(data: Bytes, at: int, end: int, tracks: dict) -> None:
     inside = [(at, end)]
     while inside:
         for kind, start, stop in _children(data, *inside.pop()):
-            if kind in (b"mdia", b"minf", b"stbl"):
+            if kind in (b"mdia", b"minf", b"stbl", b"edts"):
                 inside.append((start, stop))
                 continue
             long = data.at(start, 1) == b"\1"
@@ -106,6 +110,8 @@ def _read_track(data: Bytes, at: int, end: int, tracks: dict) -> None:
                 if not number(data.at(start + 4, 4)):
                     table = _table(data, start + 12, stop, track.sizes, 1)
                     track.empty = int((table == 0).sum())
+            elif kind == b"elst":
+                track.shown = _shown(data, start, long)
     tracks[name] = track
 
 
@@ -114,6 +120,17 @@ def _table(data: Bytes, at: int, end: int, rows: int, columns: int) -> np.ndarra
         raise Fault(f"the table at byte {at:,} is shorter than it says")
     values = np.frombuffer(data.at(at, 4 * rows * columns), ">u4")
     return values.reshape(rows, columns).astype(np.int64)
+
+
+def _shown(data: Bytes, start: int, long: bool) -> int:
+    """Ticks that the edits of a list show of the media, at its own speed."""
+    half, total = (8 if long else 4), 0
+    for row in range(min(number(data.at(start + 4, 4)), 1000)):
+        entry = data.at(start + 8 + row * (2 * half + 4), 2 * half + 4)
+        place = int.from_bytes(entry[half : 2 * half], "big", signed=True)
+        if place >= 0 and entry[2 * half :] == b"\0\1\0\0":
+            total = max(total, number(entry[:half]))
+    return total
 
 
 def _read_fragment(data: Bytes, at: int, end: int, tracks: dict) -> int | None:
@@ -149,7 +166,7 @@ def _check_orders(orders: list[int | None]) -> None:
         raise Fault("fragments are missing: their numbers have a gap")
 
 
-def _check_track(track: _Track) -> None:
+def _check_track(track: _Track, clock: int) -> None:
     if track.kind != b"vide" or track.steps is None or not track.sizes:
         return
     if track.steps[:, 0].sum() != track.sizes:
@@ -160,3 +177,7 @@ def _check_track(track: _Track) -> None:
     slack = max(track.clock, track.duration // 20)
     if track.duration and abs(total - track.duration) > slack:
         raise Fault("the times of its frames do not add up to its duration")
+    if track.clock and clock:
+        media, shown = total / track.clock, track.shown / clock
+        if shown > media + max(0.2, 0.05 * media):
+            raise Fault("it is to be shown for longer than its frames last")

@@ -98,10 +98,7 @@ def _index(source: str | bytes, structure: Structure) -> Index:
         if not stated and container.duration:
             stated = int(container.duration / 1e6 * rate)
         expected = _expected(container, stream)
-        # These have one clock, that of decoding, and what is derived from it is unsound.
-        reordered = (
-            demuxer in ("avi", "asf", "mxf") and stream.codec_context.has_b_frames
-        )
+        reordered = demuxer in _ONE_CLOCK and context.has_b_frames
         packets, first, damage = _packets(container, stream)
     damage = structure.fault or damage
     listed = structure.counts.get(number, 0)
