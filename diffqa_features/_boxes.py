@@ -14,6 +14,12 @@ from diffqa_features._walk import Bytes, Fault, number
 
 _MEDIA = (b"moov", b"moof", b"mdat")
 
+_TABLES = {
+    *(b"stsd", b"stts", b"ctts", b"cslg", b"stsc", b"stsz", b"stz2", b"stco", b"co64"),
+    *(b"stss", b"stps", b"stsh", b"stdp", b"sdtp", b"padb", b"subs", b"sbgp", b"sgpd"),
+    *(b"saiz", b"saio", b"senc", b"free", b"skip", b"uuid"),
+}
+
 
 @dataclass(slots=True)
 class _Track:
@@ -49,11 +55,11 @@ def walk_mp4(data: Bytes) -> dict[int, int]:
             orders.append(_read_fragment(data, start, stop, tracks))
         at = stop
     data.ends_by(end)
-    rest = data.at(at, 1 << 24) if at < data.size else b""
-    # Trash behind the last box is common and harmless; media in it is a lost box.
-    if any(name in rest for name in (_MEDIA if orders else _MEDIA[:2])) and not (
-        rest[:4] == b"\0\0\0\0" and rest[4:8] == b"mdat"
-    ):
+    rest = data.at(at, 1 << 24)
+    # Trash behind the last box is common and harmless, save where fragments follow one
+    # another: there it was one, unless it is their index.
+    lost = rest[4:8] != b"mfra" if orders else b"moov" in rest or b"moof" in rest
+    if rest and lost and rest[:8] != b"\0\0\0\0mdat":
         raise Fault(f"no box begins at byte {at:,}")
     _check_orders(orders)
     for track in tracks.values():
@@ -85,11 +91,14 @@ def _children(data: Bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]
 
 def _read_track(data: Bytes, at: int, end: int, tracks: dict) -> None:
     name, track = 0, _Track()
-    inside = [(at, end)]
+    inside = [(b"trak", at, end)]
     while inside:
-        for kind, start, stop in _children(data, *inside.pop()):
+        parent, *place = inside.pop()
+        for kind, start, stop in _children(data, *place):
+            if parent == b"stbl" and kind not in _TABLES:
+                raise Fault(f"the box at byte {start - 8:,} is of no known kind")
             if kind in (b"mdia", b"minf", b"stbl", b"edts"):
-                inside.append((start, stop))
+                inside.append((kind, start, stop))
                 continue
             long = data.at(start, 1) == b"\1"
             if kind == b"tkhd":
@@ -139,24 +148,31 @@ def _read_fragment(data: Bytes, at: int, end: int, tracks: dict) -> int | None:
         if kind == b"mfhd":
             order = number(data.at(start + 4, 4))
         elif kind == b"traf":
-            name = 0
+            name, relative = 0, False
             for inner, first, last in _children(data, start, stop):
                 if inner == b"tfhd":
                     name = number(data.at(first + 4, 4))
+                    # Places are counted from the fragment unless it gives another.
+                    relative = not data.at(first + 3, 1)[0] & 1
                 elif inner == b"trun":
-                    _check_run(data, first, last)
+                    _check_run(data, first, last, at - 8 if relative else None)
             if name not in tracks:
                 raise Fault(f"the fragment at byte {at - 8:,} is of no track")
     return order
 
 
-def _check_run(data: Bytes, at: int, end: int) -> None:
+def _check_run(data: Bytes, at: int, end: int, base: int | None) -> None:
     flags, count = number(data.at(at + 1, 3)), number(data.at(at + 4, 4))
     fields = [bool(flags & bit) for bit in (0x100, 0x200, 0x400, 0x800)]
     start = at + 8 + 4 * bool(flags & 1) + 4 * bool(flags & 4)
     table = _table(data, start, end, count, sum(fields)) if any(fields) else None
-    if fields[1] and not table[:, fields[0] + 0].all():
+    if fields[1] and not table[:, fields[0]].all():
         raise Fault(f"the fragment at byte {at:,} has samples without bytes")
+    if base is not None and flags & 1:
+        place = base + int.from_bytes(data.at(at + 8, 4), "big", signed=True)
+        known = int(table[:, fields[0]].sum()) if fields[1] else 0
+        if not base < place <= data.size - known:
+            raise Fault(f"the fragment at byte {at:,} points to where no samples are")
 
 
 def _check_orders(orders: list[int | None]) -> None:

@@ -21,7 +21,9 @@ def walk_avi(data: Bytes) -> dict[int, int]:
         data.ends_by(end)
         for name, start, stop in _chunks(data, at + 12, end):
             kind = data.at(start, 4)
-            if name == b"LIST" and kind == b"movi":
+            if name == b"LIST" and kind == b"hdrl":
+                _check_rates(data, start + 4, stop)
+            elif name == b"LIST" and kind == b"movi":
                 _count(data, start + 4, stop, counts, empty)
             elif name == b"idx1":
                 index = True
@@ -43,6 +45,22 @@ def walk_avi(data: Bytes) -> dict[int, int]:
         for name, count in counts.items()
         if name[2:] in _PICTURE_KINDS and name[:2].isdigit()
     }
+
+
+def _check_rates(data: Bytes, at: int, end: int) -> None:
+    """The header gives the time of a frame twice; damage rarely hits both alike."""
+    step = 0
+    for name, start, stop in _chunks(data, at, end):
+        if name == b"avih":
+            step = number(data.at(start, 4), "little")
+        elif name == b"LIST" and data.at(start, 4) == b"strl":
+            for inner, first, _ in _chunks(data, start + 4, stop):
+                if inner == b"strh" and data.at(first, 4) == b"vids" and step:
+                    scale = number(data.at(first + 20, 4), "little")
+                    rate = number(data.at(first + 24, 4), "little")
+                    if not rate or not 0.5 < 1e6 * scale / rate / step < 2:
+                        raise Fault("its header gives two different frame rates")
+                    step = 0
 
 
 def _chunks(data: Bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:

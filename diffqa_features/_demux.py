@@ -121,7 +121,7 @@ def _index(source: str | bytes, structure: Structure) -> Index:
         ) from first
     check_frame(first.width, first.height, first.format)
     stamps = [packet.pts for packet in packets]
-    clear = None not in stamps and len(set(stamps)) == len(stamps)
+    stamps_known = clear = None not in stamps and len(set(stamps)) == len(stamps)
     # Where the file begins with what leans on an earlier part, only decoding tells
     # which frames come out.
     entries, closed = _entries(packets) if clear else (np.zeros(0, np.int64), False)
@@ -134,6 +134,10 @@ def _index(source: str | bytes, structure: Structure) -> Index:
     else:
         where = (source, demuxer, number)
         seconds = _decoded_times(*where, strict, packets, base, rate)
+        if stamps_known and (lost := _lost(packets, len(seconds))):
+            about = max(stated, len(packets))
+            cause = f"{lost} frames behind its first key frame cannot be decoded"
+            raise VideoError(damaged(source, demuxer, number, strict, about, cause))
     steps = np.diff(seconds)
     last = last * float(base) or (np.median(steps) if len(steps) else float(1 / rate))
     return Index(
@@ -418,6 +422,15 @@ def _entries(packets: list[_Packet]) -> tuple[np.ndarray, bool]:
         if packet.key
     )
     return np.sort([np.int64(p.pts) for p in packets if p.enters]), closed
+
+
+def _lost(packets: list[_Packet], count: int) -> int:
+    """Packets from the first key frame on, shown no sooner than it, that give none."""
+    keys = (at for at, packet in enumerate(packets) if packet.key)
+    first = next(keys, len(packets))
+    following = packets[first:]
+    due = sum(packet.pts >= following[0].pts for packet in following)
+    return max(0, due - count)
 
 
 def _decoded_times(source, demuxer, number, strict, packets, base, rate) -> np.ndarray:

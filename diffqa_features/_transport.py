@@ -19,10 +19,16 @@ def walk_transport(data: Bytes) -> dict[int, int]:
     start = 4 if step == 192 else 0
     count, rest = divmod(data.size, step)
     heads = np.empty((count, 6), np.uint8)
+    begins = np.zeros(count, bool)  # whether it begins a packet of pictures or sound
     at = 0
     for piece in data.pieces(0, count * step, step * 4096):
         rows = np.frombuffer(piece, np.uint8).reshape(-1, step)
         heads[at : at + len(rows)] = rows[:, start : start + 6]
+        offset = start + 4 + np.where(heads[at : at + len(rows), 3] & 32, 1, 0)
+        offset = offset + np.where(offset > start + 4, rows[:, start + 4], 0)
+        offset = np.minimum(offset, step - 3)
+        first = rows[np.arange(len(rows))[:, None], offset[:, None] + np.arange(3)]
+        begins[at : at + len(rows)] = (first == (0, 0, 1)).all(1)
         at += len(rows)
     lost = np.flatnonzero(heads[:, 0] != 0x47)
     if len(lost):
@@ -38,6 +44,9 @@ def walk_transport(data: Bytes) -> dict[int, int]:
             gap = _first_gap(heads[mine])
             if gap is not None:
                 raise Fault(f"packets are missing before byte {mine[gap] * step:,}")
+            starts = mine[(heads[mine, 1] & 0x40 != 0) & (heads[mine, 3] & 0x10 != 0)]
+            if len(starts) and begins[starts].mean() > 0.5 and not begins[starts].all():
+                raise Fault("a packet that should begin a picture does not")
     return {}
 
 

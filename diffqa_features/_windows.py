@@ -14,6 +14,7 @@ _DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 def walk_flv(data: Bytes) -> dict[int, int]:
     """Counts nothing: each tag is followed by its own length."""
     at, said = number(data.at(5, 4)) + 4, 0.0
+    codec = coding = 0
     while at < data.size:
         head = data.at(at, 11)
         length = number(head[1:4])
@@ -27,6 +28,13 @@ def walk_flv(data: Bytes) -> dict[int, int]:
             name = text.find(b"\0\x08filesize\0")
             if 0 <= name < len(text) - 19:
                 (said,) = struct.unpack(">d", text[name + 11 : name + 19])
+        if head[0] & 0x1F == 9 and length:
+            first = data.at(at + 11, 1)[0]
+            # What kind of frame, and which coding: one for all, unless newly extended.
+            codec = first & 15 if first < 128 else codec
+            coding = coding or codec
+            if codec != coding or (first < 128 and not 1 <= first >> 4 <= 5):
+                raise Fault(f"the tag at byte {at:,} is of no known kind")
         at += 15 + length
     if said < 2**60:  # zero where it was never closed
         data.ends_by(int(said))
