@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -148,37 +149,39 @@ def _read_fragment(data: Bytes, at: int, end: int, tracks: dict) -> int | None:
         if kind == b"mfhd":
             order = number(data.at(start + 4, 4))
         elif kind == b"traf":
-            name, relative = 0, False
+            name, base = 0, at - 8
             for inner, first, last in _children(data, start, stop):
                 if inner == b"tfhd":
                     name = number(data.at(first + 4, 4))
                     # Places are counted from the fragment unless it gives another.
-                    relative = not data.at(first + 3, 1)[0] & 1
+                    given = data.at(first + 3, 1)[0] & 1
+                    base = number(data.at(first + 8, 8)) if given else at - 8
                 elif inner == b"trun":
-                    _check_run(data, first, last, at - 8 if relative else None)
+                    _check_run(data, first, last, base)
             if name not in tracks:
                 raise Fault(f"the fragment at byte {at - 8:,} is of no track")
     return order
 
 
-def _check_run(data: Bytes, at: int, end: int, base: int | None) -> None:
+def _check_run(data: Bytes, at: int, end: int, base: int) -> None:
     flags, count = number(data.at(at + 1, 3)), number(data.at(at + 4, 4))
     fields = [bool(flags & bit) for bit in (0x100, 0x200, 0x400, 0x800)]
     start = at + 8 + 4 * bool(flags & 1) + 4 * bool(flags & 4)
     table = _table(data, start, end, count, sum(fields)) if any(fields) else None
-    if fields[1] and not table[:, fields[0]].all():
+    if fields[1] and not table[:, int(fields[0])].all():
         raise Fault(f"the fragment at byte {at:,} has samples without bytes")
-    if base is not None and flags & 1:
+    if flags & 1:
         place = base + int.from_bytes(data.at(at + 8, 4), "big", signed=True)
-        known = int(table[:, fields[0]].sum()) if fields[1] else 0
-        if not base < place <= data.size - known:
+        known = int(table[:, int(fields[0])].sum()) if fields[1] else 0
+        if not 0 < place <= data.size - known:
             raise Fault(f"the fragment at byte {at:,} points to where no samples are")
 
 
 def _check_orders(orders: list[int | None]) -> None:
-    """Fragments are numbered in equal steps, mostly 1; a larger one lost some."""
-    steps = np.diff([order for order in orders if order is not None])
-    if None in orders or (len(steps) and steps.max() > max(np.median(steps), 1)):
+    """Fragments are numbered one by one, or all by the same larger step."""
+    steps = {b - a for a, b in pairwise(order or 0 for order in orders)}
+    even = len(steps) == 1 and len(orders) > 3
+    if None in orders or (steps and max(steps) > 1 and not even):
         raise Fault("fragments are missing: their numbers have a gap")
 
 

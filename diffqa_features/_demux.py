@@ -19,7 +19,7 @@ import numpy as np
 
 from diffqa_features._budget import check_budget, most_pixels
 from diffqa_features._structure import Structure, structure_of
-from diffqa_features._units import Order, holds_idr, length_width, misfit
+from diffqa_features._units import Order, holds, length_width, misfit
 
 _HELD = 17  # frames in a decoder: sixteen that others lean on, and the next one
 _SHOWN = 12  # bytes per pixel of the one that is turned to RGB and handed on
@@ -350,7 +350,10 @@ def _packets(container, stream):
             if packet.is_discard or (codec == "vp8" and not data[0] & 16):
                 continue  # before an edit list's start; never shown
             key = packet.is_keyframe
-            enters = key and (codec != "h264" or holds_idr(data, width))
+            if codec == "h264" and not (key or packets) and holds(data, width, 7):
+                damage = "its first key frame is broken"  # it has parameters of one
+                break
+            enters = key and (codec != "h264" or holds(data, width, 5))
             packets.append(
                 _Packet(packet.pts, packet.dts, packet.duration or 0, key, enters)
             )
@@ -360,7 +363,7 @@ def _packets(container, stream):
                 tail.clear()
             if not recorded and (enters or tail):
                 tail.append(packet)
-        damage = order.end() if order else ""
+        damage = damage or (order.end() if order else "")
         if not recorded and not damage and len(tail) < _LONGEST_TAIL:
             _decode_tail(stream, tail)
     except (av.error.FFmpegError, OSError, ValueError) as error:

@@ -73,9 +73,12 @@ def units(data: bytes, width: int) -> Iterator[bytes]:
         at = following
 
 
-def holds_idr(data: bytes, width: int) -> bool:
-    """Whether H.264 begins anew here: key frames of other kinds only recover."""
-    return any(unit and unit[0] & 31 == 5 for unit in units(data, width))
+def holds(data: bytes, width: int, kind: int) -> bool:
+    """Whether a packet of H.264 holds such a unit.
+
+    5 is where all begins anew (other key frames only recover), 7 is parameters.
+    """
+    return any(unit and unit[0] & 31 == kind for unit in units(data, width))
 
 
 class Order:

@@ -30,8 +30,8 @@ def walk_flv(data: Bytes) -> dict[int, int]:
                 (said,) = struct.unpack(">d", text[name + 11 : name + 19])
         if head[0] & 0x1F == 9 and length:
             first = data.at(at + 11, 1)[0]
-            # What kind of frame, and which coding: one for all, unless newly extended.
-            codec = first & 15 if first < 128 else codec
+            # What kind of frame, and which coding: one for all, or a newer list.
+            codec = first & 15 if first < 128 else 128
             coding = coding or codec
             if codec != coding or (first < 128 and not 1 <= first >> 4 <= 5):
                 raise Fault(f"the tag at byte {at:,} is of no known kind")
