@@ -57,6 +57,7 @@ def _walk_segment(data: Bytes, at: int, end: int, tracks: set[int]) -> int:
         if length == _UNKNOWN and name != _CLUSTER:
             raise Fault(f"the element at byte {at:,} does not say its length")
         stop = end if length == _UNKNOWN else start + length
+        data.ends_by(stop)
         if stop > end:
             raise Fault(f"the element at byte {at:,} is longer than what it lies in")
         if name == _CLUSTER:
