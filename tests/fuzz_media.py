@@ -14,7 +14,7 @@ from pathlib import Path
 
 from damage import damage
 
-from diffqa_features._media import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media
 
 LIMIT = 20  # seconds per file
 

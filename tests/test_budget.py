@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from diffqa_features._budget import check_budget
+from diffqa_features._media.budget import check_budget
 
 
 def test_a_still_is_held_to_pillows_number():

@@ -13,9 +13,9 @@ from command_line import read as table
 from PIL import Image
 from video_files import decode, encode, numbers_in, pan
 
-from diffqa_features._containers import demuxer_of
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._structure import structure_of
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.video.containers import demuxer_of
+from diffqa_features._media.video.structure import structure_of
 
 CASES = Path(__file__).parent / "cases"
 READERS = ("auto", "imageio")
@@ -60,7 +60,7 @@ def test_wall_clock_time_stamps_do_not_end_the_process():
     """decord makes room by time stamps: std::bad_alloc, and no exception to catch."""
     script = (
         "import sys\n"
-        "from diffqa_features._media import as_rows, open_media\n"
+        "from diffqa_features._media.rows import as_rows, open_media\n"
         "for path in sys.argv[1:]:\n"
         "    frames = list(open_media(as_rows([path])[0]).frames(1000))\n"
         "    sys.stdout.write(f'{len(frames)} ')\n"
