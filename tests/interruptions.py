@@ -1,4 +1,4 @@
-"""Trainings that end in the middle, by torch's own hooks and a clock that runs ahead."""
+"""Trainings that end in the middle, by hooks of torch and a clock that runs ahead."""
 
 import itertools
 import multiprocessing

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from interruptions import hours_pass
 from torch import nn
 
-from diffqa_features.learned import _training
 from diffqa_features.learned._training import Schedule, run_key, seed_of, train
 from diffqa_features.metrics import srcc_score
 
@@ -200,7 +200,7 @@ def interrupted(at, folder, validate=None, **changes):
 @pytest.mark.parametrize("at", [1, 3, 4, 7, 8])
 @pytest.mark.parametrize("validated", [False, True])
 def test_resumed_from_any_step(tmp_path, monkeypatch, at, validated):
-    monkeypatch.setattr(_training, "_SAVE_SECONDS", -1)  # after every step
+    hours_pass(monkeypatch)  # so that it saves after every step
 
     def validate(network):
         return lambda: -network.weight[0, 0].item()

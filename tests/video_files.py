@@ -1,10 +1,12 @@
 """Video files from real photographs: panned, zoomed, numbered, in any coding."""
 
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -106,3 +108,16 @@ def decode(path):
     """Every frame as PyAV converts it, straight from the first packet to the last."""
     with av.open(str(path)) as container:
         return [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+
+
+@contextmanager
+def no_decoding():
+    """A context in which neither reader can be opened."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a video was opened")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("av.open", refuse)
+        patch.setattr("decord.VideoReader", refuse, raising=False)
+        yield
