@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -15,7 +16,7 @@ IMPORTS = """
 import os, random, resource, signal, sys, threading, time, warnings
 from pathlib import Path
 import numpy as np
-from child_processes import spawn, value_of, wrong_in
+from child_processes import spawn, value_of, wait_until, wrong_in
 from diffqa_features._store import FeatureStore
 """
 
@@ -50,6 +51,15 @@ def spawn(work, *arguments):
         traceback.print_exc()
         code = 1
     os._exit(code)
+
+
+def wait_until(condition, seconds=20):
+    """Look again and again; an error where it is still not so after a long time."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"not so after {seconds} seconds")
+        time.sleep(0.002)
 
 
 def run_script(script, *arguments, code=0):

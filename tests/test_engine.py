@@ -442,7 +442,7 @@ def test_rows_beside_one_that_overflows_keep_their_numbers(sd1_folder):
         matrix = features.transform(images)
     finally:
         handle.remove()
-    # Errors are logarithms, which cross zero: 1e-5 of an error is 1e-5 in its logarithm.
+    # Logarithms, which cross zero: 1e-5 of an error is 1e-5 in its logarithm.
     near = {"rtol": 1e-5, "atol": 1e-5}
     np.testing.assert_allclose(matrix[1], half[1], **near)
     names = features.get_feature_names_out()

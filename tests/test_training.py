@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from interruptions import hours_pass
+from interruptions import (
+    Interrupted,
+    counted_steps,
+    hours_pass,
+    interrupted_before_step,
+)
 from torch import nn
 
 from diffqa_features.learned._training import Schedule, run_key, seed_of, train
@@ -80,25 +85,14 @@ def test_it_is_adamw_on_clipped_gradients():
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_rate_falls_at_milestones(tmp_path, resumed):
     """In epoch 3 on, and 5 on; also where a run goes on from its checkpoint."""
-    rates = []
-    network = make_network()
-    real = make_step(network)
-
-    def step(chosen, generators):
-        rates.append(run.optimizer.param_groups[0]["lr"])
-        return real(chosen, generators)
-
-    schedule = make_schedule(
-        max_epochs=6, batch_size=11, milestones=(2, 4), decay=0.2,
-        checkpoint=tmp_path / "run.pt",
-    )  # fmt: skip
-    parts = (3, 6) if resumed else (6,)
-    for epochs in parts:
-        run = _training._Run(network, step, TARGET, schedule, CPU, None)
-        run.resume()
-        with run.progress() as bar:
-            while run.done_epochs < epochs:
-                run.epoch(bar)
+    changes = {"batch_size": 11, "milestones": (2, 4), "decay": 0.2}
+    changes["checkpoint"] = tmp_path / "run.pt"
+    with counted_steps() as rates:
+        if resumed:
+            with interrupted_before_step(3), pytest.raises(Interrupted):
+                fit(max_epochs=6, **changes)
+            assert len(rates) == 3
+        fit(max_epochs=6, **changes)
     assert rates == pytest.approx([0.1, 0.1, 0.02, 0.02, 0.004, 0.004])
 
 
