@@ -78,7 +78,7 @@ def run_script(script, *arguments, code=0):
         },
         stdout=subprocess.PIPE,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert child.returncode == code
     return child.stdout

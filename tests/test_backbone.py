@@ -626,7 +626,7 @@ def run_python(code, silent=False, **environment):
         env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stderr
