@@ -1,6 +1,7 @@
 """Real processes for the tests of the store, and values that prove themselves."""
 
 import inspect
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,6 +13,17 @@ import numpy as np
 from numpy.random import default_rng  # now: later a thread could be at it in a fork
 
 HERE = Path(__file__).parent
+# What most tests import: once for all the processes of `run_in_process`.
+_PRELOADED = [
+    "diffqa_features",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "matplotlib.pyplot",
+    "pytest",
+    "sklearn.model_selection",
+    "sklearn.svm",
+    "transformers.models.clip.modeling_clip",
+]
 IMPORTS = """
 import os, random, resource, signal, sys, threading, time, warnings
 from pathlib import Path
@@ -60,6 +72,20 @@ def wait_until(condition, seconds=20):
         if time.monotonic() > give_up:
             raise TimeoutError(f"not so after {seconds} seconds")
         time.sleep(0.002)
+
+
+def run_in_process(function, *arguments):
+    """Call a module's function in a process of its own and return its exit code.
+
+    The process is a fork of one that has done nothing but import: a new one would
+    spend ten seconds on torch and diffusers alone.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    child = context.Process(target=function, args=arguments)
+    child.start()
+    child.join()
+    return child.exitcode
 
 
 def run_script(script, *arguments, code=0):

@@ -1,25 +1,17 @@
 """Trainings that end in the middle, by hooks of torch and a clock that runs ahead."""
 
 import itertools
-import multiprocessing
 import os
 import signal
 import time
 from contextlib import contextmanager
 
 import torch
+from child_processes import run_in_process
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
-
-# What a training imports: once for all processes that are killed, not once for each.
-_PRELOADED = [
-    "diffqa_features",
-    "diffusers.models.autoencoders.autoencoder_kl",
-    "diffusers.models.unets.unet_2d_condition",
-    "transformers.models.clip.modeling_clip",
-]
 
 
 class Interrupted(Exception):
@@ -75,14 +67,10 @@ def train_and_die(fit, *arguments, step):
 
     Until then it writes a checkpoint after every step.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
     # Results follow the number of threads, so it is the one that we have.
-    settings = torch.get_num_threads(), step
-    child = context.Process(target=_fit_until_killed, args=(*settings, fit, arguments))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    threads = torch.get_num_threads()
+    code = run_in_process(_fit_until_killed, threads, step, fit, arguments)
+    assert code == -signal.SIGKILL
 
 
 def _fit_until_killed(threads, step, fit, arguments):
