@@ -19,7 +19,7 @@ def test_there_are_examples():
 
 def run_example(path, folder):
     """As Python runs a script; warnings of deprecation are errors, as in all tests."""
-    sys.stdout, sys.stderr = (open(folder / n, "w") for n in ("stdout", "stderr"))
+    sys.stdout, sys.stderr = ((folder / n).open("w") for n in ("stdout", "stderr"))
     import matplotlib as mpl
 
     mpl.use("agg")
