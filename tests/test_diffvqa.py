@@ -266,12 +266,14 @@ def test_features_are_computed_once(model, clips, tmp_path):
 
 
 def test_a_frame_that_is_known_is_not_decoded(model, tmp_path):
+    pytest.importorskip("decord")  # PyAV lists the frames of a file
     data = make_distorted_videos(
         tmp_path / "clips", families="x264", n_levels=2, n_references=1, n_frames=16
     )
-    model.set_params(memory=tmp_path / "store", frame_rate=5).fit(data.data, [1, 2])
+    model.set_params(memory=tmp_path / "store", frame_rate=5, reader="decord")
+    model.fit(data.data, [1, 2])
     expected = model.predict(data.data)
-    with no_decoding():
+    with no_decoding("decord.VideoReader"):
         np.testing.assert_array_equal(model.predict(data.data), expected)
 
 
@@ -317,10 +319,10 @@ def test_an_overflow_is_an_error_that_says_so(sd1_folder, clips, tmp_path):
     loud = shutil.copytree(sd1_folder, tmp_path / "loud")
     (path,) = (loud / "unet").glob("*.safetensors")
     weights = load_file(path)
-    weights["conv_in.weight"].fill_(3e38)
+    weights["conv_out.weight"] *= 1e6
     save_file(weights, path, {"format": "pt"})
-    model = make_model(loud)
-    with pytest.raises(ValueError, match=r"overflows .* dtype='float32'"):
+    model = make_model(loud, dtype="float16")
+    with pytest.raises(ValueError, match=r"not finite .* take dtype='float32'"):
         model.fit([clips[2], clips[5]], Y[:2])
     assert not hasattr(model, "weights_")
 

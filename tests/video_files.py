@@ -111,13 +111,13 @@ def decode(path):
 
 
 @contextmanager
-def no_decoding():
-    """A context in which neither reader can be opened."""
+def no_decoding(*readers):
+    """A context in which these readers, or none of both, can be opened."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("a video was opened")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("av.open", refuse)
-        patch.setattr("decord.VideoReader", refuse, raising=False)
+        for reader in readers or ("av.open", "decord.VideoReader"):
+            patch.setattr(reader, refuse)
         yield
