@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from diffqa_features._backbone import load_backbone
+from diffqa_features._backbone.backbone import load_backbone
 
 
 @dataclass

@@ -27,7 +27,7 @@ from diffqa_features import (
     DiffVQARegressor,
     FeatureStore,
 )
-from diffqa_features._backbone import load_backbone
+from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features.datasets import make_distorted_videos
 from diffqa_features.inspection import FrameScoresDisplay
 from diffqa_features.metrics import srcc_score

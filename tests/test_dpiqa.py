@@ -22,8 +22,8 @@ from test_dpiqa_parts import write_clip
 from test_hooks import hooks_on
 
 from diffqa_features import TRUSTED_TYPES, DPIQARegressor, FeatureStore, datasets
-from diffqa_features._backbone import load_backbone
-from diffqa_features.learned._dpiqa_network import TextAdapter
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features.learned.dpiqa.network import TextAdapter
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
