@@ -49,7 +49,7 @@ def run_python(code, **environment):
         env={**inherited, "PYTHONPATH": paths, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stderr
