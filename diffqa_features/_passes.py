@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from diffqa_features._backbone import Backbone, load_backbone
-from diffqa_features._capture import run_unet
+from diffqa_features._conditioning import Conditioning
 from diffqa_features._halving import in_halves
 from diffqa_features._keys import make_seed
 from diffqa_features._recorder import Recorder
@@ -127,21 +127,13 @@ class Passes:
         noise = self.noise(timestep, latents.shape[1:]).to(backbone.device)
         noisy = backbone.add_noise(latents, timestep, noise.expand_as(latents))
         texts = [self._text(backbone, text) for _, text in pairs]
-        states = torch.stack([states for states, _ in texts])
-        content = torch.stack([content for _, content in texts])
-        recorder = Recorder(
-            recipe, kinds, content.to(backbone.device), latents.shape[2:]
-        )
+        conditioning = Conditioning.stack(texts)
+        content = conditioning.content.to(backbone.device)
+        recorder = Recorder(recipe, kinds, content, latents.shape[2:])
         whole = "error" in kinds
-        with backbone.lock:
-            output = run_unet(
-                backbone.unet,
-                noisy.to(backbone.dtype),
-                timestep,
-                states,
-                recorder.taps(),
-                whole=whole,
-            )
+        output = backbone.run(
+            noisy, timestep, conditioning, recorder.taps(), whole=whole
+        )
         if whole:
             predicted = backbone.to_noise(output, noisy, timestep)
             recorder.see_error(predicted, noise.expand_as(latents))
@@ -155,8 +147,7 @@ class Passes:
     def _text(self, backbone, text):
         key = (text, backbone.dtype)
         if key not in self._texts:
-            states, content = backbone.encode_text([text])
-            self._texts[key] = states[0], content[0]
+            self._texts[key] = backbone.condition([text])
             if len(self._texts) > _TEXTS_KEPT:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(key)

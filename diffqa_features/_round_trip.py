@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from diffqa_features._backbone import Backbone
-from diffqa_features._capture import run_unet
 from diffqa_features._passes import Passes
 from diffqa_features._weights import load_decoder, quiet
 
@@ -47,14 +46,14 @@ def round_trip(
         decoder = load_decoder(backbone.info).to(backbone.device)
     with torch.inference_mode():
         clean = torch.from_numpy(passes.latents([view])).to(backbone.device)
-        states, _ = backbone.encode_text([prompt])
+        conditioning = backbone.condition([prompt])
         noised, restored = [], []
         for t in timesteps:
             noise = passes.noise(t, clean.shape[1:])[None]
             noisy = backbone.add_noise(clean, t, noise)
             noised.append(decode(decoder, noisy))
             restored.append(
-                decode(decoder, _restore(backbone, noisy, t, states, n_steps))
+                decode(decoder, _restore(backbone, noisy, t, conditioning, n_steps))
             )
         decoded = decode(decoder, clean)
     levels = np.array([backbone.scales(t)[1] for t in timesteps])
@@ -93,13 +92,12 @@ def decode(decoder, latents: torch.Tensor) -> np.ndarray:
     return pixels.round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def _restore(backbone: Backbone, noisy, t: int, states, n_steps: int):
+def _restore(backbone: Backbone, noisy, t: int, conditioning, n_steps: int):
     steps = np.unique(np.linspace(t, 0, n_steps + 1).round().astype(int))[::-1]
     # The last entry, 0, is where a clean estimate is taken and not where one begins.
     steps = steps[:-1].tolist() or [t]
 
     def run(sample, here):
-        with backbone.lock:
-            return run_unet(backbone.unet, sample.to(backbone.dtype), here, states)
+        return backbone.run(sample, here, conditioning)
 
     return walk_back(backbone, noisy, steps, run)

@@ -321,7 +321,7 @@ class TestNoiseRoundTripDisplay:
         )
         scheduler.set_timesteps(1000)
         passes = Passes(str(folder), "cpu", "float32", features.random_state)
-        states, _ = passes.backbone.encode_text([""])
+        states = passes.backbone.condition([""]).states
 
         def decode(latents):
             pixels = vae.decode(latents / vae.config["scaling_factor"]).sample[0]
@@ -386,7 +386,7 @@ class TestNoiseRoundTripDisplay:
         (image,) = datasets.load_sample_photos(image_size=64).data[:1]
         *_, restored = round_trip(passes, image, (300,), "a photo.", n_steps=3)
         backbone = passes.backbone
-        states, _ = backbone.encode_text(["a photo."])
+        states = backbone.condition(["a photo."]).states
         alphas = backbone.alphas_cumprod
         z = torch.from_numpy(passes.latents([image]))
         z = alphas[300] ** 0.5 * z + (1 - alphas[300]) ** 0.5 * passes.noise(

@@ -105,7 +105,7 @@ def controlled_features(
     """
     device = backbone.device
     timesteps = chain.timesteps(len(backbone.alphas_cumprod))
-    states = backbone.encode_text([""])[0]
+    conditioning = backbone.condition([""])
     noise = draw_noise(chain.seed, timesteps[0], latents[0].shape).to(device)
 
     def run(chunk):
@@ -123,7 +123,7 @@ def controlled_features(
             at_end = taps if t == chain.last_timestep else ()
             with precision(device, chain.dtype):
                 output, control = run_controlled(
-                    backbone, network, noisy, clean, t, states, at_end
+                    backbone, network, noisy, clean, t, conditioning, at_end
                 )
             return output
 

@@ -131,7 +131,7 @@ class ControlledModel(LearnedModel):
         from diffqa_features.learned._control_network import run_controlled
 
         count, shape = len(backbone.alphas_cumprod), latents.shape[1:]
-        states = backbone.encode_text([""])[0]
+        conditioning = backbone.condition([""])
 
         def step(chosen, generators):
             timesteps = torch.cat(
@@ -142,7 +142,7 @@ class ControlledModel(LearnedModel):
             clean = torch.from_numpy(latents[chosen]).to(backbone.device)
             noisy = backbone.add_noise(clean, timesteps, noise)
             output, _ = run_controlled(
-                backbone, network, noisy, clean, timesteps, states
+                backbone, network, noisy, clean, timesteps, conditioning
             )
             predicted = backbone.to_noise(output, noisy, timesteps)
             return F.mse_loss(predicted, noise), None

@@ -104,7 +104,8 @@ def _own(backbone, prompts):
     ids, attended = backbone.tokenize(list(prompts))
 
     def encode(ids, attended):
-        states = backbone.encode_embeddings(ids, attended, lambda embedded: embedded)
+        made = backbone.encode_embeddings(ids, attended, lambda embedded: embedded)
+        states = made.states
         last = attended.sum(1).to(states.device) - 1
         return states[torch.arange(len(states), device=states.device), last]
 
