@@ -1,16 +1,18 @@
 """Features of frozen diffusion models for image and video quality assessment.
 
-The data path, room by room::
+How data flows, room by room; imports point downwards only:
 
-    X ── _media ──> rows, frames (T, H, W, 3) and content keys
-         _views ──> what the backbone sees (T, h, w, 3)
-      _backbone ──> latents; noise; the frozen UNet
-       _capture ──> one pass, observed at named blocks
-       _pooling ──> vectors per (frame, timestep, prompt)      _store keeps them
-        _engine ──> the matrix (N, D), in order, in batches
-      _features, _alignment ──> scikit-learn transformers with named columns
-         motion ──> clips of frames, the two-pathway network, its transformer
-       learned ──> estimators that train beside the frozen model, or after one
+    X ── _media ──────> rows, frames (T, H, W, 3), content keys, views (T, h, w, 3)
+         _backbone ───> latents, text states; the frozen UNet, observed at named blocks
+         _engine ─────> the matrix (N, D), in order; _store keeps its parts
+         features ────> scikit-learn transformers with named columns
+         motion ──────> clips of frames, the two-pathway network, its transformer
+         learned ─────> estimators that train beside the frozen model, or after one
+         evaluation ──> splits, intervals, paired tests, ablations, efficiency
+         inspection ──> displays
+         _commands ───> the commands of `diffqa`, parsed in `cli`
+
+    Beside it: `datasets` and `metrics`, which know nothing of torch, and `_utils`.
 
 Letters for shapes: ``N`` media rows, ``T`` frames, ``H W`` pixels, ``h w`` UNet grid,
 ``C`` channels, ``L`` prompt tokens, ``K`` prompts, ``D`` features. An image is a clip
@@ -25,17 +27,17 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "DPIQARegressor": "learned._dpiqa",
-    "DiffusionController": "learned._controller",
-    "DiffVQARegressor": "learned._diffvqa",
-    "DiffusionQAFeatures": "_features",
-    "DistilledStudentRegressor": "learned._student",
-    "FeatureStore": "_store",
+    "DPIQARegressor": "learned.dpiqa.regressor",
+    "DiffusionController": "learned.control.controller",
+    "DiffVQARegressor": "learned.diffvqa.regressor",
+    "DiffusionQAFeatures": "features",
+    "DistilledStudentRegressor": "learned.student.regressor",
+    "FeatureStore": "_store.store",
     "MotionFeatures": "motion",
-    "GenzIQARegressor": "learned._genziqa",
-    "GenzVQARegressor": "learned._genzvqa",
-    "PromptAlignmentMaps": "_alignment",
-    "TRUSTED_TYPES": "_persistence",
+    "GenzIQARegressor": "learned.genziqa.regressor",
+    "GenzVQARegressor": "learned.genzvqa.regressor",
+    "PromptAlignmentMaps": "features",
+    "TRUSTED_TYPES": "_utils.persistence",
 }
 _ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 

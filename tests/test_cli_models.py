@@ -18,7 +18,7 @@ from sklearn.svm import SVR
 from skops import io as skops_io
 
 from diffqa_features import metrics
-from diffqa_features._persistence import TRUSTED_TYPES
+from diffqa_features._utils.persistence import TRUSTED_TYPES
 
 pytest_plugins = ["command_line_fixtures"]
 

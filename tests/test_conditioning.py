@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from diffqa_features._backbone import load_backbone
-from diffqa_features._capture import Tap
-from diffqa_features._conditioning import Conditioning
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.capture import Tap
+from diffqa_features._backbone.conditioning import Conditioning
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from diffqa_features._scene_statistics import (
+from diffqa_features.datasets import load_sample_photos
+from diffqa_features.features._scene_statistics import (
     NaturalSceneStatistics,
     fit_asymmetric,
     fit_symmetric,
     neighbour_products,
     normalise,
 )
-from diffqa_features.datasets import load_sample_photos
 
 
 @pytest.fixture(scope="module")

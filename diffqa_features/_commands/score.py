@@ -18,7 +18,7 @@ from diffqa_features._commands._outputs import (
     report_bad,
     whole_file,
 )
-from diffqa_features._persistence import TRUSTED_TYPES
+from diffqa_features._utils.persistence import TRUSTED_TYPES
 
 
 def run(args):

@@ -1,0 +1,6 @@
+"""DiffVQA: a resized view and crops, seen by a steered diffusion model and by Mamba.
+
+In: videos and scores. Out: `DiffVQARegressor`. Open `regressor` first; `network` joins
+the branches, `views` and `view_features` feed them, `batches` pads clips, `mamba` and
+`selective_scan` model time.
+"""

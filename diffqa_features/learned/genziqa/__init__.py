@@ -1,0 +1,6 @@
+"""GenzIQA: learned prompts and low-rank cross-attention beside a frozen backbone.
+
+In: pictures and scores. Out: `GenzIQARegressor`. Open `regressor` first; `network` is
+what trains, `block_scores` turns attention into scores, `context` and `low_rank` are
+its two sets of weights.
+"""

@@ -1,0 +1,84 @@
+"""Prompts in, a conditioning out, with learned vectors among the words (CoOp)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from diffqa_features._backbone.conditioning import Conditioning
+
+
+class PromptContext(nn.Module):
+    """Context vectors that all prompts share, in the place of words.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Its tokenizer and text encoder are used as they are; nothing of it is kept.
+    prompts : sequence of str
+        K prompts.
+    count : int
+        Number of vectors; 0 leaves the prompts as they are.
+    position : {"end", "front"}
+        Where the prompt's own words stand: behind the context, or before it.
+    generator : torch.Generator
+        Draws the first vectors, N(0, 0.02²).
+    """
+
+    def __init__(self, backbone, prompts: Sequence[str], count, position, generator):
+        super().__init__()
+        self._prompts = list(prompts)
+        self._position = position
+        if not count:
+            return
+        room = backbone.info.text_length
+        self._ids, self._attended, self._at = _make_room(
+            backbone, self._prompts, count, position, room
+        )
+        width = backbone.condition([""]).states.shape[-1]
+        self.vectors = nn.Parameter(
+            0.02 * torch.randn(count, width, generator=generator)
+        )
+
+    def condition(self, backbone) -> Conditioning:
+        """The K prompts for `Backbone.run`, with gradient to the vectors."""
+        if not hasattr(self, "vectors"):
+            return backbone.condition(self._prompts)
+
+        def place(embeddings):
+            rows = []
+            for row, at in zip(embeddings, self._at, strict=True):
+                end = at + len(self.vectors)
+                rows.append(torch.cat([row[:at], self.vectors.to(row), row[end:]]))
+            return torch.stack(rows)
+
+        with torch.autocast(backbone.device.type, enabled=False):
+            return backbone.encode_embeddings(self._ids, self._attended, place)
+
+
+def _make_room(backbone, prompts, count, position, length):
+    """Token ids with `count` placeholders, the padding mask, and where they begin.
+
+    The text encoder attends backwards only, so the order start, context, words, end is
+    all that matters to it; the placeholder's own embedding is never used.
+    """
+    ids, attended = backbone.tokenize(prompts)
+    made_ids, made_attended, starts = [], [], []
+    for prompt, row, mask in zip(prompts, ids, attended, strict=True):
+        used = int(mask.sum())
+        if used + count > length:
+            raise ValueError(
+                f"{count} context vectors and the {used} tokens of the prompt "
+                f"{prompt!r} (with start and end) are more than the {length} that "
+                f"{backbone.info.name!r} reads. Choose n_context of at most "
+                f"{max(length - used, 0)}, or a shorter prompt."
+            )
+        at = 1 if position == "end" else used - 1
+        blank = row[:1].expand(count)
+        new = torch.cat([row[:at], blank, row[at:]])[:length]
+        made_ids.append(new)
+        made_attended.append(torch.arange(length) < used + count)
+        starts.append(at)
+    return torch.stack(made_ids), torch.stack(made_attended), starts
