@@ -156,7 +156,7 @@ class _Run:
     def _open(self, row):
         request = self.request
         texts = request.texts(row)
-        media = open_media(row, request.reader)
+        media = open_media(row, request.frames.reader)
         store = self.store  # the main thread may give it up meanwhile
         known, list_key = self._listed(store, media)
         frames = {
@@ -166,7 +166,8 @@ class _Run:
             # What is stored is not decoded again.
             return _Opened(row, texts, [frames[key] for key in known])
         keys = []
-        for pixels in media.frames(request.frame_rate, request.max_frames):
+        spec = request.frames
+        for pixels in media.frames(spec.frame_rate, spec.max_frames):
             key = media.key if media.is_still else pixel_key(pixels)
             keys.append(key)
             if key not in frames:
@@ -175,7 +176,7 @@ class _Run:
             if frame.view is None and self._blank(frame, texts):
                 # At once, so that no more than one frame is held at full size.
                 frame.view = view_frames(
-                    pixels[None], request.view, request.image_size, request.multiple
+                    pixels[None], spec.view, spec.image_size, spec.multiple
                 )[0]
         news = {} if list_key is None or keys == known else {list_key: pack_keys(keys)}
         return _Opened(row, texts, [frames[key] for key in keys], news)
@@ -186,7 +187,7 @@ class _Run:
             return [], None
         if media.is_still:
             return [media.key], None
-        list_key = self.request.frames_key(media.key)
+        list_key = self.request.frames.list_key(media.key)
         found = store.get([list_key]).get(list_key)
         return ([] if found is None else unpack_keys(found)), list_key
 
@@ -205,7 +206,7 @@ class _Run:
             self.request.record_key(frame.key, *cell): cell
             for cell in self._cells(texts)
         }
-        latent_key = self.request.latent_key(frame.key)
+        latent_key = self.request.frames.key(frame.key)
         found = store.get(list(keys))
         frame.records = {keys[key]: value for key, value in found.items()}
         if len(found) < len(keys):
@@ -239,7 +240,7 @@ class _Run:
             self._passes = Passes(
                 request.backbone,
                 request.device,
-                request.dtype,
+                request.frames.dtype,
                 request.seed,
                 request.batch_size,
             )
@@ -252,7 +253,7 @@ class _Run:
             latents = self.passes.latents([frame.view for frame in blank])
             for frame, latent in zip(blank, latents, strict=True):
                 frame.latent, frame.view = latent, None
-            self._keep({self.request.latent_key(f.key): f.latent for f in blank})
+            self._keep({self.request.frames.key(f.key): f.latent for f in blank})
         # Passes that lack the same kinds at the same timestep go together.
         wanted: dict[tuple, list[tuple[_Frame, str]]] = {}
         for frame, texts in frames:

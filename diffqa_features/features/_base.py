@@ -11,7 +11,7 @@ from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.engine import extract
 from diffqa_features._engine.records import Recipe
-from diffqa_features._engine.request import Request
+from diffqa_features._engine.request import FrameSpec, Request
 from diffqa_features._media.rows import as_rows
 from diffqa_features._media.video.video import READERS
 from diffqa_features._media.views import VIEWS
@@ -72,25 +72,27 @@ class BackboneTransformer(MediaTransformer):
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 
-        recipe, layout = self._recipe_and_layout(info)
-        return Request(
-            backbone=self._backbone_name(),
+        dtype = pick_dtype(self.dtype, pick_device(self.device))
+        frames = FrameSpec(
             identity=info.identity,
-            recipe=recipe,
-            timesteps=self._timesteps(),
-            prompts=self._prompts(),
             view=self.view,
             image_size=self._checked_image_size(info),
             multiple=info.multiple,
+            dtype=str(dtype).removeprefix("torch."),
             frame_rate=float(self.frame_rate),
-            max_frames=self.max_frames,
+            max_frames=None if self.max_frames is None else int(self.max_frames),
             reader=self.reader,
+        )
+        recipe, layout = self._recipe_and_layout(info)
+        return Request(
+            backbone=self._backbone_name(),
+            frames=frames,
+            recipe=recipe,
+            timesteps=self._timesteps(),
+            prompts=self._prompts(),
             frame_statistics=self._frame_statistics(),
             seed=int(self.random_state),
             device=None if self.device is None else str(self.device),
-            dtype=str(pick_dtype(self.dtype, pick_device(self.device))).removeprefix(
-                "torch."
-            ),
             batch_size=self.batch_size,
             layout=layout,
         )

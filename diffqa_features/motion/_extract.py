@@ -16,9 +16,6 @@ from diffqa_features._utils.hashing import make_key, pack_keys, unpack_keys
 from diffqa_features.motion._clips import LENGTH, RULE, read_clips
 from diffqa_features.motion._weights import WeightsInfo
 
-FORMAT = 1
-"""Raised whenever a stored number changes its meaning; part of every store key."""
-
 
 @dataclass(frozen=True)
 class MotionRequest:
@@ -37,12 +34,12 @@ class MotionRequest:
         """Store key of a clip's features: its frames, as the network sees them."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(np.ascontiguousarray(clip))
-        words = FORMAT, "motion", digest.hexdigest(), self.size, self.identity
+        words = "motion", digest.hexdigest(), self.size, self.identity
         return make_key(*words, self.dtype)
 
     def list_key(self, media_key: str) -> str:
         """Store key of the list of a medium's clip keys."""
-        words = FORMAT, "motion clips", media_key, RULE, LENGTH, self.size
+        words = "motion clips", media_key, RULE, LENGTH, self.size
         return make_key(*words, self.identity, self.dtype)
 
 

@@ -20,8 +20,6 @@ from diffqa_features._utils.hashing import make_key
 from diffqa_features.learned._training import precision
 from diffqa_features.learned.control.network import run_controlled
 
-_FORMAT = 1  # raised whenever a stored number changes its meaning
-
 LATENT = "latent"
 """The name that F_Latent has among the maps."""
 
@@ -53,12 +51,18 @@ class Chain:
         steps = np.linspace(self.last_timestep, first, self.n_steps)
         return steps.round().astype(int)[::-1].tolist()
 
+    @property
+    def facts(self) -> tuple:
+        """All of it but the stages, which a key names one by one."""
+        return (
+            self.n_steps, self.last_timestep, self.seed, str(self.dtype), self.control,
+            self.start,
+        )  # fmt: skip
+
     def key(self, latent_key: str, name: str, reduction: str) -> str:
         """Store key of one map of one frame, reduced in the way that is named."""
         return make_key(
-            "controlled", _FORMAT, latent_key, self.control, self.n_steps,
-            self.last_timestep, self.seed, str(self.dtype), name, reduction,
-            *(() if self.start is None else (self.start,)),
+            "controlled", latent_key, self.facts, name, reduction,
         )  # fmt: skip
 
 
@@ -157,7 +161,7 @@ def stored_features(
     Parameters
     ----------
     latents : mapping of str to ndarray (C, h, w)
-        By a key of all that the latent depends on, such as :meth:`Framing.key` gives.
+        By a key of all that the latent depends on, such as :meth:`FrameSpec.key` gives.
     chain : Chain
         Its `control` must tell apart what `open_model` may return.
     open_model : callable

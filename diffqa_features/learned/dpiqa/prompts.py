@@ -79,7 +79,7 @@ def encode_prompts(
         encode, ids, attended, identity = _own(backbone, prompts)
     else:
         encode, ids, attended, identity = _clip(text_model, prompts, backbone.device)
-    store_key = make_key("text tokens 1", identity, *prompts)
+    store_key = make_key("text tokens", identity, *prompts)
     found = {} if store is None else store.get([store_key])
     tokens = found.get(store_key)
     if tokens is None:
