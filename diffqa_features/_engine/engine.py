@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from diffqa_features._engine.kinds import Kind
 from diffqa_features._engine.parallel import READERS, keep, read_ahead, share_rows
 from diffqa_features._engine.request import Request
 from diffqa_features._media.rows import Row, open_media, pixel_key
@@ -24,7 +25,7 @@ class _Frame:
     key: str
     view: np.ndarray | None = None
     latent: np.ndarray | None = None
-    records: dict[tuple[int, str, str], np.ndarray] = field(default_factory=dict)
+    records: dict[tuple[int, str, Kind], np.ndarray] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -257,7 +258,7 @@ class _Run:
         # Passes that lack the same kinds at the same timestep go together.
         wanted: dict[tuple, list[tuple[_Frame, str]]] = {}
         for frame, texts in frames:
-            kinds_of: dict[tuple, list[str]] = {}
+            kinds_of: dict[tuple, list[Kind]] = {}
             for t, text, kind in self._missing(frame, texts):
                 kinds_of.setdefault((t, text), []).append(kind)
             for (t, text), kinds in kinds_of.items():
@@ -303,7 +304,7 @@ class _Run:
                 request.layout.assemble(
                     request.recipe,
                     {
-                        (t, k, kind): frame.records[t, text, kind]
+                        (t, k, kind.name): frame.records[t, text, kind]
                         for t in request.timesteps
                         for k, text in enumerate(opened.texts)
                         for kind in request.recipe.kinds

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from diffqa_features._engine.layout import FeatureLayout, MapLayout
-from diffqa_features._engine.records import Recipe
+import numpy as np
+
+from diffqa_features._engine.kinds import Column, Kind, Recipe
 from diffqa_features._media.rows import Row
 from diffqa_features._utils.hashing import make_key
+
+Records = Mapping[tuple[int, int, str], np.ndarray]
+"""(timestep, index of the prompt, name of the kind) -> flat record of one frame."""
 
 _COLUMN = re.compile(r"\{([^{}]+)\}")
 
@@ -45,6 +51,53 @@ class FrameSpec:
         return frame_key, self.view, self.image_size, self.identity, self.dtype
 
 
+class Layout(Protocol):
+    """What becomes of the records of a frame: `width` numbers, float32."""
+
+    width: int
+
+    def assemble(self, recorded: Recipe, records: Records) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """Columns of `DiffusionQAFeatures`: by timestep and kind, then as the kind says."""
+
+    asked: Recipe
+    timesteps: tuple[int, ...]
+    n_prompts: int
+
+    @property
+    def width(self) -> int:
+        return len(self.columns())
+
+    def columns(self) -> list[Column]:
+        """One entry per number, in the order of ``assemble``."""
+        return [
+            Column(t, block, kind.name, prompt, statistic, channel)
+            for t in self.timesteps
+            for kind in self.asked.kinds
+            for block, prompt, statistic, channel in kind.columns(
+                self.asked, self.n_prompts
+            )
+        ]
+
+    def assemble(self, recorded: Recipe, records: Records) -> np.ndarray:
+        """Cut the asked-for numbers of one frame out of its records: float32 (D,)."""
+        pieces = []
+        for t in self.timesteps:
+            for kind in self.asked.kinds:
+                stack = np.stack(
+                    [records[t, k, kind.name] for k in range(self.n_prompts)]
+                )
+
+                def read(place, part, stack=stack, kind=kind):
+                    return recorded.read(stack, kind, place, part)
+
+                pieces += kind.values(self.asked, read)
+        return np.concatenate(pieces).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Request:
     """Everything that decides the numbers of a call."""
@@ -58,18 +111,17 @@ class Request:
     seed: int
     device: str | None
     batch_size: int | None
-    layout: FeatureLayout | MapLayout
+    layout: Layout
 
     @property
     def width(self) -> int:
         """Columns of the matrix."""
         return self.layout.width * len(self.frame_statistics)
 
-    def record_key(self, frame_key: str, timestep: int, text: str, kind: str) -> str:
+    def record_key(self, frame_key: str, timestep: int, text: str, kind: Kind) -> str:
         """Store key of what one pass leaves behind of one kind."""
-        size = self.recipe.map_size if kind.endswith("map") else None
-        facts = self.frames.facts(frame_key)
-        return make_key("record", kind, size, facts, timestep, self.seed, text)
+        facts = self.frames.facts(frame_key), timestep, self.seed, text
+        return make_key("record", kind.name, kind.facts, facts)
 
     def check_columns(self, row: Row) -> None:
         """Raise where a prompt names a column that X does not have."""

@@ -1,6 +1,7 @@
 """What transformers over a backbone share: parameters, checks, the way to passes."""
 
 import os
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.engine import extract
-from diffqa_features._engine.records import Recipe
+from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._engine.request import FrameSpec, Request
 from diffqa_features._media.rows import as_rows
 from diffqa_features._media.video.video import READERS
@@ -97,20 +98,16 @@ class BackboneTransformer(MediaTransformer):
             layout=layout,
         )
 
-    def _recipe(self, info, kinds, blocks, stages, statistics, all_statistics, **more):
+    def _recorded(self, info, asked):
         """What passes record: with a store all blocks and statistics, else the asked.
 
         A pass is what costs. Kept whole, it serves every later choice of blocks and
         pooling, so that a grid search takes each pass once.
         """
-        keep_all = self.memory is not None
-        return Recipe(
-            kinds=tuple(dict.fromkeys(kinds)),
-            blocks=info.blocks if keep_all else tuple(blocks),
-            stages=info.stages if keep_all else tuple(stages),
-            statistics=all_statistics if keep_all else tuple(statistics),
-            latent_channels=info.latent_channels,
-            **more,
+        if self.memory is None:
+            return asked
+        return replace(
+            asked, blocks=info.blocks, stages=info.stages, statistics=STATISTICS
         )
 
     def _backbone_name(self):
@@ -154,7 +151,7 @@ class BackboneTransformer(MediaTransformer):
         names = [*stage_of, *(stage.name for stage in info.stages)]
         patterns = self.blocks if isinstance(self.blocks, str) else list(self.blocks)
         chosen = set(select_blocks(patterns, names))
-        blocks = [block for block in info.blocks if block.name in chosen]
+        blocks = tuple(block for block in info.blocks if block.name in chosen)
         inside = {stage_of[block.name] for block in blocks}
-        stages = [s for s in info.stages if s.name in chosen or s.name in inside]
-        return blocks, stages
+        stages = (s for s in info.stages if s.name in chosen or s.name in inside)
+        return blocks, tuple(stages)

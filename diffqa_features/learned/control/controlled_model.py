@@ -7,7 +7,7 @@ from sklearn.utils._param_validation import Interval
 
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
-from diffqa_features._engine.records import STATISTICS
+from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._store.store import as_store
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 from diffqa_features.learned._estimator import LearnedModel
