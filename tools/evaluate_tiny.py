@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from diffqa_features import DiffusionQAFeatures, PromptAlignmentMaps, datasets
-from diffqa_features.features._scene_statistics import NaturalSceneStatistics
+from diffqa_features.features import NaturalSceneStatistics
 from diffqa_features.metrics import plcc_score, srcc_score
 
 FAMILIES = (

@@ -15,7 +15,7 @@ from diffqa_features import DiffusionQAFeatures, datasets, metrics
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._commands._demo_pictures import draw_pictures
 from diffqa_features._commands._outputs import whole_file
-from diffqa_features.features._scene_statistics import NaturalSceneStatistics
+from diffqa_features.features import NaturalSceneStatistics
 
 FAMILIES = (
     "gaussian_blur", "white_noise", "jpeg", "jpeg2000", "pixelate", "oversharpen",

@@ -4,3 +4,7 @@ In: a key of 40 hexadecimal digits and an array. Out: the same array, to any pro
 Open `store` first; `sqlite` is the file underneath: WAL mode, checksums, several
 writers.
 """
+
+from diffqa_features._store.store import FeatureStore
+
+__all__ = ["FeatureStore"]

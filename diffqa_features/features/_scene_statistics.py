@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 from scipy.special import gamma
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval
 
+from diffqa_features._engine.parallel import keep, share_rows
 from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._store.store import as_store
+from diffqa_features._utils.hashing import make_key
+from diffqa_features.features._estimator import MediaTransformer
+
+FORMAT = 1
+"""Raised whenever a stored number changes its meaning; part of every store key."""
 
 _N_SCALES = 2
 _SMALLEST = 16  # pixels a side, so that the second scale still has neighbours
@@ -24,7 +31,7 @@ _PAIRS = {
 _SHAPES = np.arange(0.2, 10.0005, 0.001)
 
 
-class NaturalSceneStatistics(TransformerMixin, BaseEstimator):
+class NaturalSceneStatistics(MediaTransformer):
     """Natural-scene statistics of images and videos, after BRISQUE.
 
     Locally normalised luminance of a good photograph is distributed in much the same
@@ -32,13 +39,28 @@ class NaturalSceneStatistics(TransformerMixin, BaseEstimator):
     this transformer describes it, and the products of neighbours, by the parameters of
     generalised Gaussian distributions at two scales (36 numbers). Fourteen plain
     statistics of luminance, gradients and colour, which BRISQUE does not see, follow.
-    It is the baseline that features of a network have to beat.
+    It is the baseline that features of a network have to beat, and needs no model.
 
     Parameters
     ----------
     max_frames : int or None, default=None
-        At most so many frames of a video, spread uniformly; ``None`` takes one a
-        second of a file and all of an array. The statistics are averaged over frames.
+        At most this many frames of a video, evenly spread; ``None`` takes one a second
+        of a file and all of an array. The statistics are averaged over frames.
+    memory : str, path, FeatureStore or None, default=None
+        Folder or store that keeps the statistics on disk by content.
+    n_jobs : int or None, default=None
+        Processes that share the rows. ``None`` means 1 unless in a
+        ``joblib.parallel_config`` context.
+    on_error : {"raise", "nan"}, default="raise"
+        What becomes of a row that cannot be read: an error, or a row of NaN with a
+        warning.
+    verbose : int, default=0
+        Above 0, a progress bar over rows.
+
+    Attributes
+    ----------
+    failed_ : list of (int, str)
+        Index and reason of the rows that the last call of `transform` could not read.
 
     See Also
     --------
@@ -46,8 +68,8 @@ class NaturalSceneStatistics(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    The transformer is stateless: ``fit`` only validates parameters. Pictures are taken
-    in their own size, at least 16 pixels a side.
+    The transformer is stateless: ``fit`` only validates parameters. Pictures are
+    described at their own size, at least 16 pixels a side.
 
     References
     ----------
@@ -59,93 +81,120 @@ class NaturalSceneStatistics(TransformerMixin, BaseEstimator):
 
     Examples
     --------
-    >>> from diffqa_features.features._scene_statistics import NaturalSceneStatistics
+    >>> from diffqa_features import NaturalSceneStatistics
     >>> from diffqa_features.datasets import load_sample_photos
     >>> NaturalSceneStatistics().fit_transform(load_sample_photos().data[:3]).shape
     (3, 50)
     """
 
-    _parameter_constraints = {
+    _parameter_constraints: dict = {
         "max_frames": [Interval(Integral, 1, None, closed="left"), None],
+        **{
+            name: MediaTransformer._parameter_constraints[name]
+            for name in ("memory", "n_jobs", "on_error", "verbose")
+        },
     }
 
-    def __init__(self, max_frames=None):
+    def __init__(
+        self, max_frames=None, memory=None, n_jobs=None, on_error="raise", verbose=0
+    ):
         self.max_frames = max_frames
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
-        """Validate the parameters; nothing is learned.
-
-        Parameters
-        ----------
-        X : array-like of media
-            Not opened.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        NaturalSceneStatistics
-            Itself.
-        """
-        as_rows(X)
-        return self
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.on_error = on_error
+        self.verbose = verbose
 
     def transform(self, X):
         """Compute the statistics.
 
         Parameters
         ----------
-        X : array-like of media of shape (n,)
+        X : list, array, Series or DataFrame of N media rows
             Paths of images or videos, PIL pictures, or arrays of shape (H, W, 3) or
             (T, H, W, 3).
 
         Returns
         -------
-        ndarray of shape (n, 50), dtype float64
-            Finite, also for flat pictures.
+        ndarray of shape (N, 50), dtype float32
+            Finite, also for flat pictures; NaN in rows that could not be read.
 
         Raises
         ------
         ValueError
-            If a row cannot be read, or is smaller than 16 pixels a side.
+            If a row cannot be read, or is smaller than 16 pixels a side, and
+            `on_error` is ``"raise"``.
         """
         self._validate_params()
-        rows = [self._describe(row) for row in as_rows(X)]
-        return np.array(rows).reshape(len(rows), len(_NAMES))
-
-    def _describe(self, row) -> np.ndarray:
-        described = []
-        for frame in open_media(row).frames(max_frames=self.max_frames):
-            h, w = frame.shape[:2]
-            if min(h, w) < _SMALLEST:
-                raise ValueError(
-                    f"Row{str(row)[3:]}: {w} x {h} pixels; natural-scene statistics "
-                    f"need {_SMALLEST} x {_SMALLEST}: drop the row."
-                )
-            described.append(_scene(frame) + _appearance(frame))
-        return np.mean(described, axis=0)
+        rows = as_rows(X)
+        store = as_store(self.memory)
+        if store is not None:
+            store.info()  # a store that cannot be is one error, not a bad row each
+        describe = partial(
+            _describe_rows,
+            max_frames=self.max_frames,
+            store=store,
+            on_error=self.on_error,
+        )
+        parts, self.failed_ = share_rows(
+            rows, describe, device="cpu", n_jobs=self.n_jobs, verbose=self.verbose
+        )
+        matrix = np.empty((len(rows), len(_NAMES)), np.float32)
+        for places, part in parts:
+            matrix[places] = part
+        self._warn_of_failed(rows)
+        return matrix
 
     def get_feature_names_out(self, input_features=None):
         """Name the 50 columns.
 
         Parameters
         ----------
-        input_features : None
-            Ignored.
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
 
         Returns
         -------
-        ndarray of shape (50,), dtype object
+        ndarray of str of shape (50,)
+            For example ``scale1_mscn_shape``.
         """
         return np.array(_NAMES, dtype=object)
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.no_validation = True
-        tags.input_tags.two_d_array = False
-        return tags
+    def _plan(self):
+        """No parameter depends on another one."""
+
+
+def _describe_rows(rows, advance, *, max_frames, store, on_error):
+    """The statistics of the rows of one process, and the rows that failed."""
+    matrix = np.full((len(rows), len(_NAMES)), np.nan, np.float32)
+    failed = []
+    for i, row in enumerate(rows):
+        try:
+            media = open_media(row)
+            key = make_key(FORMAT, "scene statistics", media.key, max_frames)
+            stored = {} if store is None else store.get([key])
+            if key not in stored:
+                stored = {key: _describe(media, max_frames)}
+                store = keep(store, stored)
+            matrix[i] = stored[key]
+        except (ValueError, OSError) as error:
+            if on_error == "raise":
+                raise
+            failed.append((row.index, str(error)))
+        advance(1)
+    return matrix, failed
+
+
+def _describe(media, max_frames) -> np.ndarray:
+    described = []
+    for frame in media.frames(max_frames=max_frames):
+        h, w = frame.shape[:2]
+        if min(h, w) < _SMALLEST:
+            raise ValueError(
+                f"Row{str(media.row)[3:]}: {w} x {h} pixels; natural-scene statistics "
+                f"need {_SMALLEST} x {_SMALLEST}: drop the row."
+            )
+        described.append(_scene(frame) + _appearance(frame))
+    return np.mean(described, axis=0).astype(np.float32)
 
 
 def _luma(frame: np.ndarray) -> np.ndarray:

@@ -4,3 +4,7 @@ In: media, no scores. Out: `DiffusionController`, a transformer. Open `controlle
 first; `network` is the copy of the encoder that trains, `features` what the steered
 model sees.
 """
+
+from diffqa_features.learned.control.controller import DiffusionController
+
+__all__ = ["DiffusionController"]

@@ -4,3 +4,7 @@ In: pictures and scores. Out: `DPIQARegressor`. Open `regressor` first; `network
 the adapters, `decoder` the quality head, `prompts` the grid of texts, `released` reads
 the authors' checkpoints.
 """
+
+from diffqa_features.learned.dpiqa.regressor import DPIQARegressor
+
+__all__ = ["DPIQARegressor"]

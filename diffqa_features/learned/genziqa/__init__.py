@@ -4,3 +4,7 @@ In: pictures and scores. Out: `GenzIQARegressor`. Open `regressor` first; `netwo
 what trains, `block_scores` turns attention into scores, `context` and `low_rank` are
 its two sets of weights.
 """
+
+from diffqa_features.learned.genziqa.regressor import GenzIQARegressor
+
+__all__ = ["GenzIQARegressor"]

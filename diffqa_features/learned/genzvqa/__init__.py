@@ -3,3 +3,7 @@
 In: videos and scores. Out: `GenzVQARegressor`. Open `regressor` first; `network` joins
 frames and motion, `modulator` is the temporal quality modulator.
 """
+
+from diffqa_features.learned.genzvqa.regressor import GenzVQARegressor
+
+__all__ = ["GenzVQARegressor"]

@@ -5,3 +5,7 @@ diffusion model. Open `regressor` first; `data` and `teacher` make the lessons,
 `network`, `tiny_network` and `efficientnet` are the bodies, `onnx` exports, `released`
 reads the authors' files.
 """
+
+from diffqa_features.learned.student.regressor import DistilledStudentRegressor
+
+__all__ = ["DistilledStudentRegressor"]
