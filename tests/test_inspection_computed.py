@@ -19,7 +19,6 @@ from video_files import encode, numbers_in, pan
 from diffqa_features import DiffusionQAFeatures, datasets
 from diffqa_features._backbone.backbone import Backbone, load_backbone
 from diffqa_features._engine.passes import Passes
-from diffqa_features._engine.round_trip import round_trip
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features.evaluation import bootstrap_interval
 from diffqa_features.inspection import (
@@ -28,6 +27,7 @@ from diffqa_features.inspection import (
     NoiseRoundTripDisplay,
     TimestepCurveDisplay,
 )
+from diffqa_features.inspection._round_trip import round_trip
 
 mpl.use("agg")
 import matplotlib.pyplot as plt  # after the choice of a backend

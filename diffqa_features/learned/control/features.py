@@ -11,10 +11,10 @@ import torch
 
 from diffqa_features._backbone.blocks import Stage
 from diffqa_features._backbone.capture import Tap
+from diffqa_features._backbone.sampling import decode, walk_back
 from diffqa_features._backbone.weights import load_decoder, quiet
 from diffqa_features._engine.parallel import keep
 from diffqa_features._engine.passes import draw_noise, rows_per_pass
-from diffqa_features._engine.round_trip import decode, walk_back
 from diffqa_features._utils.batching import in_halves
 from diffqa_features._utils.hashing import make_key
 from diffqa_features.learned._training import precision
