@@ -9,7 +9,12 @@ from functools import partial
 import numpy as np
 
 from diffqa_features._engine.kinds import Kind
-from diffqa_features._engine.parallel import READERS, keep, read_ahead, share_rows
+from diffqa_features._engine.parallel import (
+    N_READER_THREADS,
+    keep,
+    map_rows,
+    read_ahead,
+)
 from diffqa_features._engine.request import Request
 from diffqa_features._media.rows import Row, open_media, pixel_key
 from diffqa_features._media.views import view_frames
@@ -64,9 +69,9 @@ def extract(
     request.check_columns(rows[0])
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
-    parts, failed = share_rows(
+    parts, failed = map_rows(
         rows,
-        partial(_take, request=request, store=store, on_error=on_error),
+        partial(_process_rows, request=request, store=store, on_error=on_error),
         device=request.device,
         n_jobs=n_jobs,
         verbose=verbose,
@@ -79,8 +84,8 @@ def extract(
     return matrix, failed
 
 
-def _take(rows, advance, request, store, on_error):
-    return _Run(request, store, on_error, advance).take(rows)
+def _process_rows(rows, advance, request, store, on_error):
+    return _Run(request, store, on_error, advance).process(rows)
 
 
 def _frames_of(opened):
@@ -101,7 +106,7 @@ class _Run:
         self.advance = advance
         self._passes = None
 
-    def take(self, rows):
+    def process(self, rows):
         self.first_index = {}  # signature -> place of the first such row
         self.copies = []
         self.failed = []
@@ -141,7 +146,7 @@ class _Run:
 
     def _opened(self, rows):
         """Yield rows in order while the next ones are read and decoded."""
-        depth = 2 * max(self._frames_per_batch, READERS)
+        depth = 2 * max(self._frames_per_batch, N_READER_THREADS)
         for row, future in read_ahead(rows, self._open, depth, _frames_of):
             try:
                 opened = future.result()

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.special import gamma
 from sklearn.utils._param_validation import Interval
 
-from diffqa_features._engine.parallel import keep, share_rows
+from diffqa_features._engine.parallel import keep, map_rows
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.hashing import make_key
@@ -132,7 +132,7 @@ class NaturalSceneStatistics(MediaTransformer):
             store=store,
             on_error=self.on_error,
         )
-        parts, self.failed_ = share_rows(
+        parts, self.failed_ = map_rows(
             rows, describe, device="cpu", n_jobs=self.n_jobs, verbose=self.verbose
         )
         matrix = np.empty((len(rows), len(_NAMES)), np.float32)

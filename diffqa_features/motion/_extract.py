@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from diffqa_features._engine.parallel import keep, share_rows, work_ahead
+from diffqa_features._engine.parallel import keep, map_rows, work_ahead
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import make_key, pack_keys, unpack_keys
@@ -93,11 +93,11 @@ def extract_motion(
     """
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
-    take = partial(
-        _take, request=request, finish=finish, store=store, on_error=on_error
+    process = partial(
+        _process_rows, request=request, finish=finish, store=store, on_error=on_error
     )
-    parts, failed = share_rows(
-        rows, take, device=request.device, n_jobs=n_jobs, verbose=verbose
+    parts, failed = map_rows(
+        rows, process, device=request.device, n_jobs=n_jobs, verbose=verbose
     )
     results = [None] * len(rows)
     for places, part in parts:
@@ -106,8 +106,8 @@ def extract_motion(
     return results, failed
 
 
-def _take(rows, advance, request, finish, store, on_error):
-    return _Run(request, finish, store, on_error, advance).take(rows)
+def _process_rows(rows, advance, request, finish, store, on_error):
+    return _Run(request, finish, store, on_error, advance).process(rows)
 
 
 class _Run:
@@ -121,7 +121,7 @@ class _Run:
         self.advance = advance
         self.passes = None
 
-    def take(self, rows):
+    def process(self, rows):
         self.failed = []
         self.results = {}
         self.copies = []
