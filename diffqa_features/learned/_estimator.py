@@ -6,7 +6,8 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from diffqa_features._backbone.info import describe_backbone
-from diffqa_features._engine.latents import Framing, encode_rows
+from diffqa_features._engine.latents import encode_rows
+from diffqa_features._engine.request import FrameSpec
 from diffqa_features._store.store import as_store
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned._base import TrainedModel
@@ -66,7 +67,7 @@ class LearnedModel(TrainedModel, BackboneTransformer):
     }
 
     def _framing(self, info, **more):
-        return Framing(
+        return FrameSpec(
             identity=info.identity,
             view=self.view,
             image_size=self._checked_image_size(info),

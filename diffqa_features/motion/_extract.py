@@ -9,15 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from diffqa_features._engine.parallel import keep, share_rows, work_ahead
+from diffqa_features._engine.parallel import keep, map_rows, work_ahead
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import make_key, pack_keys, unpack_keys
 from diffqa_features.motion._clips import LENGTH, RULE, read_clips
 from diffqa_features.motion._weights import WeightsInfo
-
-FORMAT = 1
-"""Raised whenever a stored number changes its meaning; part of every store key."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,12 @@ class MotionRequest:
         """Store key of a clip's features: its frames, as the network sees them."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(np.ascontiguousarray(clip))
-        words = FORMAT, "motion", digest.hexdigest(), self.size, self.identity
+        words = "motion", digest.hexdigest(), self.size, self.identity
         return make_key(*words, self.dtype)
 
     def list_key(self, media_key: str) -> str:
         """Store key of the list of a medium's clip keys."""
-        words = FORMAT, "motion clips", media_key, RULE, LENGTH, self.size
+        words = "motion clips", media_key, RULE, LENGTH, self.size
         return make_key(*words, self.identity, self.dtype)
 
 
@@ -96,11 +93,11 @@ def extract_motion(
     """
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
-    take = partial(
-        _take, request=request, finish=finish, store=store, on_error=on_error
+    process = partial(
+        _process_rows, request=request, finish=finish, store=store, on_error=on_error
     )
-    parts, failed = share_rows(
-        rows, take, device=request.device, n_jobs=n_jobs, verbose=verbose
+    parts, failed = map_rows(
+        rows, process, device=request.device, n_jobs=n_jobs, verbose=verbose
     )
     results = [None] * len(rows)
     for places, part in parts:
@@ -109,8 +106,8 @@ def extract_motion(
     return results, failed
 
 
-def _take(rows, advance, request, finish, store, on_error):
-    return _Run(request, finish, store, on_error, advance).take(rows)
+def _process_rows(rows, advance, request, finish, store, on_error):
+    return _Run(request, finish, store, on_error, advance).process(rows)
 
 
 class _Run:
@@ -124,7 +121,7 @@ class _Run:
         self.advance = advance
         self.passes = None
 
-    def take(self, rows):
+    def process(self, rows):
         self.failed = []
         self.results = {}
         self.copies = []

@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import StrOptions
 from diffqa_features._media.rows import as_rows
 from diffqa_features._media.video.video import READERS
 from diffqa_features._store.store import as_store
-from diffqa_features.features._estimator import MediaTransformer
+from diffqa_features.features._base import MediaTransformer
 from diffqa_features.motion._extract import MotionRequest, extract_motion
 from diffqa_features.motion._weights import find_weights
 

@@ -7,7 +7,7 @@ from sklearn.utils._param_validation import Interval
 
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
-from diffqa_features._engine.records import STATISTICS
+from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._store.store import as_store
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 from diffqa_features.learned._estimator import LearnedModel
@@ -131,7 +131,7 @@ class ControlledModel(LearnedModel):
         from diffqa_features.learned.control.network import run_controlled
 
         count, shape = len(backbone.alphas_cumprod), latents.shape[1:]
-        states = backbone.encode_text([""])[0]
+        conditioning = backbone.condition([""])
 
         def step(chosen, generators):
             timesteps = torch.cat(
@@ -142,7 +142,7 @@ class ControlledModel(LearnedModel):
             clean = torch.from_numpy(latents[chosen]).to(backbone.device)
             noisy = backbone.add_noise(clean, timesteps, noise)
             output, _ = run_controlled(
-                backbone, network, noisy, clean, timesteps, states
+                backbone, network, noisy, clean, timesteps, conditioning
             )
             predicted = backbone.to_noise(output, noisy, timesteps)
             return F.mse_loss(predicted, noise), None

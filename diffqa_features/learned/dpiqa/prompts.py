@@ -79,7 +79,7 @@ def encode_prompts(
         encode, ids, attended, identity = _own(backbone, prompts)
     else:
         encode, ids, attended, identity = _clip(text_model, prompts, backbone.device)
-    store_key = make_key("text tokens 1", identity, *prompts)
+    store_key = make_key("text tokens", identity, *prompts)
     found = {} if store is None else store.get([store_key])
     tokens = found.get(store_key)
     if tokens is None:
@@ -104,7 +104,8 @@ def _own(backbone, prompts):
     ids, attended = backbone.tokenize(list(prompts))
 
     def encode(ids, attended):
-        states = backbone.encode_embeddings(ids, attended, lambda embedded: embedded)
+        made = backbone.encode_embeddings(ids, attended, lambda embedded: embedded)
+        states = made.states
         last = attended.sum(1).to(states.device) - 1
         return states[torch.arange(len(states), device=states.device), last]
 
