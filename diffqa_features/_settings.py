@@ -302,3 +302,60 @@ SPECIAL_TOKENS = {
         "bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens",
     )
 }  # fmt: skip
+
+_FEW = _each(_whole(0, 4096), most=64)
+EFFICIENTNET = {
+    "image_size": _whole(32, 4096),
+    "width_coefficient": (lambda v: _is_number(v) and 0 < v <= 8, "a number up to 8"),
+    "depth_coefficient": (lambda v: _is_number(v) and 0 < v <= 8, "a number up to 8"),
+    "depth_divisor": _whole(1, 64),
+    "kernel_sizes": _FEW,
+    "in_channels": _FEW,
+    "out_channels": _FEW,
+    "depthwise_padding": _each(_whole(0, 4096), most=512),
+    "strides": _FEW,
+    "num_block_repeats": _each(_whole(1, 32), most=16),
+    "expand_ratios": _each(_whole(1, 16), most=64),
+    "squeeze_expansion_ratio": (
+        lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]",
+    ),
+    "hidden_act": _one_of("swish", "silu", "relu", "gelu"),
+    "batch_norm_eps": _POSITIVE,
+}  # fmt: skip
+
+
+def _is_architecture(value):
+    if not isinstance(value, dict):
+        return False
+    if value.get("kind") == "tiny":
+        return set(value) == {"kind"}
+    return (
+        value.get("kind") == "efficientnet"
+        and set(value) == {"kind", "config", "symmetric"}
+        and isinstance(value["config"], dict)
+        and isinstance(value["symmetric"], bool)
+    )
+
+
+# What estimators keep beside their weights and parameters.
+FITTED = {
+    "slope_": _NUMBER,
+    "intercept_": _NUMBER,
+    "history_": (
+        lambda v: isinstance(v, list) and all(isinstance(e, dict) for e in v),
+        "a list of objects",
+    ),
+    "motion_identity_": _or_null(_TEXT),
+    "map_scale_": _NUMBER,
+    "map_shape_": _or_null(
+        (
+            lambda v: (
+                isinstance(v, list) and len(v) == 3 and all(map(_whole(1, 1024)[0], v))
+            ),
+            "three ints in the range [1, 1024]",
+        )
+    ),
+    "head_": _one_of("map", "pooled"),
+    "image_size_": _whole(32, 2**14),
+    "architecture_": (_is_architecture, "the architecture of a student"),
+}

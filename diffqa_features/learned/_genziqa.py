@@ -4,6 +4,7 @@ import numpy as np
 
 from diffqa_features._media import as_rows
 from diffqa_features.learned._prompt_guided import PromptGuidedRegressor
+from diffqa_features.learned._trained import check_scores
 
 
 class GenzIQARegressor(PromptGuidedRegressor):
@@ -314,7 +315,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         backbone = self._load_backbone()
         network = self._network(backbone, trained=True)
         scores = self._scores(network, backbone, latents, self._ensemble())
-        return self.intercept_ + self.slope_ * scores
+        return check_scores(self.intercept_ + self.slope_ * scores)
 
     def transform(self, X):
         """Block scores and tuned queries of pictures.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffqa_features._media import as_rows
+from diffqa_features.learned._trained import check_scores
 from diffqa_features.learned._video_guided import VideoGuidedRegressor
 
 
@@ -347,7 +348,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
             depends on neither order nor neighbours.
         """
         _, reading = self._look(X)
-        return self.intercept_ + self.slope_ * reading.quality
+        return check_scores(self.intercept_ + self.slope_ * reading.quality)
 
     def transform(self, X):
         """Block scores, factors and tuned queries of videos.
