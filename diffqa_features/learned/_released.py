@@ -35,7 +35,7 @@ def read_released(folder, blocks):
             f"{_CONTEXT} in '{folder}' must hold one matrix of context vectors, 'ctx'. "
             f"Got the entries {sorted(learner)} instead."
         )
-    weights = {"context.vectors": as_array(context[0])}
+    weights = {"context.vectors": as_array(context[0], folder)}
     known = {block.module: block for block in blocks}
     path = _find(folder, _LORA)
     for key, value in read_tensors(path).items():
@@ -53,7 +53,7 @@ def read_released(folder, blocks):
                 )
             continue
         name = factor_name(known[match["path"]], match["layer"], match["side"])
-        weights[f"lora.{name}"] = as_array(value)
+        weights[f"lora.{name}"] = as_array(value, path)
     missing = [
         f"{block.module}.{layer} ({side})"
         for block in blocks
@@ -119,7 +119,7 @@ def _take(folder, name, wanted):
                 f"{path}: {theirs!r} has the shape {tuple(found[theirs].shape)}, and "
                 f"{shape} fits this backbone and this motion network."
             )
-    return {ours: as_array(found[theirs]) for theirs, (ours, _) in wanted.items()}
+    return {ours: as_array(found[theirs], path) for theirs, (ours, _) in wanted.items()}
 
 
 def _released_name(block):
@@ -160,12 +160,12 @@ def read_tensors(path):
         ) from error
 
 
-def as_array(tensor):
+def as_array(tensor, path):
     """A float32 copy: a mapped tensor would change, or crash, with its file."""
     array = np.array(tensor.float().numpy(), np.float32, order="C")
     if not np.isfinite(array).all():
         raise ValueError(
-            "The released weights hold NaN or infinity. The file is damaged; copy or "
+            f"'{path}' holds weights that are NaN or infinity. It is damaged; copy or "
             "download it again."
         )
     return array
