@@ -16,9 +16,9 @@ from hub_server import lay_out_cache, serve_hub
 from random_models import write_json, write_model
 from safetensors.torch import load_file, save_file
 
-from diffqa_features._hub import MIRRORS, find_folder
-from diffqa_features._parts import list_parts
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.files import list_parts
+from diffqa_features._backbone.hub import MIRRORS, find_folder
+from diffqa_features._backbone.info import describe_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -60,7 +60,7 @@ def run_python(code, **environment):
 
 DESCRIBE = """
 import json, sys
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.info import describe_backbone
 heavy = [m for m in ("torch", "diffusers", "transformers") if m in sys.modules]
 try:
     info = describe_backbone({name!r})
@@ -196,10 +196,10 @@ def test_a_file_is_its_bytes_whatever_it_is_called(cache, sd1_folder):
 def test_a_large_file_is_read_once_per_machine(tmp_path):
     """And again where it was changed, though its size and time of writing stay."""
     code = (
-        "import builtins, json, pathlib, sys; from diffqa_features import _digests;"
+        "import json, pathlib, sys; from diffqa_features._backbone import digests;"
         "read = []; sys.addaudithook(lambda event, args: event == 'open' and "
         "read.append(str(args[0])));"
-        "digest = _digests.hash_file(pathlib.Path({path!r}));"
+        "digest = digests.hash_file(pathlib.Path({path!r}));"
         "print(json.dumps([digest, {path!r} in read]))"
     ).format(path=str(tmp_path / "large"))
     path, home = tmp_path / "large", {"XDG_CACHE_HOME": str(tmp_path / "cache")}

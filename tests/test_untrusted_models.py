@@ -13,10 +13,14 @@ import torch
 from random_models import write_json
 from safetensors.torch import load_file, save_file
 
-from diffqa_features import DiffusionQAFeatures, FeatureStore, MotionFeatures
-from diffqa_features._backbone import load_backbone
-from diffqa_features._resolve import describe_backbone
-from diffqa_features.learned import DistilledStudentRegressor
+from diffqa_features import (
+    DiffusionQAFeatures,
+    DistilledStudentRegressor,
+    FeatureStore,
+    MotionFeatures,
+)
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.motion._weights import TINY
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -87,7 +91,7 @@ import torch, diffusers, transformers, safetensors.torch
 import transformers.models.clip.modeling_clip
 import transformers.models.clip.tokenization_clip
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffqa_features._backbone import load_backbone
+from diffqa_features._backbone.backbone import load_backbone
 
 allowed = [folder, tempfile.gettempdir() + os.sep + "diffqa-", sys.prefix,
            sys.base_prefix, os.environ["PYTHONPATH"], "/proc/", "/sys/", "/dev/"]
@@ -155,7 +159,7 @@ def test_integers_in_place_of_floats_are_refused(folder):
     name = next(k for k in weights if k.endswith("q_proj.weight"))
     weights[name] = (weights[name] * 100).to(torch.int8)
     save_file(weights, folder / TEXT, {"format": "pt"})
-    with pytest.raises(OSError, match="of type I8. Weights must be floats"):
+    with pytest.raises(OSError, match=r"of type I8\. Weights must be floats"):
         load_backbone(folder, "cpu")
 
 
@@ -212,7 +216,7 @@ def test_sizes_are_compared_with_the_weights_before_anything_is_allocated(folder
 def test_what_is_no_object_is_named(folder, file, content):
     (folder / file).write_text(content)
     with pytest.raises(
-        ValueError, match="must hold a JSON object|is not valid JSON"
+        ValueError, match=r"must hold a JSON object|is not valid JSON"
     ) as e:
         describe_backbone(folder)
     assert str(folder / file) in str(e.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffqa_features._settings import parse_json, read_json
+from diffqa_features._backbone.settings import parse_json, read_json
 
 logger = logging.getLogger(__name__)
 

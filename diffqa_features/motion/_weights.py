@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from diffqa_features._digests import hash_file
+from diffqa_features._backbone.digests import hash_file
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def load_network(info: WeightsInfo, device, dtype):
 def _load(info, identity, device, dtype):
     import torch
 
-    from diffqa_features._tensors import check_finite
+    from diffqa_features._backbone.tensors import check_finite
     from diffqa_features.motion._slowfast import R50, TINY, SlowFast
 
     weights = _read(info.path)
