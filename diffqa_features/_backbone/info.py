@@ -115,9 +115,9 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
 
     try:
         blocks, stages = list_blocks(unet), list_stages(unet)
-    except (IndexError, TypeError) as error:  # lists of levels that do not match
+    except (ValueError, IndexError, TypeError) as error:  # levels that do not match
         raise ValueError(
-            f"{folder / 'unet/config.json'} describes no UNet: {error}."
+            f"{folder / 'unet/config.json'} describes no UNet of a known kind: {error}"
         ) from error
     if not blocks:
         raise ValueError(

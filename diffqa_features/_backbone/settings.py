@@ -113,13 +113,14 @@ def _one_of(*words):
     )
 
 
-def _each(kind, most=16):
+def _each(kind, most=16, least=1):
     check, wanted = kind
 
     def check_all(value):
-        return isinstance(value, list) and len(value) <= most and all(map(check, value))
+        fits = isinstance(value, list) and least <= len(value) <= most
+        return fits and all(map(check, value))
 
-    return check_all, f"a list of at most {most}, each {wanted}"
+    return check_all, f"a list of {least} to {most}, each {wanted}"
 
 
 def _either(first, second):
@@ -293,8 +294,10 @@ TOKENIZER = {
     "do_lower_case": _FLAG,
     "errors": _one_of("replace", "strict", "ignore"),
     "added_tokens_decoder": _TOKENS,
-    "additional_special_tokens": _or_null(_each(_TOKEN, most=10_000)),
-    "extra_special_tokens": _or_null(_either(_each(_TOKEN, most=10_000), _TOKENS)),
+    "additional_special_tokens": _or_null(_each(_TOKEN, most=10_000, least=0)),
+    "extra_special_tokens": _or_null(
+        _either(_each(_TOKEN, most=10_000, least=0), _TOKENS)
+    ),
 }
 SPECIAL_TOKENS = {
     key: TOKENIZER[key]
@@ -312,7 +315,7 @@ EFFICIENTNET = {
     "kernel_sizes": _FEW,
     "in_channels": _FEW,
     "out_channels": _FEW,
-    "depthwise_padding": _each(_whole(0, 4096), most=512),
+    "depthwise_padding": _each(_whole(0, 4096), most=512, least=0),
     "strides": _FEW,
     "num_block_repeats": _each(_whole(1, 32), most=16),
     "expand_ratios": _each(_whole(1, 16), most=64),

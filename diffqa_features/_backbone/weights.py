@@ -39,7 +39,7 @@ def read_schedule(info: BackboneInfo) -> torch.Tensor:
     with _named(path, "noise schedule"):
         schedule = DDPMScheduler(**info.settings["schedule"])
     alphas = schedule.alphas_cumprod.double()
-    if not ((alphas >= 0) & (alphas <= 1)).all():  # NaN is neither
+    if not len(alphas) or not ((alphas >= 0) & (alphas <= 1)).all():  # NaN is neither
         raise ValueError(
             f"{path} gives betas whose cumulative products are not all in [0, 1]. "
             "Copy or download it again."
