@@ -265,6 +265,7 @@ def test_passes_that_overflow_float32_refuse_the_row_and_store_nothing(
         table = features.transform([*given, given[0]])
     assert np.isnan(table).all()
     assert [index for index, _ in features.failed_] == [0, 1, 2]
+    assert all(reason.startswith(f"Row {i} ") for i, reason in features.failed_)
     assert all(
         "not finite, also in float32" in reason for _, reason in features.failed_
     )
@@ -285,10 +286,10 @@ def test_motion_weights_that_are_not_finite_are_refused(tmp_path):
         MotionFeatures(tmp_path / "bad.safetensors", memory=store, **CPU).transform(
             [clip]
         )
-    weights = {k: v.clone() for k, v in load_file(TINY).items()}
-    for key in weights:
-        if key.endswith("conv.weight") or (".conv_" in key and key.endswith("weight")):
-            weights[key] = weights[key] * 1e30
+    weights = load_file(TINY)
+    for key, value in weights.items():
+        if value.ndim == 5:
+            weights[key] = value.float() * 1e30
     save_file(weights, tmp_path / "large.safetensors")
     motion = MotionFeatures(
         tmp_path / "large.safetensors", memory=store, on_error="nan", **CPU
@@ -296,6 +297,7 @@ def test_motion_weights_that_are_not_finite_are_refused(tmp_path):
     with pytest.warns(RuntimeWarning, match="2 of 2"):
         assert np.isnan(motion.transform([clip, clip])).all()
     assert [index for index, _ in motion.failed_] == [0, 1]
+    assert all(reason.startswith(f"Row {i} ") for i, reason in motion.failed_)
     assert FeatureStore(store).info().entries == 0
 
 

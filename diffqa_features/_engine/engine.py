@@ -137,7 +137,7 @@ class _Run:
         for place, first in self.copies:
             self.matrix[place] = self.matrix[first]
             if first in self.refused:
-                self.failed.append((rows[place].index, self.refused[first]))
+                self._list(rows[place], self.refused[first])
         return self.matrix, sorted(self.failed)
 
     # -- reading, in threads, ahead of the model ------------------------------------
@@ -331,13 +331,15 @@ class _Run:
         self.advance(1)
 
     def _refuse(self, row, problem):
-        message = (
-            f"Row{str(row)[3:]}: {problem}, also in float32, with the backbone "
-            f"{self.request.backbone!r}. Its weights are damaged or no model's; copy "
-            "or download them again."
+        problem = (
+            f"{problem}, also in float32, with the backbone {self.request.backbone!r}. "
+            "Its weights are damaged or no model's; copy or download them again."
         )
         if self.on_error == "raise":
-            raise ValueError(message)
-        self.failed.append((row.index, message))
-        self.refused[self.places[row.index]] = message
+            raise ValueError(f"Row{str(row)[3:]}: {problem}")
+        self._list(row, problem)
+        self.refused[self.places[row.index]] = problem
         self.advance(1)
+
+    def _list(self, row, problem):
+        self.failed.append((row.index, f"Row{str(row)[3:]}: {problem}"))

@@ -146,10 +146,12 @@ class _Run:
                     waiting = {}
         if waiting:
             self._compute(waiting)
+        row_of = {row.index: row for row in rows}
         for index, first in self.copies:
             self.results[index] = self.results[first].copy()
             if first in self.refused:
-                self.failed.append((index, self.refused[first]))
+                reason = f"Row{str(row_of[index])[3:]}: {self.refused[first]}"
+                self.failed.append((index, reason))
         return [self.results[row.index] for row in rows], sorted(self.failed)
 
     @property
@@ -255,16 +257,16 @@ class _Run:
     def _finish(self, watched):
         if not np.isfinite(watched.features).all():
             # The passes took such clips in float32 already.
-            message = (
-                f"Row{str(watched.row)[3:]}: the motion network "
-                f"{self.request.weights.name!r} gives numbers that are not finite, "
-                "also in float32. Its weights are damaged or no model's; copy or "
-                "download them again."
+            problem = (
+                f"the motion network {self.request.weights.name!r} gives numbers that "
+                "are not finite, also in float32. Its weights are damaged or no "
+                "model's; copy or download them again."
             )
+            reason = f"Row{str(watched.row)[3:]}: {problem}"
             if self.on_error == "raise":
-                raise ValueError(message)
-            self.refused[watched.row.index] = message
-            self._fail(watched.row, message)
+                raise ValueError(reason)
+            self.refused[watched.row.index] = problem
+            self._fail(watched.row, reason)
             return
         if watched.list_key is not None and self.store is not None:
             entry = {watched.list_key: pack_keys(watched.keys)}

@@ -88,7 +88,7 @@ class Distilling(TrainedRegressor):
         return architecture, size
 
     def _check_saved(self, weights, config, folder):
-        from diffqa_features.learned._efficientnet import checked_config
+        from diffqa_features.learned.student.efficientnet import checked_config
 
         super()._check_saved(weights, config, folder)
         architecture = config["fitted"]["architecture_"]
