@@ -21,6 +21,12 @@ from diffqa_features import (
 )
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._backbone.weights import (
+    load_text,
+    load_unet,
+    load_vae,
+    read_schedule,
+)
 from diffqa_features.motion._weights import TINY
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -331,7 +337,7 @@ def test_an_index_stays_in_its_folder(folder, tmp_path):
 
 
 def damage(rng, folder):
-    """Change one file of a model at random, as accident or intent might."""
+    """Change one file of a model at random, as accident or intent might; its part."""
     kind = rng.integers(3)
     if kind == 0:  # a setting of another kind
         path = folder / CONFIGS[rng.integers(len(CONFIGS))]
@@ -343,49 +349,52 @@ def damage(rng, folder):
         )  # fmt: skip
         content[key] = values[rng.integers(len(values))]
         write_json(path, content)
-        return
+        return path.parent.name
     path = folder / (UNET, VAE, TEXT)[rng.integers(3)]
-    whole = path.read_bytes()
+    whole = bytearray(path.read_bytes())
     length = struct.unpack("<Q", whole[:8])[0]
-    if kind == 1:  # cut, or with noise in the header
-        whole = bytearray(whole)
-        if rng.integers(2):
-            del whole[rng.integers(len(whole)) :]
-        else:
-            for place in rng.integers(0, 8 + length, 3):
-                whole[place] = rng.integers(256)
-        path.write_bytes(bytes(whole))
-        return
-    header = json.loads(whole[8 : 8 + length])
-    name = sorted(header)[rng.integers(len(header))]
-    if name == "__metadata__":
-        header[name] = None
-    else:
-        change = [
+    if kind == 1 and rng.integers(2):  # cut
+        del whole[rng.integers(len(whole)) :]
+    elif kind == 1:  # noise in the header
+        for place in rng.integers(0, 8 + length, 3):
+            whole[place] = rng.integers(256)
+    else:  # a header that says something else
+        header = json.loads(whole[8 : 8 + length])
+        name = sorted(header.keys() - {"__metadata__"})[rng.integers(len(header) - 1)]
+        changes = (
             {"shape": [10**12, 10**12]}, {"shape": []}, {"dtype": "I64"},
             {"dtype": "F99"}, {"data_offsets": [0, 10**15]}, {"data_offsets": [5, 3]},
-        ]  # fmt: skip
-        header[name] |= change[rng.integers(len(change))]
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+            {"shape": None}, {"dtype": []},
+        )  # fmt: skip
+        header[name] |= changes[rng.integers(len(changes))]
+        text = json.dumps(header).encode()
+        whole[: 8 + length] = struct.pack("<Q", len(text)) + text
+    path.write_bytes(whole)
+    return path.parent.name
 
 
 def test_a_hundred_damaged_models_load_or_say_which_file(sd1_folder, tmp_path):
     """One of two: the model, or a ValueError or OSError that names the folder."""
     rng = np.random.default_rng(11)
+    cpu = torch.device("cpu")
+    load_part = {
+        "unet": lambda info: load_unet(info, cpu, torch.float32),
+        "vae": load_vae,
+        "text_encoder": lambda info: load_text(info, cpu),
+        "tokenizer": lambda info: load_text(info, cpu),
+        "scheduler": read_schedule,
+    }
     loaded = 0
     for number in range(100):
         folder = Path(shutil.copytree(sd1_folder, tmp_path / str(number)))
-        damage(rng, folder)
+        part = damage(rng, folder)
         try:
-            backbone = load_backbone(folder, "cpu", "float32")
-            states, _ = backbone.encode_text(["Good photo."])
-            assert states.isfinite().all()
+            load_part[part](describe_backbone(folder))
             loaded += 1
         except (ValueError, OSError) as error:
             assert str(folder) in str(error), error
         shutil.rmtree(folder)
-    assert 0 < loaded < 60
+    assert 0 < loaded < 40
 
 
 # -- learned models -------------------------------------------------------------------
