@@ -31,6 +31,7 @@ class _Frame:
     view: np.ndarray | None = None
     latent: np.ndarray | None = None
     records: dict[tuple[int, str, Kind], np.ndarray] = field(default_factory=dict)
+    problem: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,6 +111,7 @@ class _Run:
         self.first_index = {}  # signature -> place of the first such row
         self.copies = []
         self.failed = []
+        self.refused = {}  # place -> why no numbers could be computed
         self.places = {row.index: place for place, row in enumerate(rows)}
         self.matrix = np.full((len(rows), self.request.width), np.nan, np.float32)
         waiting: dict[tuple, list[_Opened]] = {}  # view shape -> rows to compute
@@ -140,7 +142,9 @@ class _Run:
             self._compute(group)
         for place, first in self.copies:
             self.matrix[place] = self.matrix[first]
-        return self.matrix, self.failed
+            if first in self.refused:
+                self._list(rows[place], self.refused[first])
+        return self.matrix, sorted(self.failed)
 
     # -- reading, in threads, ahead of the model ------------------------------------
 
@@ -278,10 +282,14 @@ class _Run:
             )
             entries = {}
             for (frame, text), row in zip(pairs, rows, strict=True):
+                if not all(np.isfinite(values).all() for values in row.values()):
+                    # Neither stored nor given: the passes took it in float32 already.
+                    frame.problem = f"timestep {t} gives numbers that are not finite"
                 for kind, values in row.items():
                     frame.records[t, text, kind] = values
-                    key = self.request.record_key(frame.key, t, text, kind)
-                    entries[key] = values
+                    if frame.problem is None:
+                        key = self.request.record_key(frame.key, t, text, kind)
+                        entries[key] = values
             self._keep(entries)
         for opened in group:
             self._finish(opened)
@@ -304,6 +312,11 @@ class _Run:
     @stage("pool")
     def _finish(self, opened):
         request = self.request
+        problem = next((f.problem for f in opened.frames if f.problem), None)
+        if problem is not None:
+            self._refuse(opened.row, problem)
+            opened.frames.clear()
+            return
         table = np.stack(
             [
                 request.layout.assemble(
@@ -323,3 +336,17 @@ class _Run:
         self.matrix[self.places[opened.row.index]] = row
         opened.frames.clear()
         self.advance(1)
+
+    def _refuse(self, row, problem):
+        problem = (
+            f"{problem}, also in float32, with the backbone {self.request.backbone!r}. "
+            "Its weights are damaged or no model's; copy or download them again."
+        )
+        if self.on_error == "raise":
+            raise ValueError(f"Row{str(row)[3:]}: {problem}")
+        self._list(row, problem)
+        self.refused[self.places[row.index]] = problem
+        self.advance(1)
+
+    def _list(self, row, problem):
+        self.failed.append((row.index, f"Row{str(row)[3:]}: {problem}"))

@@ -123,6 +123,7 @@ class _Run:
 
     def process(self, rows):
         self.failed = []
+        self.refused = {}  # index of a row -> why no numbers could be computed
         self.results = {}
         self.copies = []
         # Clips to compute by key, each with where its features go.
@@ -142,9 +143,13 @@ class _Run:
                     waiting = {}
         if waiting:
             self._compute(waiting)
+        row_of = {row.index: row for row in rows}
         for index, first in self.copies:
             self.results[index] = self.results[first].copy()
-        return [self.results[row.index] for row in rows], self.failed
+            if first in self.refused:
+                reason = f"Row{str(row_of[index])[3:]}: {self.refused[first]}"
+                self.failed.append((index, reason))
+        return [self.results[row.index] for row in rows], sorted(self.failed)
 
     @property
     def _batch_size(self):
@@ -206,10 +211,7 @@ class _Run:
 
     def _end(self, watched, seen):
         if seen.error is not None:
-            self.failed.append((watched.row.index, str(seen.error)))
-            nothing = np.full((1, sum(self.request.channels)), np.nan, np.float32)
-            self.results[watched.row.index] = self.finish(nothing)
-            self.advance(1)
+            self._fail(watched.row, str(seen.error))
             return
         if seen.first is not None:
             self.copies.append((watched.row.index, seen.first))
@@ -237,12 +239,32 @@ class _Run:
             for watched, place in places:
                 watched.features[place] = entries[key]
                 rows[watched] = None
-        self.store = keep(self.store, entries)
+        finite = {k: v for k, v in entries.items() if np.isfinite(v).all()}
+        self.store = keep(self.store, finite)
         for watched in rows:
             if watched.complete:
                 self._finish(watched)
 
+    def _fail(self, row, message):
+        self.failed.append((row.index, message))
+        nothing = np.full((1, sum(self.request.channels)), np.nan, np.float32)
+        self.results[row.index] = self.finish(nothing)
+        self.advance(1)
+
     def _finish(self, watched):
+        if not np.isfinite(watched.features).all():
+            # The passes took such clips in float32 already.
+            problem = (
+                f"the motion network {self.request.weights.name!r} gives numbers that "
+                "are not finite, also in float32. Its weights are damaged or no "
+                "model's; copy or download them again."
+            )
+            reason = f"Row{str(watched.row)[3:]}: {problem}"
+            if self.on_error == "raise":
+                raise ValueError(reason)
+            self.refused[watched.row.index] = problem
+            self._fail(watched.row, reason)
+            return
         if watched.list_key is not None and self.store is not None:
             entry = {watched.list_key: pack_keys(watched.keys)}
             self.store = keep(self.store, entry)

@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.utils import Bunch
 
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.diffvqa.two_views import TwoViewRegressor
 
 
@@ -336,7 +337,8 @@ class DiffVQARegressor(TwoViewRegressor):
             on neither order nor neighbours.
         """
         told, _ = self._told(X)
-        return self.intercept_ + self.slope_ * np.array([each.score for each in told])
+        scores = np.array([each.score for each in told])
+        return check_scores(self.intercept_ + self.slope_ * scores)
 
     def frame_scores(self, X):
         """Quality and weight of each frame, for :class:`FrameScoresDisplay`.

@@ -15,6 +15,7 @@ from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
 from diffqa_features.features._base import BackboneTransformer
+from diffqa_features.learned._base import give_weights
 from diffqa_features.learned._estimator import LearnedRegressor
 from diffqa_features.learned.control.controller import DiffusionController
 from diffqa_features.metrics import srcc_score
@@ -231,13 +232,6 @@ class TwoViewRegressor(LearnedRegressor):
             )
         return network.to(self._where())
 
-    def _load_into(self, network, weights):
-        import torch
-
-        network.load_state_dict(
-            {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
-        )
-
     def _fit(self, X, y, groups):
         """Train, and only then change what is fitted."""
         from diffqa_features.learned.diffvqa.batches import standardise
@@ -256,7 +250,7 @@ class TwoViewRegressor(LearnedRegressor):
         network = self._network(info)
         past = list(self.history_) if again else []
         if again:
-            self._load_into(network, _part(self.weights_, NETWORK))
+            give_weights(network, _part(self.weights_, NETWORK))
         else:
             standardise(network, [clips[i] for i in train])
         # A fixed scale of training, whatever the units of y.
@@ -325,7 +319,7 @@ class TwoViewRegressor(LearnedRegressor):
         self._plan()
         clips = self._clips(X, info, _part(self.weights_, CONTROL))
         network = self._network(info)
-        self._load_into(network, _part(self.weights_, NETWORK))
+        give_weights(network, _part(self.weights_, NETWORK))
         return self._tell(network, clips), clips
 
     def _tell(self, network, clips):

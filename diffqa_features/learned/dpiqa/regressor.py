@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffqa_features._media.rows import as_rows
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.dpiqa.adapted_unet import AdaptedUNetRegressor
 
 
@@ -309,7 +310,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
             depends on neither order nor neighbours.
         """
         (scores,) = self._read(X, lambda quality: [quality.scores])
-        return self._in_units(scores)
+        return check_scores(self._in_units(scores))
 
     def quality_maps(self, X, return_scores=False):
         """Where quality shows: the decoder's maps, which a student can learn from.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffqa_features._media.rows import as_rows
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.genziqa.prompt_guided import PromptGuidedRegressor
 
 
@@ -314,7 +315,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         backbone = self._load_backbone()
         network = self._network(backbone, trained=True)
         scores = self._scores(network, backbone, latents, self._ensemble())
-        return self.intercept_ + self.slope_ * scores
+        return check_scores(self.intercept_ + self.slope_ * scores)
 
     def transform(self, X):
         """Block scores and tuned queries of pictures.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffqa_features._media.rows import as_rows
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.genzvqa.video_guided import VideoGuidedRegressor
 
 
@@ -347,7 +348,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
             depends on neither order nor neighbours.
         """
         _, reading = self._look(X)
-        return self.intercept_ + self.slope_ * reading.quality
+        return check_scores(self.intercept_ + self.slope_ * reading.quality)
 
     def transform(self, X):
         """Block scores, factors and tuned queries of videos.

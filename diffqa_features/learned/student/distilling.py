@@ -3,6 +3,7 @@
 import os
 import weakref
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
@@ -85,6 +86,15 @@ class Distilling(TrainedRegressor):
                 f"the image_size, {size}. Got {self.crop_size!r} instead."
             )
         return architecture, size
+
+    def _check_saved(self, weights, config, folder):
+        from diffqa_features.learned.student.efficientnet import checked_config
+
+        super()._check_saved(weights, config, folder)
+        architecture = config["fitted"]["architecture_"]
+        if architecture["kind"] == "efficientnet":
+            path = Path(folder) / "config.json"
+            architecture["config"] = checked_config(architecture["config"], path)
 
     def _first_weights(self, architecture):
         """Where the first weights of the body come from, and these; or None twice."""
