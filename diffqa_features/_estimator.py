@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._media import as_rows
-from diffqa_features._store import FeatureStore
+from diffqa_features._store import FeatureStore, as_store
 
 
 class MediaTransformer(TransformerMixin, BaseEstimator):
@@ -44,6 +44,7 @@ class MediaTransformer(TransformerMixin, BaseEstimator):
             The estimator itself.
         """
         self._validate_params()
+        as_store(self.memory)
         self._plan()
         if X is not None:
             as_rows(X)

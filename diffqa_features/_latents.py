@@ -97,8 +97,8 @@ def _open(row, framing, store, view_all):
     """Keys and places of a row's frames, views of those to encode, kept latents."""
     media = open_media(row, framing.reader)
     if framing.stills_only and not media.is_still:
-        raise ValueError(
-            f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
+        raise row.error(
+            "this is a clip of several frames, and the estimator "
             "takes pictures. Pass single frames."
         )
     still_file = media.is_still and not media.is_array

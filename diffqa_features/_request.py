@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from diffqa_features._keys import make_key
 from diffqa_features._layout import FeatureLayout, MapLayout
-from diffqa_features._media import Row
+from diffqa_features._media import Row, is_missing
 from diffqa_features._records import Recipe
 
 FORMAT = 1
@@ -78,9 +78,9 @@ class Request:
 
         def value(match):
             text = row.columns[match[1]]
-            if text is None or text != text:  # NaN is unequal to itself
-                raise ValueError(
-                    f"Row{str(row)[3:]}: the column {match[1]!r} of the prompts "
+            if is_missing(text):
+                raise row.error(
+                    f"the column {match[1]!r} of the prompts "
                     "is empty here. Fill it or leave the row out."
                 )
             return str(text)

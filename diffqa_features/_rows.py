@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from diffqa_features._media import Row
 from diffqa_features._store import FeatureStore
+from diffqa_features._utils.shortage import ways_out
 
 READERS = 3
 """Threads that read and decode."""
@@ -29,6 +30,7 @@ Result = TypeVar("Result")
 Taken = tuple[Result, list[tuple[int, str]]]
 
 
+@ways_out()
 def share_rows(
     rows: Sequence[Row],
     take: Callable[[Sequence[Row], Callable[[int], object]], Taken],
@@ -66,6 +68,11 @@ def share_rows(
     return results, sorted(failed)
 
 
+@ways_out()
+def _submit(pool: ThreadPoolExecutor, *work) -> Future:
+    return pool.submit(*work)
+
+
 def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
     """Yield the items while the next `depth` of them are made in a thread."""
     end = object()
@@ -74,7 +81,7 @@ def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
         try:
             while True:
                 while len(upcoming) < depth:
-                    upcoming.append(worker.submit(next, items, end))
+                    upcoming.append(_submit(worker, next, items, end))
                 item = upcoming.popleft().result()
                 if item is end:
                     return
@@ -104,7 +111,7 @@ def read_ahead(
                     row = next(iterator, None)
                     if row is None:
                         break
-                    upcoming.append((row, readers.submit(read, row)))
+                    upcoming.append((row, _submit(readers, read, row)))
                 if not upcoming:
                     return
                 yield upcoming.popleft()

@@ -119,8 +119,8 @@ class NaturalSceneStatistics(TransformerMixin, BaseEstimator):
         for frame in open_media(row).frames(max_frames=self.max_frames):
             h, w = frame.shape[:2]
             if min(h, w) < _SMALLEST:
-                raise ValueError(
-                    f"Row{str(row)[3:]}: {w} x {h} pixels; natural-scene statistics "
+                raise row.error(
+                    f"{w} x {h} pixels; natural-scene statistics "
                     f"need {_SMALLEST} x {_SMALLEST}: drop the row."
                 )
             described.append(_scene(frame) + _appearance(frame))

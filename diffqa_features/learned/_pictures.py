@@ -94,8 +94,8 @@ class Pictures:
 def _read(row, view, size):
     media = open_media(row)
     if not media.is_still:
-        raise ValueError(
-            f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
+        raise row.error(
+            "this is a clip of several frames, and the estimator "
             "takes pictures. Pass single frames."
         )
     (pixels,) = media.frames()

@@ -2,7 +2,6 @@
 
 import os
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -10,6 +9,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features._transformer import BackboneTransformer
+from diffqa_features._utils.files import local_path
 from diffqa_features.learned import _files
 
 _SCHEDULE = (
@@ -99,7 +99,7 @@ class TrainedModel(BaseEstimator):
                 self._design(), settings, self.random_state, str(dtype), past,
                 target, facts, dict(network.state_dict()),
             )  # fmt: skip
-            folder = Path(self.checkpoint_dir).expanduser()
+            folder = local_path(self.checkpoint_dir, "The 'checkpoint_dir' parameter")
             checkpoint = folder / f"{name}-{key}.pt"
         schedule = _training.Schedule(
             **settings,

@@ -1,0 +1,1 @@
+"""Small helpers that know nothing of media, models or scores; start with `files`."""
