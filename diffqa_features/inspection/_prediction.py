@@ -17,6 +17,7 @@ from diffqa_features.inspection._style import (
 from diffqa_features.metrics import LogisticMapping, plcc_score, rmse, srcc_score
 
 _N_PARAMETERS = {"logistic4": 4, "logistic5": 5}
+_HEIGHT, _LINE = 3.2, 0.15  # inches: of the figure, and of a line of its legend
 _FAR = 3.0  # robust standard deviations
 _MAD_TO_STD = 1.4826  # of a normal distribution
 
@@ -125,7 +126,7 @@ class PredictionDisplay:
             Itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
-        ax, text = one_axes(ax, 3.2)
+        ax, text = one_axes(ax, _HEIGHT)
         self.ax_, self.figure_ = ax, ax.figure
         self._draw_line()
         labels = np.zeros(len(self.y_true)) if self.labels is None else self.labels
@@ -158,6 +159,13 @@ class PredictionDisplay:
         named = self._ring_outliers(x, size, small(text), n_named)
         handles = [] if self.labels is None else list(self.scatters_)
         handles += [] if self.mapping is None else [self.line_]
+        if handles and named:  # a column for each
+            lines = max(len(handles), len(named))
+            blank = ax.scatter([], [], s=0, color="none", label=" ")
+            handles += (lines - len(handles)) * [blank]
+            named += (lines - len(named)) * [blank]
+            if text is not None:
+                ax.figure.set_figheight(_HEIGHT + _LINE * max(0, lines - 5))
         handles += named
         # Names of files are long: fewer of them stand side by side.
         self.legend_ = (
