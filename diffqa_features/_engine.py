@@ -14,6 +14,7 @@ from diffqa_features._request import Request
 from diffqa_features._rows import READERS, keep, read_ahead, share_rows
 from diffqa_features._stages import stage
 from diffqa_features._store import FeatureStore
+from diffqa_features._utils.statistics import pool_rows
 from diffqa_features._views import view_frames
 
 
@@ -311,8 +312,7 @@ class _Run:
                 for frame in opened.frames
             ]
         )  # (T, D)
-        pool = {"mean": np.mean, "std": np.std, "max": np.max, "min": np.min}
-        row = np.concatenate([pool[s](table, axis=0) for s in request.frame_statistics])
+        row = pool_rows(table, request.frame_statistics)
         self.matrix[self.places[opened.row.index]] = row
         opened.frames.clear()
         self.advance(1)

@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from diffqa_features._keys import make_key
 from diffqa_features._media import Row, open_media, pixel_key
-from diffqa_features._rows import keep, read_ahead
+from diffqa_features._rows import keep, read_each
 from diffqa_features._store import FeatureStore
 from diffqa_features._views import view_frames
-
-_AHEAD = 16  # rows that are read while others are encoded
 
 
 @dataclass(frozen=True)
@@ -74,22 +71,17 @@ def encode_rows(
         # The store as it stands then.
         return _open(row, framing, store, see is not None)
 
-    with tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar:
-        for _, future in read_ahead(rows, read, _AHEAD):
-            keys, views, found, places = future.result()
-            if see is not None:
-                see([views[key] for key in keys])
-            known.update(found)
-            new = [key for key in views if key not in known]
-            if new:
-                latents = passes.latents(
-                    [views[key] for key in new], framing.normalization
-                )
-                known.update(zip(new, latents, strict=True))
-                store = keep(store, {framing.key(key): known[key] for key in new})
-            latents = np.stack([known[key] for key in keys])
-            encoded.append(Encoded(keys, latents, *places))
-            bar.update(1)
+    for keys, views, found, places in read_each(rows, read, "encode", verbose):
+        if see is not None:
+            see([views[key] for key in keys])
+        known.update(found)
+        new = [key for key in views if key not in known]
+        if new:
+            latents = passes.latents([views[key] for key in new], framing.normalization)
+            known.update(zip(new, latents, strict=True))
+            store = keep(store, {framing.key(key): known[key] for key in new})
+        latents = np.stack([known[key] for key in keys])
+        encoded.append(Encoded(keys, latents, *places))
     return encoded
 
 

@@ -25,6 +25,7 @@ READERS = 3
 """Threads that read and decode."""
 
 _ROWS_PER_TASK = 32
+_AHEAD = 16  # rows that are read while others are worked on
 
 Result = TypeVar("Result")
 Taken = tuple[Result, list[tuple[int, str]]]
@@ -118,6 +119,16 @@ def read_ahead(
         finally:
             for _, future in upcoming:
                 future.cancel()
+
+
+def read_each(
+    rows: Sequence[Row], read: Callable[[Row], Result], what: str, verbose: int = 0
+) -> Iterator[Result]:
+    """What `read` makes of each row, in order, with a progress bar; errors are raised."""
+    with tqdm(total=len(rows), unit="row", desc=what, disable=not verbose) as bar:
+        for _, future in read_ahead(rows, read, _AHEAD):
+            yield future.result()
+            bar.update(1)
 
 
 def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:

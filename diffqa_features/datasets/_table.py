@@ -174,9 +174,12 @@ def _read(source: Path, roles: dict[str, str | None]) -> pd.DataFrame:
     kind = source.suffix.lower()
     try:
         if kind == ".csv":
+            frame = read_csv(source)
             # As they are written: a scene may be called 007, NA or null.
-            texts = [roles["path"], roles["group"], roles["split"]]
-            frame = read_csv(source, converters=dict.fromkeys(filter(None, texts), str))
+            as_written = read_csv(source, dtype=str, keep_default_na=False)
+            for role in ("path", "group", "split"):
+                if roles[role] in frame:
+                    frame[roles[role]] = as_written[roles[role]]
         elif kind == ".parquet":
             frame = pd.read_parquet(source)
         else:
