@@ -124,7 +124,7 @@ def read_ahead(
 def read_each(
     rows: Sequence[Row], read: Callable[[Row], Result], what: str, verbose: int = 0
 ) -> Iterator[Result]:
-    """What `read` makes of each row, in order, with a progress bar; errors are raised."""
+    """What `read` makes of each row, in order, with a progress bar; bad rows raise."""
     with tqdm(total=len(rows), unit="row", desc=what, disable=not verbose) as bar:
         for _, future in read_ahead(rows, read, _AHEAD):
             yield future.result()

@@ -1,4 +1,4 @@
-"""`diffqa` with names, folders, tables and neighbours that are not as they should be."""
+"""`diffqa` with odd names, folders and tables, and with others at the same files."""
 
 import csv
 import os
@@ -233,31 +233,41 @@ class TestRows:
         assert error.cause.startswith("no such file")
 
 
-# What a machine without room does, in a process of its own.
 CRAMPED = """
-import resource, sys
-import numpy as np, torch
-from diffqa_features import DiffusionQAFeatures
+import resource, sys, threading
 from PIL import Image
-features = DiffusionQAFeatures("tiny", on_error="nan").fit()
-import diffqa_features._engine
+from diffqa_features._media import as_rows, open_media
+from diffqa_features._rows import read_each
 Image.new("RGB", (6000, 6000)).save("large.png")
+media = open_media(as_rows(["large.png"])[0])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**26,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]),) * 2)
 try:
-    features.transform(["large.png"] )
+    if sys.argv[2] == "memory":
+        list(media.frames())
+    else:
+        threading.stack_size(2**28)
+        list(read_each([1], print, "x"))
 except (MemoryError, RuntimeError) as error:
     print(type(error).__name__, error)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
-def test_too_little_memory_or_threads_is_told_with_a_way_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("memory", "MemoryError Row 0 ('large.png'): "),
+        ("threads", "RuntimeError The system lets this process start no further "),
+    ],
+)
+def test_too_little_memory_or_threads_is_told_with_a_way_out(
+    tmp_path, monkeypatch, what, words
+):
     monkeypatch.chdir(tmp_path)
-    child = python("-c", CRAMPED)
-    stdout, stderr = child.communicate()
-    assert child.returncode == 0, stderr
-    assert "n_jobs" in stdout, stdout + stderr
+    stdout, stderr = python("-c", CRAMPED, 2**26, what).communicate()
+    assert stdout.startswith(words), stdout + stderr
+    assert "(n_jobs)" in stdout
 
 
 def test_memory_of_another_machine(photos):

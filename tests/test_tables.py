@@ -61,7 +61,7 @@ def test_from_table_with_such_lines(write, tmp_path):
     assert found.target.tolist() == [1.5, 2.5]
     assert found.groups.tolist() == ["NA", "null"]
     path = write("path,target,group\na.png,1,x\nb.png,2, \n")
-    with pytest.raises(ValueError, match="'group' of .* is blank in 1 rows: 1"):
+    with pytest.raises(ValueError, match=r"'group' of .* is blank in 1 rows: 1"):
         from_table(path, group_column="group")
 
 

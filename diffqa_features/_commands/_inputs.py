@@ -55,7 +55,7 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
     if loose:
         names = list(loose)
         openable = list(map(expand_user, names))
-        tables.append(pd.DataFrame({"path": openable}, index=names))
+        tables.append(_frame(openable, names))
     files = pd.concat(tables)
     if files.empty:
         raise ValueError(f"No rows in {', '.join(map(repr, inputs))}.")
@@ -105,11 +105,16 @@ def table_files(table, folder, path_column, columns):
     """The files that a table names; relative paths may start in `folder`."""
     names = table[path_column]
     openable = [_resolve(name, folder) for name in names]
-    files = pd.DataFrame({"path": openable}, dtype=object)
+    files = _frame(openable, [n if isinstance(n, str) else "" for n in names])
     for name in columns:
         files[name] = table[name].to_list()
-    files.index = [name if isinstance(name, str) else "" for name in names]
     return files
+
+
+def _frame(openable, names):
+    # Objects, because pandas' own text holds no names that are not UTF-8.
+    index = pd.Index(names, dtype=object)
+    return pd.DataFrame({"path": openable}, index=index, dtype=object)
 
 
 def _resolve(value, folder):
