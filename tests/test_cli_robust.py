@@ -14,7 +14,7 @@ import pytest
 from command_line import close, names_in, picture, python, read
 
 from diffqa_features import DiffusionQAFeatures
-from diffqa_features._media import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media
 
 pytest_plugins = ["command_line_fixtures"]
 
@@ -236,8 +236,8 @@ class TestRows:
 CRAMPED = """
 import resource, sys, threading
 from PIL import Image
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._rows import read_each
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._engine.parallel import read_each
 Image.new("RGB", (6000, 6000)).save("large.png")
 media = open_media(as_rows(["large.png"])[0])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from diffqa_features import DiffusionQAFeatures
-from diffqa_features._media import as_rows
+from diffqa_features._media.rows import as_rows
 
 _NAMES = (
     "backbone", "timesteps", "blocks", "prompts", "kinds", "pooling", "image_size",

@@ -9,6 +9,7 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 from diffqa_features import __version__
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._commands._chunks import Chunks
 from diffqa_features._commands._estimator import (
     MACHINE,
@@ -18,7 +19,6 @@ from diffqa_features._commands._estimator import (
 )
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
-from diffqa_features._resolve import describe_backbone
 from diffqa_features._utils.files import whole_file
 from diffqa_features._utils.tables import quote_formulas
 

@@ -8,11 +8,10 @@ from sklearn.pipeline import Pipeline
 from skops import io as skops_io
 from tqdm import tqdm
 
-from diffqa_features import DiffusionQAFeatures
+from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures
 from diffqa_features._commands._estimator import prompt_columns, transform_files
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
-from diffqa_features._persistence import TRUSTED_TYPES
 from diffqa_features._utils.files import local_path, whole_file
 from diffqa_features._utils.tables import quote_formulas
 

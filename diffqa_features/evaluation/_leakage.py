@@ -5,7 +5,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from diffqa_features._media import as_rows, pixel_key
+from diffqa_features._media.rows import as_rows, pixel_key
 from diffqa_features._utils.files import expand_user
 
 

@@ -21,8 +21,8 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
-from diffqa_features._keys import make_seed
 from diffqa_features._utils.files import one_writer, whole_file
+from diffqa_features._utils.hashing import make_seed
 from diffqa_features.metrics import srcc_score
 
 _SAVE_SECONDS = 120  # between checkpoints inside an epoch
