@@ -56,7 +56,7 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
         names = list(loose)
         openable = list(map(expand_user, names))
         tables.append(_frame(openable, names))
-    files = pd.concat(tables)
+    files = _joined(tables)
     if files.empty:
         raise ValueError(f"No rows in {', '.join(map(repr, inputs))}.")
     return files
@@ -111,10 +111,19 @@ def table_files(table, folder, path_column, columns):
     return files
 
 
-def _frame(openable, names):
+def _frame(openable, names, others=None):
     # Objects, because pandas' own text holds no names that are not UTF-8.
     index = pd.Index(names, dtype=object)
-    return pd.DataFrame({"path": openable}, index=index, dtype=object)
+    return pd.DataFrame({"path": openable, **(others or {})}, index=index, dtype=object)
+
+
+def _joined(tables):
+    # pandas.concat would make its own text of the index.
+    cells = {
+        name: [cell for table in tables for cell in table[name]]
+        for name in tables[0].columns
+    }
+    return _frame(cells.pop("path"), [n for t in tables for n in t.index], cells)
 
 
 def _resolve(value, folder):
