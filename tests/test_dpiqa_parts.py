@@ -21,7 +21,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from diffqa_features import FeatureStore
-from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.backbone import Backbone, load_backbone
 from diffqa_features._backbone.weights import load_vae
 from diffqa_features.learned._pictures import Pictures
 from diffqa_features.learned.dpiqa.decoder import QualityDecoder

@@ -21,6 +21,7 @@ from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import pack_keys, unpack_keys
 from diffqa_features._utils.profiling import stage
+from diffqa_features._utils.statistics import pool_rows
 
 
 @dataclass(slots=True, eq=False)
@@ -331,8 +332,7 @@ class _Run:
                 for frame in opened.frames
             ]
         )  # (T, D)
-        pool = {"mean": np.mean, "std": np.std, "max": np.max, "min": np.min}
-        row = np.concatenate([pool[s](table, axis=0) for s in request.frame_statistics])
+        row = pool_rows(table, request.frame_statistics)
         self.matrix[self.places[opened.row.index]] = row
         opened.frames.clear()
         self.advance(1)
@@ -343,10 +343,10 @@ class _Run:
             "Its weights are damaged or no model's; copy or download them again."
         )
         if self.on_error == "raise":
-            raise ValueError(f"Row{str(row)[3:]}: {problem}")
+            raise row.error(problem)
         self._list(row, problem)
         self.refused[self.places[row.index]] = problem
         self.advance(1)
 
     def _list(self, row, problem):
-        self.failed.append((row.index, f"Row{str(row)[3:]}: {problem}"))
+        self.failed.append((row.index, str(row.error(problem))))

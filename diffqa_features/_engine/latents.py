@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from diffqa_features._engine.parallel import keep, read_ahead
+from diffqa_features._engine.parallel import keep, read_each
 from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import Row, open_media, pixel_key
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
-
-_AHEAD = 16  # rows that are read while others are encoded
 
 
 @dataclass(frozen=True)
@@ -51,22 +48,17 @@ def encode_rows(
         # The store as it stands then.
         return _open(row, spec, store, see is not None)
 
-    with tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar:
-        for _, future in read_ahead(rows, read, _AHEAD):
-            keys, views, found, places = future.result()
-            if see is not None:
-                see([views[key] for key in keys])
-            known.update(found)
-            new = [key for key in views if key not in known]
-            if new:
-                latents = passes.latents(
-                    [views[key] for key in new], spec.normalization
-                )
-                known.update(zip(new, latents, strict=True))
-                store = keep(store, {spec.key(key): known[key] for key in new})
-            latents = np.stack([known[key] for key in keys])
-            encoded.append(Encoded(keys, latents, *places))
-            bar.update(1)
+    for keys, views, found, places in read_each(rows, read, "encode", verbose):
+        if see is not None:
+            see([views[key] for key in keys])
+        known.update(found)
+        new = [key for key in views if key not in known]
+        if new:
+            latents = passes.latents([views[key] for key in new], spec.normalization)
+            known.update(zip(new, latents, strict=True))
+            store = keep(store, {spec.key(key): known[key] for key in new})
+        latents = np.stack([known[key] for key in keys])
+        encoded.append(Encoded(keys, latents, *places))
     return encoded
 
 
@@ -74,8 +66,8 @@ def _open(row, spec, store, view_all):
     """Keys and places of a row's frames, views of those to encode, kept latents."""
     media = open_media(row, spec.reader)
     if spec.stills_only and not media.is_still:
-        raise ValueError(
-            f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
+        raise row.error(
+            "this is a clip of several frames, and the estimator "
             "takes pictures. Pass single frames."
         )
     still_file = media.is_still and not media.is_array

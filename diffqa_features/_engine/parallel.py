@@ -19,16 +19,19 @@ from tqdm.auto import tqdm
 
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
+from diffqa_features._utils.shortage import ways_out
 
 N_READER_THREADS = 3
 """Threads that read and decode."""
 
 _ROWS_PER_TASK = 32
+_AHEAD = 16  # rows that are read while others are worked on
 
 Result = TypeVar("Result")
 Processed = tuple[Result, list[tuple[int, str]]]
 
 
+@ways_out()
 def map_rows(
     rows: Sequence[Row],
     process: Callable[[Sequence[Row], Callable[[int], object]], Processed],
@@ -67,6 +70,11 @@ def map_rows(
     return results, sorted(failed)
 
 
+@ways_out()
+def _submit(pool: ThreadPoolExecutor, *work) -> Future:
+    return pool.submit(*work)
+
+
 def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
     """Yield the items while the next `depth` of them are made in a thread."""
     end = object()
@@ -75,7 +83,7 @@ def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
         try:
             while True:
                 while len(upcoming) < depth:
-                    upcoming.append(worker.submit(next, items, end))
+                    upcoming.append(_submit(worker, next, items, end))
                 item = upcoming.popleft().result()
                 if item is end:
                     return
@@ -105,13 +113,23 @@ def read_ahead(
                     row = next(iterator, None)
                     if row is None:
                         break
-                    upcoming.append((row, readers.submit(read, row)))
+                    upcoming.append((row, _submit(readers, read, row)))
                 if not upcoming:
                     return
                 yield upcoming.popleft()
         finally:
             for _, future in upcoming:
                 future.cancel()
+
+
+def read_each(
+    rows: Sequence[Row], read: Callable[[Row], Result], what: str, verbose: int = 0
+) -> Iterator[Result]:
+    """What `read` makes of each row, in order, with a progress bar; bad rows raise."""
+    with tqdm(total=len(rows), unit="row", desc=what, disable=not verbose) as bar:
+        for _, future in read_ahead(rows, read, _AHEAD):
+            yield future.result()
+            bar.update(1)
 
 
 def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from diffqa_features._engine.kinds import Column, Kind, Recipe
-from diffqa_features._media.rows import Row
+from diffqa_features._media.rows import Row, is_missing
 from diffqa_features._utils.hashing import make_key
 
 Records = Mapping[tuple[int, int, str], np.ndarray]
@@ -140,9 +140,9 @@ class Request:
 
         def value(match):
             text = row.columns[match[1]]
-            if text is None or text != text:  # NaN is unequal to itself
-                raise ValueError(
-                    f"Row{str(row)[3:]}: the column {match[1]!r} of the prompts "
+            if is_missing(text):
+                raise row.error(
+                    f"the column {match[1]!r} of the prompts "
                     "is empty here. Fill it or leave the row out."
                 )
             return str(text)

@@ -56,6 +56,7 @@ class MediaTransformer(TransformerMixin, BaseEstimator):
             The estimator itself.
         """
         self._validate_params()
+        as_store(self.memory)
         self._plan()
         if X is not None:
             as_rows(X)

@@ -186,8 +186,8 @@ def _describe(media, max_frames) -> np.ndarray:
     for frame in media.frames(max_frames=max_frames):
         h, w = frame.shape[:2]
         if min(h, w) < _SMALLEST:
-            raise ValueError(
-                f"Row{str(media.row)[3:]}: {w} x {h} pixels; natural-scene statistics "
+            raise media.row.error(
+                f"{w} x {h} pixels; natural-scene statistics "
                 f"need {_SMALLEST} x {_SMALLEST}: drop the row."
             )
         described.append(_scene(frame) + _appearance(frame))

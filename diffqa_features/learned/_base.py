@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features._backbone.settings import FITTED, check_settings
+from diffqa_features._utils.files import local_path
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned import _files
 
@@ -106,7 +107,7 @@ class TrainedModel(BaseEstimator):
                 self._design(), settings, self.random_state, str(dtype), past,
                 target, facts, dict(network.state_dict()),
             )  # fmt: skip
-            folder = Path(self.checkpoint_dir).expanduser()
+            folder = local_path(self.checkpoint_dir, "The 'checkpoint_dir' parameter")
             checkpoint = folder / f"{name}-{key}.pt"
         schedule = _training.Schedule(
             **settings,

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import logging
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 
 from diffqa_features._backbone.settings import parse_json, read_json
+from diffqa_features._utils.files import local_path, one_writer, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +27,15 @@ def save(folder, config, weights):
     """
     from safetensors.numpy import save as to_bytes
 
-    folder = Path(folder).expanduser()
+    folder = local_path(folder, "The folder of save_pretrained")
     config = {"format": FORMAT, **config}
     inner = json.dumps(config, sort_keys=True, allow_nan=False)
     content = to_bytes(weights, metadata={"config": inner})
     outer = {**config, "weights_sha256": hashlib.sha256(content).hexdigest()}
     text = json.dumps(outer, indent=2, allow_nan=False) + "\n"
-    write_whole(folder / _WEIGHTS, lambda file: file.write(content))
-    write_whole(folder / _CONFIG, lambda file: file.write(text.encode()))
+    with one_writer(folder / _CONFIG):
+        write_whole(folder / _WEIGHTS, content)
+        write_whole(folder / _CONFIG, text)
 
 
 def load(folder):
@@ -92,21 +92,6 @@ def load(folder):
                 "prediction. Restore it from a copy, or fit again."
             )
     return config, weights
-
-
-def write_whole(path, write):
-    """Write a file so that under its name there is always a whole one, old or new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        with beside.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _sha256(content):

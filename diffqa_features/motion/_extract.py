@@ -259,11 +259,11 @@ class _Run:
                 "are not finite, also in float32. Its weights are damaged or no "
                 "model's; copy or download them again."
             )
-            reason = f"Row{str(watched.row)[3:]}: {problem}"
+            error = watched.row.error(problem)
             if self.on_error == "raise":
-                raise ValueError(reason)
+                raise error
             self.refused[watched.row.index] = problem
-            self._fail(watched.row, reason)
+            self._fail(watched.row, str(error))
             return
         if watched.list_key is not None and self.store is not None:
             entry = {watched.list_key: pack_keys(watched.keys)}
