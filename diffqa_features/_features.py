@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diffqa_features._checks import InOrder
 from diffqa_features._layout import FeatureLayout
 from diffqa_features._records import STATISTICS
 from diffqa_features._transformer import FRAME_STATISTICS, BackboneTransformer
@@ -182,9 +183,9 @@ class DiffusionQAFeatures(BackboneTransformer):
 
     _parameter_constraints: dict = {
         **BackboneTransformer._parameter_constraints,
-        "kinds": [str, "array-like"],
-        "pooling": [str, "array-like"],
-        "frame_pooling": [str, "array-like"],
+        "kinds": [str, InOrder()],
+        "pooling": [str, InOrder()],
+        "frame_pooling": [str, InOrder()],
     }
 
     def __init__(

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._blocks import select_blocks
+from diffqa_features._checks import InOrder
 from diffqa_features._engine import extract
 from diffqa_features._estimator import MediaTransformer
 from diffqa_features._media import as_rows
@@ -30,9 +31,9 @@ class BackboneTransformer(MediaTransformer):
     _parameter_constraints: dict = {
         **MediaTransformer._parameter_constraints,
         "backbone": [str, os.PathLike],
-        "timesteps": [Interval(Integral, 0, None, closed="left"), "array-like"],
-        "blocks": [str, "array-like"],
-        "prompts": [str, "array-like"],
+        "timesteps": [Interval(Integral, 0, None, closed="left"), InOrder()],
+        "blocks": [str, InOrder()],
+        "prompts": [str, InOrder()],
         "image_size": [Interval(Integral, 8, None, closed="left"), None],
         "view": [StrOptions(set(VIEWS))],
         "frame_rate": [Interval(Real, 0, None, closed="neither")],

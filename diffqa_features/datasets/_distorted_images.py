@@ -13,6 +13,7 @@ from skimage.metrics import structural_similarity
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from diffqa_features._checks import InOrder
 from diffqa_features._media import open_media, pixel_key
 from diffqa_features.datasets._distortions import FAMILIES, distort
 from diffqa_features.datasets._grading import (
@@ -37,7 +38,7 @@ _SMALLEST = 11  # that window must fit
 @validate_params(
     {
         "references": ["array-like", None],
-        "families": [StrOptions({"all", *FAMILIES}), "array-like"],
+        "families": [StrOptions({"all", *FAMILIES}), InOrder()],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "image_size": [Interval(Integral, _SMALLEST, None, closed="left"), None],
         "folder": [str, os.PathLike, None],

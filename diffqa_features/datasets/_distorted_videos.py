@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from diffqa_features._checks import InOrder
 from diffqa_features.datasets import _distortions, _temporal
 from diffqa_features.datasets._clip_sources import clip_sources
 from diffqa_features.datasets._grading import check_families, grade_rng, graded_set
@@ -30,7 +31,7 @@ _FORMAT = 1
     {
         "folder": [str, os.PathLike],
         "references": ["array-like", None],
-        "families": [StrOptions({*_SETS, *FAMILIES}), "array-like"],
+        "families": [StrOptions({*_SETS, *FAMILIES}), InOrder()],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "n_references": [Interval(Integral, 1, None, closed="left")],
         "n_frames": [Interval(Integral, 16, None, closed="left")],

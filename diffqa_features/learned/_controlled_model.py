@@ -6,6 +6,7 @@ from numbers import Integral
 from sklearn.utils._param_validation import Interval
 
 from diffqa_features._blocks import select_blocks
+from diffqa_features._checks import InOrder
 from diffqa_features._records import STATISTICS
 from diffqa_features._resolve import describe_backbone
 from diffqa_features._store import as_store
@@ -23,14 +24,14 @@ class ControlledModel(LearnedModel):
 
     _parameter_constraints: dict = {
         **LearnedModel._parameter_constraints,
-        "stages": [str, "array-like", None],
-        "pooling": [str, "array-like"],
+        "stages": [str, InOrder(), None],
+        "pooling": [str, InOrder()],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
         "frame_rate": BackboneTransformer._parameter_constraints["frame_rate"],
         "max_frames": BackboneTransformer._parameter_constraints["max_frames"],
         "reader": BackboneTransformer._parameter_constraints["reader"],
-        "frame_pooling": [str, "array-like"],
+        "frame_pooling": [str, InOrder()],
     }
 
     # -- parameters to plan ------------------------------------------------------------

@@ -11,6 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _is_fitted
 
+from diffqa_features._checks import InOrder
 from diffqa_features._media import as_rows
 from diffqa_features._resolve import describe_backbone
 from diffqa_features._store import as_store
@@ -56,7 +57,7 @@ class TwoViewRegressor(LearnedRegressor):
         **LearnedRegressor._parameter_constraints,
         "controller": [str, os.PathLike, HasMethods("fit"), None],
         "control": ["boolean"],
-        "branches": [str, "array-like"],
+        "branches": [str, InOrder()],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
         "crop_size": _shared["image_size"],
@@ -208,6 +209,9 @@ class TwoViewRegressor(LearnedRegressor):
             verbose=self.verbose,
         )
 
+    def _smallest_batch(self):
+        return 2 if self.loss == "plcc+rank" else 1
+
     # -- stage 2 -----------------------------------------------------------------------
 
     def _network(self, info):
@@ -245,7 +249,14 @@ class TwoViewRegressor(LearnedRegressor):
         self._validate_params()
         y = self._check_target(as_rows(X), y)
         info = self._plan()
+        if self.batch_size < self._smallest_batch():
+            raise self._complaint(
+                "batch_size",
+                f"at least 2 with loss={self.loss!r}, which compares the clips of a "
+                "step; loss='l1' trains on single clips",
+            )
         train, held = self._split(y, groups)
+        self._warn_of_constant(y, train, held)
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()

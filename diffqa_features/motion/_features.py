@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 from sklearn.utils._param_validation import StrOptions
 
+from diffqa_features._checks import InOrder
 from diffqa_features._estimator import MediaTransformer
 from diffqa_features._media import as_rows
 from diffqa_features._store import as_store
@@ -131,7 +132,7 @@ class MotionFeatures(MediaTransformer):
 
     _parameter_constraints: dict = {
         "weights": [str, os.PathLike],
-        "pooling": [str, "array-like"],
+        "pooling": [str, InOrder()],
         **MediaTransformer._parameter_constraints,
         "reader": [StrOptions(set(READERS))],
     }
