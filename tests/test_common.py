@@ -42,7 +42,7 @@ from diffqa_features import (
     MotionFeatures,
     PromptAlignmentMaps,
 )
-from diffqa_features._checks import InOrder
+from diffqa_features._utils.checks import InOrder
 
 SMALL = {"image_size": 64, "device": "cpu", "dtype": "float32", "blocks": "mid*"}
 

@@ -13,10 +13,10 @@ from skimage.metrics import structural_similarity
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from diffqa_features._checks import InOrder
-from diffqa_features._media import open_media, pixel_key
+from diffqa_features._media.rows import open_media, pixel_key
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.datasets._distortions import FAMILIES, distort
-from diffqa_features.datasets._grading import (
+from diffqa_features.datasets._graded import (
     check_families,
     check_size,
     grade_rng,
