@@ -19,6 +19,7 @@ from diffqa_features._media.rows import as_rows
 from diffqa_features._media.video.video import READERS
 from diffqa_features._media.views import VIEWS
 from diffqa_features._store.store import FeatureStore, as_store
+from diffqa_features._utils.checks import InOrder
 
 FRAME_STATISTICS = ("mean", "std", "max", "min")
 
@@ -109,9 +110,9 @@ class BackboneTransformer(MediaTransformer):
     _parameter_constraints: dict = {
         **MediaTransformer._parameter_constraints,
         "backbone": [str, os.PathLike],
-        "timesteps": [Interval(Integral, 0, None, closed="left"), "array-like"],
-        "blocks": [str, "array-like"],
-        "prompts": [str, "array-like"],
+        "timesteps": [Interval(Integral, 0, None, closed="left"), InOrder()],
+        "blocks": [str, InOrder()],
+        "prompts": [str, InOrder()],
         "image_size": [Interval(Integral, 8, None, closed="left"), None],
         "view": [StrOptions(set(VIEWS))],
         "frame_rate": [Interval(Real, 0, None, closed="neither")],

@@ -5,6 +5,7 @@ import numpy as np
 from diffqa_features._engine import kinds as feature_kinds
 from diffqa_features._engine.kinds import STATISTICS, Recipe
 from diffqa_features._engine.request import FeatureLayout
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 
 
@@ -181,9 +182,9 @@ class DiffusionQAFeatures(BackboneTransformer):
 
     _parameter_constraints: dict = {
         **BackboneTransformer._parameter_constraints,
-        "kinds": [str, "array-like"],
-        "pooling": [str, "array-like"],
-        "frame_pooling": [str, "array-like"],
+        "kinds": [str, InOrder()],
+        "pooling": [str, InOrder()],
+        "frame_pooling": [str, InOrder()],
     }
 
     def __init__(

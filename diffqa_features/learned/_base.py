@@ -50,6 +50,8 @@ class TrainedModel(BaseEstimator):
 
     _DESIGN = ()
     _FITTED = ("history_",)
+    # With routing enabled, searches and cross-validation pass groups on unasked.
+    __metadata_request__fit = {"groups": True}
 
     _parameter_constraints: dict = {
         "image_size": _shared["image_size"],
@@ -86,6 +88,10 @@ class TrainedModel(BaseEstimator):
 
     # -- training ------------------------------------------------------------------
 
+    def _smallest_batch(self):
+        """The fewest rows that a loss learns from."""
+        return 1
+
     def _minimise(self, network, step, target, device, validate, facts, past=0):
         """The loop with this estimator's parameters; the history of its epochs.
 
@@ -112,6 +118,7 @@ class TrainedModel(BaseEstimator):
         schedule = _training.Schedule(
             **settings,
             seed=_training.seed_of(int(self.random_state), past),
+            smallest_batch=self._smallest_batch(),
             dtype=dtype,
             checkpoint=checkpoint,
             verbose=self.verbose,

@@ -9,6 +9,7 @@ from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 from diffqa_features.learned._estimator import LearnedModel
 
@@ -23,14 +24,14 @@ class ControlledModel(LearnedModel):
 
     _parameter_constraints: dict = {
         **LearnedModel._parameter_constraints,
-        "stages": [str, "array-like", None],
-        "pooling": [str, "array-like"],
+        "stages": [str, InOrder(), None],
+        "pooling": [str, InOrder()],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
         "frame_rate": BackboneTransformer._parameter_constraints["frame_rate"],
         "max_frames": BackboneTransformer._parameter_constraints["max_frames"],
         "reader": BackboneTransformer._parameter_constraints["reader"],
-        "frame_pooling": [str, "array-like"],
+        "frame_pooling": [str, InOrder()],
     }
 
     # -- parameters to plan ------------------------------------------------------------

@@ -101,7 +101,8 @@ class DiffVQARegressor(TwoViewRegressor):
         Passes over the clips. 0 only fits the scale.
 
     batch_size : int, default=16
-        Clips per step.
+        Clips per step. ``"plcc+rank"`` compares them: it needs at least two, and a
+        single clip that is left over goes into the last step.
 
     learning_rate : float, default=1e-3
         Of AdamW, constant.

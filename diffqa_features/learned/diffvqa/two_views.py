@@ -14,6 +14,7 @@ from sklearn.utils.validation import _is_fitted
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned._base import give_weights
 from diffqa_features.learned._estimator import LearnedRegressor
@@ -57,7 +58,7 @@ class TwoViewRegressor(LearnedRegressor):
         **LearnedRegressor._parameter_constraints,
         "controller": [str, os.PathLike, HasMethods("fit"), None],
         "control": ["boolean"],
-        "branches": [str, "array-like"],
+        "branches": [str, InOrder()],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
         "crop_size": _shared["image_size"],
@@ -209,6 +210,9 @@ class TwoViewRegressor(LearnedRegressor):
             verbose=self.verbose,
         )
 
+    def _smallest_batch(self):
+        return 2 if self.loss == "plcc+rank" else 1
+
     # -- stage 2 -----------------------------------------------------------------------
 
     def _network(self, info):
@@ -239,7 +243,14 @@ class TwoViewRegressor(LearnedRegressor):
         self._validate_params()
         y = self._check_target(as_rows(X), y)
         info = self._plan()
+        if self.batch_size < self._smallest_batch():
+            raise self._complaint(
+                "batch_size",
+                f"at least 2 with loss={self.loss!r}, which compares the clips of a "
+                "step; loss='l1' trains on single clips",
+            )
         train, held = self._split(y, groups)
+        self._warn_of_constant(y, train, held)
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()

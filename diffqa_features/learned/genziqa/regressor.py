@@ -291,6 +291,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         y = self._check_target(rows, y)
         info = self._plan()
         train, held = self._split(y, groups)
+        self._warn_of_constant(y, train, held)
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()
@@ -371,6 +372,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         from diffqa_features.learned.genziqa.released import read_released
 
         estimator = cls(backbone, **parameters)
+        estimator._validate_params()
         info = estimator._plan()
         weights, sizes = read_released(folder, estimator._chosen(info))
         estimator.set_params(**sizes)

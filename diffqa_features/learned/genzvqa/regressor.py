@@ -322,6 +322,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         y = self._check_target(as_rows(X), y)
         info = self._plan()
         train, held = self._split(y, groups)
+        self._warn_of_constant(y, train, held)
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()
