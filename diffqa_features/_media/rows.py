@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from numbers import Number
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,8 @@ from diffqa_features._media.video.video import (
     open_video,
     spread,
 )
+from diffqa_features._utils.files import expand_user
+from diffqa_features._utils.shortage import MORE_MEMORY, MORE_THREADS, NO_THREAD
 
 # Loading or converting a PIL image changes it, and rows in several threads may share
 # one. The locks do too, so that no lock has to be kept per image.
@@ -43,6 +47,22 @@ class Row:
     index: int
     source: object
     columns: dict[str, object] = field(default_factory=dict)
+
+    def error(self, cause: object, kind: type = ValueError) -> Exception:
+        """An exception that names this row, in its text and in `row_index`.
+
+        `row_index` and `cause` (the text without the row's name) are plain attributes:
+        they go with the exception from process to process, and nobody has to read them
+        out of the text.
+        """
+        error = kind(f"{self.label}: {cause}")
+        error.row_index, error.cause = self.index, str(cause)
+        return error
+
+    @property
+    def label(self) -> str:
+        """What errors call this row at the beginning of a sentence."""
+        return f"R{str(self)[1:]}"
 
     def __str__(self) -> str:
         if isinstance(self.source, (str, os.PathLike)):
@@ -174,7 +194,8 @@ def open_media(row: Row, reader: str = "auto") -> Media:
     source = row.source
     with _blame(row):
         if isinstance(source, (str, os.PathLike)):
-            return Media(row, *_read(os.fspath(source), row.columns), reader)
+            path = expand_user(os.fspath(source))
+            return Media(row, *_read(path, row.columns), reader)
         frames = None
         if isinstance(source, np.ndarray):
             frames = array_pixels(source)
@@ -183,13 +204,19 @@ def open_media(row: Row, reader: str = "auto") -> Media:
                 frames = image_pixels(source, str(row))[None]
         if frames is not None:
             return Media(row, frames, _frames_key(frames))
-        missing = type(source).__name__ in ("NoneType", "NAType", "NaTType")
-        if missing or (isinstance(source, float) and source != source):
+        if is_missing(source):
             raise ValueError("the media is missing; fill in a path or drop the row.")
         raise ValueError(
             f"a {type(source).__name__} is not media; pass a path, a PIL image, or an "
             "array of shape (H, W), (H, W, 3) or (T, H, W, 3)."
         )
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell is empty: None, a NaN, or pandas' NA or NaT."""
+    if type(value).__name__ in ("NoneType", "NAType", "NaTType"):
+        return True
+    return isinstance(value, Number) and bool(value != value)
 
 
 def pixel_key(frame: np.ndarray) -> str:
@@ -231,13 +258,17 @@ def _blame(row: Row) -> Iterator[None]:
     """Name the row in whatever goes wrong with its media."""
     try:
         yield
-    except MemoryError:
-        raise  # says nothing about the row
+    except MemoryError as error:
+        # Not a bad row: with more memory it is a good one.
+        text = str(error) or "out of memory"
+        raise row.error(f"{text}; {MORE_MEMORY}", MemoryError) from error
     except Exception as error:  # decoders raise nearly every type on broken files
+        if NO_THREAD in str(error):
+            raise RuntimeError(MORE_THREADS) from error
         # Decoders derive errors of their own from OSError, which take other arguments.
         plain = isinstance(error, OSError) and type(error).__module__ == "builtins"
         kind = type(error) if plain else ValueError
-        raise kind(f"Row{str(row)[3:]}: {error}") from error
+        raise row.error(error, kind) from error
 
 
 # -- containers --
@@ -254,6 +285,10 @@ def _split(X) -> tuple[list, dict[str, list]]:
         raise TypeError(
             f"X is a {name}, which can be traversed only once; pass list(X)."
         )
+    if name in ("Table", "RecordBatch") and _of_arrow(X):
+        return _split_table(X.column_names, lambda label: X.column(label).to_pylist())
+    if _of_arrow(X):
+        return X.to_pylist(), {}
     sequence = hasattr(X, "__len__") and hasattr(X, "__getitem__")
     if not sequence or isinstance(X, Mapping):
         raise TypeError(
@@ -261,29 +296,35 @@ def _split(X) -> tuple[list, dict[str, list]]:
             "with the media in its column 'path'."
         )
     if hasattr(X, "columns"):
-        return _split_table(X)
+        return _split_table(list(X.columns), lambda label: list(X[label]))
     if getattr(X, "ndim", 1) != 1:
         raise TypeError(
             f"X is a {name} with {X.ndim} axes; pass a NumPy array of shape "
             "(n, H, W, 3) or (n, T, H, W, 3)."
         )
-    return list(X), {}
+    # A sequence of one's own, as a Dataset of torch, need not end by itself.
+    count = len(X)
+    if hasattr(X, "__iter__"):
+        return list(islice(X, count)), {}
+    return [X[index] for index in range(count)], {}
 
 
-def _split_table(X) -> tuple[list, dict[str, list]]:
-    columns = {str(label): label for label in X.columns}
-    if len(columns) < len(X.columns):
-        raise ValueError(
-            f"The columns of X must have different names. Got {list(X.columns)}."
-        )
+def _of_arrow(X) -> bool:
+    return type(X).__module__.partition(".")[0] == "pyarrow" and hasattr(X, "to_pylist")
+
+
+def _split_table(labels: list, values) -> tuple[list, dict[str, list]]:
+    columns = {str(label): label for label in labels}
+    if len(columns) < len(labels):
+        raise ValueError(f"The columns of X must have different names. Got {labels}.")
     path = next(iter(columns)) if len(columns) == 1 else "path"
     if path not in columns:
         raise ValueError(
             f"X must have a column 'path' with the media. Got columns {list(columns)}; "
             "rename the one that holds the media."
         )
-    values = {name: list(X[label]) for name, label in columns.items()}
-    return values.pop(path), values
+    table = {name: values(label) for name, label in columns.items()}
+    return table.pop(path), table
 
 
 def _split_array(X: np.ndarray) -> list:
