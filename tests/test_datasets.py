@@ -454,6 +454,7 @@ class TestFolder:
         ({"families": "fog"}, "The 'families' parameter of make_distorted_images"),
         ({"families": ["jpeg", "fog"]}, "Got the unknown 'fog' instead"),
         ({"families": ["jpeg", "jpeg"]}, "one or more different names"),
+        ({"families": {"jpeg", "white_noise"}}, "a sequence with an order"),
         ({"families": []}, "one or more different names"),
         ({"references": "photo.png"}, "The 'references' parameter"),
         ({"random_state": "x"}, "The 'random_state' parameter"),

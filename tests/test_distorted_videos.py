@@ -228,9 +228,7 @@ class TestAgain:
         def fail(self, packets):
             raise OSError("no space left")
 
-        from diffqa_features.datasets import _video_files
-
-        monkeypatch.setattr(_video_files.Path, "replace", fail)
+        monkeypatch.setattr(Path, "replace", fail)
         with pytest.raises(OSError, match="no space left"):
             make_distorted_videos(tmp_path, photos[:1], **self.ASKED)
         assert list(tmp_path.iterdir()) == []
@@ -278,6 +276,7 @@ class TestReferences:
         [
             ({"families": ["freeze", "melt"]}, "Got the unknown 'melt'"),
             ({"families": "melt"}, "'families' parameter"),
+            ({"families": {"freeze", "x264"}}, "a sequence with an order"),
             ({"families": []}, r"Got \[\]"),
             ({"image_size": 65}, "must be even"),
             ({"n_levels": 1}, "'n_levels' parameter"),

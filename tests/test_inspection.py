@@ -119,7 +119,7 @@ class TestAlignmentMapDisplay:
             estimator, [self.image, wide], index=1
         )
         expected = estimator.maps([self.image, wide])[1]
-        np.testing.assert_allclose(display.maps, expected, rtol=1e-4)
+        np.testing.assert_allclose(display.maps, expected, rtol=1e-4, atol=1e-5)
         assert list(display.prompts) == ["a", "b", "c"]
         shown = wide if view == "stretch" else wide[:, 16:80]
         np.testing.assert_array_equal(display.image, shown)
@@ -135,7 +135,7 @@ class TestAlignmentMapDisplay:
         assert display.maps.shape == (2, 2, 16, 16)
         for at, blocks in enumerate(["mid.0", "up*"]):
             (alone,) = estimator.set_params(blocks=blocks).maps([self.image])
-            np.testing.assert_allclose(display.maps[at], alone, rtol=1e-4)
+            np.testing.assert_allclose(display.maps[at], alone, rtol=1e-4, atol=1e-5)
             assert display.axes_[at, 1].get_ylabel() == blocks
             shown = [panel.images[1].get_array() for panel in display.axes_[at, 1:3]]
             np.testing.assert_array_equal(shown, display.maps[at])

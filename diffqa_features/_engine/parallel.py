@@ -1,4 +1,4 @@
-"""Rows and a way to take them in, results in the order of the rows out.
+"""Rows and a function of them in, results in the order of the rows out.
 
 What every extractor does, whatever it computes: share rows out among processes, work
 ahead of the model in a thread, tell progress, keep what was computed.
@@ -21,37 +21,37 @@ from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.shortage import ways_out
 
-READERS = 3
+N_READER_THREADS = 3
 """Threads that read and decode."""
 
 _ROWS_PER_TASK = 32
 _AHEAD = 16  # rows that are read while others are worked on
 
 Result = TypeVar("Result")
-Taken = tuple[Result, list[tuple[int, str]]]
+Processed = tuple[Result, list[tuple[int, str]]]
 
 
 @ways_out()
-def share_rows(
+def map_rows(
     rows: Sequence[Row],
-    take: Callable[[Sequence[Row], Callable[[int], object]], Taken],
+    process: Callable[[Sequence[Row], Callable[[int], object]], Processed],
     *,
     device: str | None,
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> tuple[list[tuple[Sequence[int], Result]], list[tuple[int, str]]]:
-    """Call `take`, in several processes if so asked.
+    """Call `process`, in several processes if so asked.
 
-    ``take(rows, advance)`` returns the result for its rows and the (index, reason) of
-    those that could not be read; it calls ``advance(count)`` as rows are finished, and
-    can be pickled. Returned are the results of parts of the rows, each with the places
-    of its rows. Rows of one file or object are in one part, so that no two processes
-    compute the same.
+    ``process(rows, advance)`` returns the result for its rows, and the (index, reason)
+    of those that could not be read; it calls ``advance(count)`` as rows are finished,
+    and can be pickled. Returned are the results of parts of the rows, each with the
+    places of its rows. Rows of one file or object are in one part, so that no two
+    processes compute the same.
     """
     jobs = min(effective_n_jobs(n_jobs), len(rows))
     with tqdm(total=len(rows), unit="row", disable=not verbose) as progress:
         if jobs == 1:
-            result, failed = take(rows, progress.update)
+            result, failed = process(rows, progress.update)
             return [(range(len(rows)), result)], failed
         _refuse_shared_gpu(device, jobs)
         tasks = _split(rows)
@@ -60,7 +60,8 @@ def share_rows(
         )
         results, failed = [], []
         parts = parallel(
-            delayed(_take)([rows[place] for place in places], take) for places in tasks
+            delayed(_process)([rows[place] for place in places], process)
+            for places in tasks
         )
         for places, (result, bad) in zip(tasks, parts, strict=True):
             results.append((places, result))
@@ -105,7 +106,7 @@ def read_ahead(
     """
     upcoming: deque[tuple[Row, Future]] = deque()
     iterator = iter(rows)
-    with ThreadPoolExecutor(READERS, "diffqa-read") as readers:
+    with ThreadPoolExecutor(N_READER_THREADS, "diffqa-read") as readers:
         try:
             while True:
                 while len(upcoming) < depth and _waiting(upcoming, size) < 2 * depth:
@@ -170,9 +171,9 @@ def _split(rows: Sequence[Row]) -> list[list[int]]:
     return tasks
 
 
-def _take(rows, take):
+def _process(rows, process):
     with parallel_config(n_jobs=1):
-        return take(rows, lambda count: None)
+        return process(rows, lambda count: None)
 
 
 def _refuse_shared_gpu(device, jobs):

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from diffqa_features._media.animations import Animation, open_animation
+from diffqa_features._media.budget import STILL
 from diffqa_features._media.images import array_pixels, decode_image, image_pixels
 from diffqa_features._media.video.containers import PREFIX, is_video
 from diffqa_features._media.video.raw import RawVideo, is_raw_video
@@ -86,7 +87,8 @@ class Media:
         # (T, H, W, 3), the bytes of an image file, or a video file that was hashed
         self._content: np.ndarray | bytes | _File = content
         self._reader = reader
-        self._moving: Video | Animation | RawVideo | None = None
+        # None of what does not move; False before anybody asked
+        self._moving: Video | Animation | RawVideo | bool | None = False
 
     @property
     def is_still(self) -> bool:
@@ -131,7 +133,7 @@ class Media:
                     yield content[at]
             elif (video := self._video()) is None:
                 for _ in check_indices(indices, 1):
-                    yield decode_image(content)
+                    yield decode_image(content, str(self.row))
             elif isinstance(video, Animation):
                 yield from video.read(check_indices(indices, len(video)))
             else:
@@ -160,13 +162,14 @@ class Media:
             return spread(len(several), max_frames)
 
     def _video(self) -> Video | Animation | RawVideo | None:
-        if self._moving is None:
-            if isinstance(self._content, _File) and self._content.raw is not None:
-                self._moving = self._content.raw
-            elif isinstance(self._content, _File):
-                self._moving = open_video(self._content.path, self._reader)
-            elif isinstance(self._content, bytes):
+        if self._moving is False:
+            if isinstance(self._content, bytes):
                 self._moving = open_animation(self._content)
+            elif self.is_array:
+                self._moving = None
+            else:
+                file = self._content
+                self._moving = file.raw or open_video(file.path, self._reader)
         return self._moving
 
 
@@ -198,7 +201,7 @@ def open_media(row: Row, reader: str = "auto") -> Media:
             frames = array_pixels(source)
         elif isinstance(source, Image.Image):
             with _IMAGE_LOCKS[id(source) % len(_IMAGE_LOCKS)]:
-                frames = image_pixels(source)[None]
+                frames = image_pixels(source, str(row))[None]
         if frames is not None:
             return Media(row, frames, _frames_key(frames))
         if is_missing(source):
@@ -376,6 +379,13 @@ def _read(name: str | bytes, columns: Mapping) -> tuple[bytes | _File, str]:
                     str(path.absolute()), status.st_size, status.st_mtime_ns, raw
                 )
                 return content, digest.hexdigest()
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and status.st_size > limit * STILL:
+                raise ValueError(
+                    f"is a picture file of {status.st_size / 2**30:.1f} GiB; the limit "
+                    f"is {limit * STILL / 2**30:.1f} GiB. Shrink it, set "
+                    "PIL.Image.MAX_IMAGE_PIXELS = None, or drop the row."
+                )
             data = prefix + file.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -390,4 +400,4 @@ def _read(name: str | bytes, columns: Mapping) -> tuple[bytes | _File, str]:
         raise OSError(f"cannot be read ({error.strerror}); check the path.") from error
     if not data:
         raise ValueError("the file is empty; restore it or drop the row.")
-    return data, _digest(b"file 1", data)
+    return data, _digest(b"file 2", data)

@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from diffqa_features._media.rows import open_media, pixel_key
+from diffqa_features._utils.checks import InOrder
 from diffqa_features._utils.files import local_path, write_whole
 from diffqa_features.datasets._distortions import FAMILIES, distort
 from diffqa_features.datasets._graded import (
@@ -36,7 +37,7 @@ _SMALLEST = 11  # that window must fit
 @validate_params(
     {
         "references": ["array-like", None],
-        "families": [StrOptions({"all", *FAMILIES}), "array-like"],
+        "families": [StrOptions({"all", *FAMILIES}), InOrder()],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "image_size": [Interval(Integral, _SMALLEST, None, closed="left"), None],
         "folder": [str, os.PathLike, None],

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from diffqa_features._utils.checks import InOrder
 from diffqa_features._utils.files import local_path
 from diffqa_features.datasets import _distortions, _timing_faults
 from diffqa_features.datasets._clip_sources import clip_sources
@@ -30,7 +31,7 @@ _FORMAT = 1
     {
         "folder": [str, os.PathLike],
         "references": ["array-like", None],
-        "families": [StrOptions({*_SETS, *FAMILIES}), "array-like"],
+        "families": [StrOptions({*_SETS, *FAMILIES}), InOrder()],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "n_references": [Interval(Integral, 1, None, closed="left")],
         "n_frames": [Interval(Integral, 16, None, closed="left")],

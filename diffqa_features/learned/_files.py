@@ -5,6 +5,9 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
+
+from diffqa_features._backbone.settings import parse_json, read_json
 from diffqa_features._utils.files import local_path, one_writer, write_whole
 
 logger = logging.getLogger(__name__)
@@ -12,6 +15,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 """Raised whenever the files change their meaning."""
 
+_OBJECTS = {"estimator": str, "parameters": dict, "fitted": dict}
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -51,8 +55,11 @@ def load(folder):
     try:
         weights = from_bytes(content)
         length = int.from_bytes(content[:8], "little")
-        inner = json.loads(content[8 : 8 + length]).get("__metadata__", {})["config"]
-    except (SafetensorError, ValueError, KeyError) as error:
+        header = parse_json(content[8 : 8 + length])
+        inner = parse_json(header["__metadata__"]["config"])
+        if not isinstance(inner, dict):
+            raise ValueError("its configuration is no JSON object")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged or was not written by save_pretrained: {error!r}. "
             "Restore it from a copy, or fit again."
@@ -64,13 +71,26 @@ def load(folder):
             "crash; the weights' own copy is used.",
             folder / _CONFIG,
         )
-        config = json.loads(inner)
+        config = inner
     if config.get("format") != FORMAT:
         raise ValueError(
             f"'{folder}' has format {config.get('format')!r}, and this version of "
             f"diffqa_features reads {FORMAT}. Load it with the version that wrote it: "
             f"{config.get('library', 'unknown')}."
         )
+    for key, kind in _OBJECTS.items():
+        if not isinstance(config.get(key), kind):
+            raise ValueError(
+                f"'{folder}': the configuration must have {key!r}, a JSON "
+                f"{'string' if kind is str else 'object'}. Got "
+                f"{config.get(key)!r:.60} instead. Restore it from a copy."
+            )
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"{path}: {name!r} holds NaN or infinity, and so would every "
+                "prediction. Restore it from a copy, or fit again."
+            )
     return config, weights
 
 
@@ -80,7 +100,6 @@ def _sha256(content):
 
 def _read_config(path):
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (FileNotFoundError, ValueError):
         return None
-    return config if isinstance(config, dict) else None

@@ -9,8 +9,9 @@ from sklearn.utils._param_validation import StrOptions
 from diffqa_features._media.rows import as_rows
 from diffqa_features._media.video.video import READERS
 from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
 from diffqa_features._utils.statistics import pool_rows
-from diffqa_features.features._estimator import MediaTransformer
+from diffqa_features.features._base import MediaTransformer
 from diffqa_features.motion._extract import MotionRequest, extract_motion
 from diffqa_features.motion._weights import find_weights
 
@@ -132,7 +133,7 @@ class MotionFeatures(MediaTransformer):
 
     _parameter_constraints: dict = {
         "weights": [str, os.PathLike],
-        "pooling": [str, "array-like"],
+        "pooling": [str, InOrder()],
         **MediaTransformer._parameter_constraints,
         "reader": [StrOptions(set(READERS))],
     }

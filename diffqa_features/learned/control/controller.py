@@ -4,7 +4,7 @@ from numbers import Integral
 
 import numpy as np
 
-from diffqa_features._engine.records import STATISTICS
+from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._media.rows import as_rows
 from diffqa_features._utils.statistics import pool_rows
 from diffqa_features.learned.control.controlled_model import ControlledModel

@@ -150,12 +150,10 @@ def _small(pixels, seen, viewing, view):
 
 def _feature_key(viewing, content, part):
     view, copy, number = part
-    return make_key(
-        "diffvqa 1", viewing.facts, content, number, viewing.seen(view, copy)
-    )
+    return make_key("diffvqa", viewing.facts, content, number, viewing.seen(view, copy))
 
 
 def _frame_key(viewing, content, part):
     view, copy, number = part
     seen = viewing.seen(view, copy) if view == "crop" else view
-    return make_key("diffvqa frame 1", viewing.mamba_size, content, number, seen)
+    return make_key("diffvqa frame", viewing.mamba_size, content, number, seen)
