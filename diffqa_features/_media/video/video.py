@@ -15,7 +15,8 @@ from diffqa_features._media.video.decoders import (
     read_decord,
     read_imageio,
 )
-from diffqa_features._media.video.demux import VideoError, absolute, index_video
+from diffqa_features._media.video.demux import absolute, index_video
+from diffqa_features._media.video.opening import VideoError
 
 READERS = ("auto", "decord", "imageio")
 
