@@ -147,7 +147,7 @@ class _Run:
         for index, first in self.copies:
             self.results[index] = self.results[first].copy()
             if first in self.refused:
-                reason = f"Row{str(row_of[index])[3:]}: {self.refused[first]}"
+                reason = f"{row_of[index].label}: {self.refused[first]}"
                 self.failed.append((index, reason))
         return [self.results[row.index] for row in rows], sorted(self.failed)
 
