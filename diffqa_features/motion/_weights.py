@@ -207,7 +207,7 @@ def _download(path: Path) -> None:
             f"The weights {ALIAS!r} are not on this machine ({path}), and they could "
             f"not be downloaded: {error}. Ways to get them:\n"
             f"  - on a machine with network: curl -O {URL}, then copy the file to "
-            f"{path} (TORCH_HOME names another folder), or pass motion_network=its path\n"
+            f"{path} (TORCH_HOME names another folder), or pass the path instead\n"
             "  - unset HF_HUB_OFFLINE where it is set, to download them here\n"
             "  - motion_network='tiny', which ships with this package"
         ) from error
