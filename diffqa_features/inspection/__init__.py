@@ -2,10 +2,10 @@
 
 In: fitted estimators and media, or computed results. Out: displays, which store what
 they show and draw it in `plot`, the only place that imports matplotlib. Open
-`_prediction` first; `_style` has the common look, `_checks` the common errors. The class
-methods ``from_...`` compute and draw in one go. New figures fit a column of a paper (3.5
-inches, text of 7 and 8 points, colours that everyone can tell apart); axes that you pass
-keep their own style.
+`_prediction` first; `_style` has the common look, `_checks` the common errors. The
+class methods ``from_...`` compute and draw in one go. New figures fit a column of a
+paper (3.5 inches, text of 7 and 8 points, colours that everyone can tell apart); axes
+that you pass keep their own style.
 """
 
 from diffqa_features.inspection._alignment_map import AlignmentMapDisplay
