@@ -59,7 +59,7 @@ def regressors(folder):
     quick = {
         "n_context": 2,
         "lora_rank": 1,
-        "bias": False,
+        "error_bias": False,
         "n_timesteps": 1,
         "max_epochs": 1,
         **SMALL,
@@ -122,7 +122,7 @@ GRIDS = {
     "motion": {"f__pooling": ["mean", ("mean", "std")]},
     **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
     "dpiqa": {"f__train_unet": [True, False]},
-    "diffvqa": {"f__branches": ["crop", ("resize", "crop")]},
+    "diffvqa": {"f__views": ["crop", ("resize", "crop")]},
 }
 
 

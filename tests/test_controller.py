@@ -126,7 +126,8 @@ def test_trained_it_tells_the_model_what_the_frame_is():
     model = DiffusionController(
         image_size=32, max_epochs=60, batch_size=4, learning_rate=4e-3, device="cpu"
     ).fit(frames)
-    backbone, network = model._open(trained=True)
+    backbone = load_backbone(model.backbone, "cpu", "float32")
+    network = make_control(backbone.unet, model.weights_)
     latents = np.concatenate([row.latents for row in encoded(model, frames)])
     chain = Chain((), last_timestep=500)
 
@@ -154,7 +155,7 @@ def test_fit_again_gives_the_same(model, fitted, images):
 
 
 def test_accumulation_changes_nothing_but_memory(model, fitted, images):
-    model.set_params(accumulation=3).fit(images)
+    model.set_params(gradient_accumulation_steps=3).fit(images)
     for name, value in fitted.weights_.items():
         np.testing.assert_allclose(model.weights_[name], value, atol=1e-4)
 
@@ -164,7 +165,8 @@ def test_untrained_it_adds_nothing(model, images):
     assert model.history_ == []
     backbone = load_backbone(model.backbone, "cpu", "float32")
     latents = [row.latents[0] for row in encoded(model, images)]
-    expected = controlled_features(backbone, None, latents, model._chain(model._plan()))
+    chain = model._chain(model._check_parameters())
+    expected = controlled_features(backbone, None, latents, chain)
     columns = model.set_output(transform="pandas").transform(images)
     for name, maps in expected.items():
         found = columns.filter(regex=f"^{name}__mean").to_numpy()
@@ -176,7 +178,8 @@ def test_untrained_it_adds_nothing(model, images):
 def encoded(model, images):
     from diffqa_features._media.rows import as_rows
 
-    return model._encode(as_rows(images), model._framing(model._plan()))
+    framing = model._framing(model._check_parameters(), **model._frames())
+    return model._encode(as_rows(images), framing)
 
 
 def test_warm_start_goes_on(copy, images):

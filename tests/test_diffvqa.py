@@ -146,8 +146,8 @@ def test_every_switch_changes_the_prediction(model, clips, store, controller):
     few, y = [clips[i] for i in (2, 4, 5)], Y[:3]  # four frames
     plain = model.set_params(memory=store).fit(few, y).predict(few)
     for change in (
-        {"branches": "resize"},
-        {"branches": ["crop"]},
+        {"views": "resize"},
+        {"views": ["crop"]},
         {"mamba": False},
         {"grid_size": 1},
         {"last_timestep": 300},
@@ -276,7 +276,7 @@ def test_features_are_computed_once(model, clips, tmp_path, monkeypatch):
     assert sum(seen) == 3 * frames
     np.testing.assert_array_equal(model.predict(clips), plain)
     for change in (
-        {"width": 4}, {"loss": "l1"}, {"branches": "crop"}, {"max_frames": 2},
+        {"width": 4}, {"loss": "l1"}, {"views": "crop"}, {"max_frames": 2},
         {"mamba_layers": 2}, {"n_crops": 1}, {"mamba": False},
     ):  # fmt: skip
         clone(model).set_params(**change).fit(clips, Y)
@@ -416,12 +416,12 @@ def test_ablations_are_a_search(model, clips, controller, store):
         model.set_params(
             memory=store, max_epochs=1, controller=FrozenEstimator(controller)
         ),
-        {"control": [True, False], "branches": ["crop", ("resize", "crop")]},
+        {"control": [True, False], "views": ["crop", ("resize", "crop")]},
         cv=GroupKFold(2),
         error_score="raise",
     )
     search.fit(clips, Y, groups=[0, 0, 1, 1, 2, 2])
-    assert set(search.best_params_) == {"control", "branches"}
+    assert set(search.best_params_) == {"control", "views"}
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     piped = make_pipeline(clone(model), Ridge()).fit(clips, Y)
     assert np.isfinite(piped.predict(clips)).all()
@@ -430,9 +430,9 @@ def test_ablations_are_a_search(model, clips, controller, store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"branches": ()}, "'branches'"),
-        ({"branches": "zoom"}, "'branches'"),
-        ({"branches": ("crop", "crop")}, "'branches'"),
+        ({"views": ()}, "'views'"),
+        ({"views": "zoom"}, "'views'"),
+        ({"views": ("crop", "crop")}, "'views'"),
         ({"n_steps": 0}, "'n_steps'"),
         ({"n_steps": 900, "last_timestep": 200}, "'n_steps' .* at most 800"),
         ({"last_timestep": 1000}, "'last_timestep'"),

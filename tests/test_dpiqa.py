@@ -107,7 +107,7 @@ def test_fit_again_gives_the_same_weights(model, fitted, images):
 
 
 def test_accumulation_changes_nothing_but_memory(model, fitted, images):
-    model.set_params(accumulation=3).fit(images, Y)
+    model.set_params(gradient_accumulation_steps=3).fit(images, Y)
     same_weights(model, fitted, exact=False)
 
 
@@ -145,8 +145,8 @@ def test_every_switch_changes_the_prediction(model, images):
         {"normalization": "vae"},
         {"ranking_weight": 1.0},
         {"ranking_weight": 1.0, "ranking_margin": 2.0},
-        {"milestones": (1,), "decay": 0.5},
-        {"gradient_clip": 1e-6},
+        {"milestones": (1,), "lr_decay": 0.5},
+        {"max_grad_norm": 1e-6},
     ):
         other = clone(model).set_params(**change).fit(images, y).predict(images)
         assert np.abs(other - plain).max() > 1e-6, change
@@ -358,8 +358,8 @@ def test_another_backbone_or_design_is_refused(fitted, images, sd2_folder):
         ({"ranking_weight": -1.0}, "'ranking_weight'"),
         ({"milestones": (0,)}, "'milestones' .* positive ints"),
         ({"milestones": (2.5,)}, "'milestones'"),
-        ({"decay": 0.0}, "'decay'"),
-        ({"gradient_clip": 0}, "'gradient_clip'"),
+        ({"lr_decay": 0.0}, "'lr_decay'"),
+        ({"max_grad_norm": 0}, "'max_grad_norm'"),
         ({"image_size": 100}, "multiple of 64"),
     ],
 )

@@ -138,7 +138,7 @@ def test_fit_in_inference_mode(model, fitted, images):
 
 
 def test_accumulation_changes_nothing_but_memory(model, fitted, images):
-    model.set_params(accumulation=3).fit(images, Y)
+    model.set_params(gradient_accumulation_steps=3).fit(images, Y)
     same_weights(model, fitted, exact=False)
 
 
@@ -155,13 +155,13 @@ def test_every_switch_changes_the_prediction(model, fitted, images):
     for change in (
         {"context_position": "front"},
         {"blocks": "down*"},
-        {"bias": False},
+        {"error_bias": False},
         {"pooling_lambda": 1.0},
         {"timestep_range": (900, 1000)},
         {"normalization": "vae"},
         {"prompts": ("sharp.", "blurred.", "noisy.")},
         {"weight_decay": 0.5},
-        {"gradient_clip": 1e-3},
+        {"max_grad_norm": 1e-3},
     ):
         other = clone(model).set_params(**change).fit(images, Y).predict(images)
         assert np.abs(other - plain).max() > 1e-6, change
@@ -387,8 +387,11 @@ def test_another_backbone_is_refused(fitted, images, sd2_folder):
         ({"n_context": 100}, "100 context vectors .* n_context of at most"),
         ({"context_position": "middle"}, "'context_position'"),
         ({"lora_rank": 1.5}, "'lora_rank'"),
-        ({"prompts": ["Good photo."]}, "'prompts' .* at least two with bias=True"),
-        ({"prompts": "Good photo."}, "'prompts' .* at least two with bias=True"),
+        (
+            {"prompts": ["Good photo."]},
+            "'prompts' .* two with error_bias=True",
+        ),
+        ({"prompts": "Good photo."}, "'prompts' .* two with error_bias=True"),
         ({"blocks": "up9.*"}, r"up9\.\*"),
         ({"timestep_range": (50, 50)}, "'timestep_range'"),
         ({"timestep_range": (0, 1001)}, "'timestep_range'"),
@@ -426,7 +429,7 @@ def test_bad_data(model, images):
 
 
 def test_one_prompt_without_bias(model, images):
-    model.set_params(prompts="Good photo.", bias=False).fit(images, Y)
+    model.set_params(prompts="Good photo.", error_bias=False).fit(images, Y)
     assert model.transform(images).shape == (6, 4 + 96)
 
 
@@ -448,7 +451,7 @@ def test_learned_beats_zero_shot_on_photographs_never_seen():
     model = GenzIQARegressor(
         image_size=64,
         blocks="down*",
-        bias=False,
+        error_bias=False,
         n_timesteps=2,
         learning_rate=1e-3,
         batch_size=8,

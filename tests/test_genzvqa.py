@@ -40,7 +40,7 @@ SHARED = {
     "n_context": 3,
     "lora_rank": 2,
     "blocks": BLOCKS,
-    "bias": False,  # half a pass; the authors' layout below has it
+    "error_bias": False,  # half a pass; the authors' layout below has it
     "n_timesteps": 2,
     "image_size": 64,
     "max_epochs": 2,
@@ -289,7 +289,7 @@ def test_fit_again_gives_the_same_weights(model, fitted, clips):
     before = torch.random.get_rng_state()
     same_weights(model.fit(clips, Y), fitted)
     assert torch.equal(torch.random.get_rng_state(), before)
-    model.set_params(accumulation=3).fit(clips, Y)
+    model.set_params(gradient_accumulation_steps=3).fit(clips, Y)
     same_weights(model, fitted, atol=2e-5)
 
 

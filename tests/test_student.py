@@ -144,8 +144,8 @@ def test_unfitted(images):
         ({"crop_size": 64, "head": "map"}, "crop_size needs a student without"),
         ({"milestones": (0,)}, "'milestones'"),
         ({"milestones": 3}, "'milestones'"),
-        ({"decay": 0.0}, "'decay'"),
-        ({"gradient_clip": 0}, "'gradient_clip'"),
+        ({"lr_decay": 0.0}, "'lr_decay'"),
+        ({"max_grad_norm": 0}, "'max_grad_norm'"),
         ({"random_state": None}, "'random_state'"),
         ({"memory": 3}, "'memory'"),
     ],
@@ -321,7 +321,7 @@ def test_the_first_loss_by_hand(images, mapping):
     """One batch of all pictures: MSE over variances, from the network's own outputs."""
     model = make(mapping, target="both", map_weight=3.0, batch_size=6, max_epochs=1)
     model.fit(images, Y)
-    network = model._start({"kind": "tiny"}, "pooled", [3, 4, 3]).train()
+    network = model._make_network({"kind": "tiny"}, "pooled", [3, 4, 3]).train()
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     scores, maps = (part.detach().numpy() for part in network(pixels))
     taught = mapping.predict(images)
@@ -414,8 +414,10 @@ def test_a_prediction_depends_on_no_neighbour(images, teacher):
 def test_prediction_is_the_network_as_it_was_trained(images, mapping):
     """Folded normalisation and channels-last change nothing but speed."""
     model = make(mapping).fit(images)
-    network = model._build(model.architecture_, model.head_, model.map_shape_).eval()
-    model._give_weights(network)
+    network = model._make_network(
+        model.architecture_, model.head_, model.map_shape_
+    ).eval()
+    model._load_weights(network)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     scores, maps = (part.detach().numpy() for part in network(pixels))
     expected = model.intercept_ + model.slope_ * scores
@@ -439,7 +441,7 @@ def test_half_precision(images, mapping):
 
 
 def test_a_last_batch_of_one_and_accumulation(images, teacher):
-    make(teacher, batch_size=5, accumulation=5).fit(images)
+    make(teacher, batch_size=5, gradient_accumulation_steps=5).fit(images)
 
 
 def test_validation_holds_groups_out_and_keeps_the_best(images, more, teacher):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from diffqa_features._engine.parallel import keep, read_ahead
+from diffqa_features._engine.parallel import keep, read_ahead, readable
 from diffqa_features._media.rows import Row, open_media, pixel_key
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
@@ -44,6 +44,8 @@ class Framing:
 class Encoded:
     """One row: the keys of its T frames and their latents (T, C, h, w), float32."""
 
+    index: int
+    """Of the row."""
     keys: tuple[str, ...]
     latents: np.ndarray
     frames: np.ndarray
@@ -59,11 +61,13 @@ def encode_rows(
     *,
     store: FeatureStore | None = None,
     verbose: int = 0,
+    failed: list[tuple[int, str]] | None = None,
     see: Callable[[list[np.ndarray]], None] | None = None,
 ) -> list[Encoded]:
     """Encode every frame of every row once; `passes` is a :class:`Passes` in float32.
 
-    Equal frames share one encoding. A bad row is an error that names it. `see` is given
+    Equal frames share one encoding. A bad row is an error that names it, or, with a
+    list `failed`, an entry (index, reason) there and nothing in the result. `see` gets
     the views (uint8) of each row's frames, row by row; then all rows are decoded, also
     those whose latents are kept.
     """
@@ -75,8 +79,8 @@ def encode_rows(
         return _open(row, framing, store, see is not None)
 
     with tqdm(total=len(rows), unit="row", desc="encode", disable=not verbose) as bar:
-        for _, future in read_ahead(rows, read, _AHEAD):
-            keys, views, found, places = future.result()
+        for row, opened in readable(read_ahead(rows, read, _AHEAD), failed):
+            keys, views, found, places = opened
             if see is not None:
                 see([views[key] for key in keys])
             known.update(found)
@@ -88,7 +92,7 @@ def encode_rows(
                 known.update(zip(new, latents, strict=True))
                 store = keep(store, {framing.key(key): known[key] for key in new})
             latents = np.stack([known[key] for key in keys])
-            encoded.append(Encoded(keys, latents, *places))
+            encoded.append(Encoded(row.index, keys, latents, *places))
             bar.update(1)
     return encoded
 

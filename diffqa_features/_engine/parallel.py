@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -111,6 +111,24 @@ def read_ahead(
         finally:
             for _, future in upcoming:
                 future.cancel()
+
+
+def readable(
+    ahead: Iterable[tuple[Row, Future[Result]]], failed: list[tuple[int, str]] | None
+) -> Iterator[tuple[Row, Result]]:
+    """Yield rows with what was read of them, and list in `failed` those that are bad.
+
+    Without a list the first bad row is an error.
+    """
+    for row, future in ahead:
+        try:
+            result = future.result()
+        except (ValueError, OSError) as error:
+            if failed is None:
+                raise
+            failed.append((row.index, str(error)))
+            continue
+        yield row, result
 
 
 def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:

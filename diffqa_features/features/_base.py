@@ -2,7 +2,6 @@
 
 import os
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -18,11 +17,12 @@ from diffqa_features._media.views import VIEWS
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._estimator import MediaTransformer
+from diffqa_features.features._parameters import BackboneParameters
 
 FRAME_STATISTICS = ("mean", "std", "max", "min")
 
 
-class BackboneTransformer(MediaTransformer):
+class BackboneTransformer(BackboneParameters, MediaTransformer):
     """Base of the transformers that read a frozen backbone.
 
     It has no constructor: a subclass lists its parameters, as scikit-learn wants them.
@@ -112,10 +112,6 @@ class BackboneTransformer(MediaTransformer):
             **more,
         )
 
-    def _backbone_name(self):
-        name = os.fspath(self.backbone)
-        return str(Path(name).expanduser()) if name.startswith("~") else name
-
     def _timesteps(self):
         values = np.atleast_1d(np.asarray(self.timesteps, dtype=object)).tolist()
         good = all(
@@ -128,24 +124,8 @@ class BackboneTransformer(MediaTransformer):
             )
         return tuple(int(t) for t in values)
 
-    def _prompts(self):
-        values = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)
-        if not values or not all(isinstance(text, str) for text in values):
-            raise self._complaint("prompts", "a str or a sequence of str, at least one")
-        return tuple(map(str, values))
-
     def _frame_statistics(self):
         return ("mean",)
-
-    def _checked_image_size(self, info):
-        size = info.image_size if self.image_size is None else int(self.image_size)
-        if size % info.multiple:
-            below = size // info.multiple * info.multiple
-            near = " or ".join(str(s) for s in (below, below + info.multiple) if s)
-            raise self._complaint(
-                "image_size", f"a multiple of {info.multiple} for {info.name} ({near})"
-            )
-        return size
 
     def _selected(self, info):
         """Chosen cross-attention blocks and stages, in the order data meets them."""

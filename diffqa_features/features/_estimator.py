@@ -1,7 +1,6 @@
 """What every transformer over media shares: the way to fit, to fail and to be asked."""
 
 import os
-import warnings
 from numbers import Integral
 
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -9,9 +8,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import FeatureStore
+from diffqa_features.features._parameters import MediaParameters
 
 
-class MediaTransformer(TransformerMixin, BaseEstimator):
+class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
     """Base of the transformers that take media and learn nothing.
 
     It has no constructor: a subclass lists its parameters, as scikit-learn wants them,
@@ -49,39 +49,7 @@ class MediaTransformer(TransformerMixin, BaseEstimator):
             as_rows(X)
         return self
 
-    def _warn_of_failed(self, rows):
-        if self.failed_:
-            shown = "; ".join(reason for _, reason in self.failed_[:3])
-            more = len(self.failed_) - 3
-            warnings.warn(
-                f"{len(self.failed_)} of {len(rows)} rows could not be read and are "
-                f"NaN; `failed_` lists them. {shown}"
-                + (f"; and {more} more." if more > 0 else ""),
-                RuntimeWarning,
-                stacklevel=4,
-            )
-
-    def _choice(self, name, allowed):
-        """A parameter that is one of a closed set of words, or several of them."""
-        value = getattr(self, name)
-        values = (value,) if isinstance(value, str) else tuple(value)
-        known = all(isinstance(v, str) and v in allowed for v in values)
-        if not values or not known or len(set(values)) < len(values):
-            raise self._complaint(name, f"one or several of {set(allowed)}")
-        return values
-
-    def _complaint(self, name, allowed):
-        return ValueError(
-            f"The {name!r} parameter of {type(self).__name__} must be {allowed}. "
-            f"Got {getattr(self, name)!r} instead."
-        )
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
         tags.requires_fit = False
-        tags.no_validation = True
-        tags.transformer_tags.preserves_dtype = []
         return tags

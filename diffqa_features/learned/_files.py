@@ -5,14 +5,115 @@ import json
 import logging
 import os
 import uuid
+from numbers import Integral, Real
 from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the files change their meaning."""
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+# What belongs to a machine, or to where training began, and not to a model.
+_LOCAL = (
+    "memory", "checkpoint_dir", "device", "verbose", "init_from", "teacher",
+    "controller",
+)  # fmt: skip
+
+
+class SavedModel(BaseEstimator):
+    """What has weights that can be saved and loaded; it has no constructor."""
+
+    def save_pretrained(self, folder):
+        """Write what was trained: `config.json` and `model.safetensors`.
+
+        A backbone itself is not written, only its name and fingerprint, and a teacher
+        not at all. A crash leaves the files of before or those of now, never a part.
+
+        Parameters
+        ----------
+        folder : str or path
+            Made if it is not there; files of these names are replaced.
+        """
+        from diffqa_features import __version__
+
+        origin = self._origin()
+        parameters = self.get_params(deep=False)
+        config = {
+            "library": f"diffqa_features {__version__}",
+            "estimator": type(self).__name__,
+            "parameters": {
+                name: plain(value)
+                for name, value in parameters.items()
+                if name not in _LOCAL
+            },
+            **origin,
+            "fitted": {name: getattr(self, name) for name in self._FITTED},
+        }
+        save(folder, config, self.weights_)
+
+    @classmethod
+    def from_pretrained(cls, folder, **parameters):
+        """Load what `save_pretrained` wrote.
+
+        Parameters
+        ----------
+        folder : str or path
+            Where the two files are.
+        **parameters : object
+            Parameters to set beside the saved ones, such as `backbone` (another place
+            of the same model), `device` or `memory`.
+
+        Returns
+        -------
+        object
+            A fitted estimator, whose output is that of the one saved.
+
+        Raises
+        ------
+        ValueError
+            If the files are damaged or are another estimator's, or if the backbone is
+            not the one that it was fitted on.
+        OSError
+            If the files or the backbone are not there.
+        """
+        config, weights = load(folder)
+        if config["estimator"] != cls.__name__:
+            raise ValueError(
+                f"'{folder}' holds a {config['estimator']}, not a {cls.__name__}. Load "
+                f"it with {config['estimator']}.from_pretrained."
+            )
+        estimator = cls(**{**config["parameters"], **parameters})
+        architecture = cls(**config["parameters"])._architecture()
+        estimator._restore_files(weights, config, architecture)
+        estimator._check_fitted()
+        return estimator
+
+    def _origin(self):
+        """What else the weights belong to, for the files; checks that it is there."""
+        self._check_fitted()
+        return {}
+
+    def _restore_files(self, weights, config, architecture):
+        self._set_fitted(weights, config["fitted"], architecture)
+
+
+def plain(value):
+    """A parameter as JSON has it."""
+    if isinstance(value, (str, type(None))):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [plain(item) for item in value]
 
 
 def save(folder, config, weights):

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from diffqa_features._engine.latents import Encoded
-from diffqa_features._engine.parallel import read_ahead
+from diffqa_features._engine.parallel import read_ahead, readable
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._media.views import view_frames
 
@@ -18,15 +18,21 @@ _ROWS = 64  # encoded at a time; more are never in memory
 
 
 def read_pictures(
-    rows: Sequence[Row], view: str, size: int, verbose: int = 0
+    rows: Sequence[Row],
+    view: str,
+    size: int,
+    verbose: int = 0,
+    failed: list[tuple[int, str]] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Content key and view, uint8 (size, size, 3), of each row in order.
 
-    A row that is a clip or cannot be read is an error that names it.
+    A row that is a clip or cannot be read is an error that names it, or, with a list
+    `failed`, an entry (index, reason) there.
     """
     with tqdm(total=len(rows), unit="row", desc="read", disable=not verbose) as bar:
-        for _, future in read_ahead(rows, lambda row: _read(row, view, size), _AHEAD):
-            yield future.result()
+        ahead = read_ahead(rows, lambda row: _read(row, view, size), _AHEAD)
+        for _, picture in readable(ahead, failed):
+            yield picture
             bar.update(1)
 
 
@@ -86,7 +92,7 @@ class Pictures:
         self._latents[number], self._views[number] = latents, view
         self.keys.append(key)
 
-    def take(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Latents float32 (n, C, h, w) and views uint8 (n, H, W, 3)."""
         return np.array(self._latents[numbers]), np.array(self._views[numbers])
 
