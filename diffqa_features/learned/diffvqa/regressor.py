@@ -13,12 +13,8 @@ from sklearn.utils.validation import _is_fitted
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned._base import (
-    BackboneRegressor,
-    load_weights,
-    state_arrays,
-    take_weights,
-)
+from diffqa_features.learned._base import load_weights, state_arrays
+from diffqa_features.learned._regression import BackboneRegressor, take_weights
 from diffqa_features.learned.control.controller import DiffusionController
 
 VIEWS = ("resize", "crop")

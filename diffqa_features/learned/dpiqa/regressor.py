@@ -9,8 +9,9 @@ from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
-from diffqa_features.learned._base import BackboneRegressor, Job, take_weights
+from diffqa_features.learned._base import Job
 from diffqa_features.learned._pictures import Pictures, encode_pictures
+from diffqa_features.learned._regression import BackboneRegressor, take_weights
 
 
 class DPIQARegressor(BackboneRegressor):

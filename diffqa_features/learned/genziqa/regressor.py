@@ -8,7 +8,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned._base import BackboneRegressor, spread, take_weights
+from diffqa_features.learned._regression import BackboneRegressor, spread, take_weights
 
 _PROBED = 128  # pictures that the scale of scores is read from
 

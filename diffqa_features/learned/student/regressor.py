@@ -14,12 +14,9 @@ from sklearn.utils.validation import has_fit_parameter
 from diffqa_features._media.rows import as_rows
 from diffqa_features._media.views import to_pixels
 from diffqa_features._utils.checks import InOrder
-from diffqa_features.learned._base import (
-    Job,
-    LearnedRegressor,
-    check_scores,
-)
+from diffqa_features.learned._base import Job
 from diffqa_features.learned._pictures import read_pictures
+from diffqa_features.learned._regression import LearnedRegressor, check_scores
 from diffqa_features.learned.student.data import (
     DistillationData,
     draw_crops,
