@@ -228,9 +228,7 @@ class TestAgain:
         def fail(self, packets):
             raise OSError("no space left")
 
-        from diffqa_features.datasets import _video_files
-
-        monkeypatch.setattr(_video_files.Path, "replace", fail)
+        monkeypatch.setattr(Path, "replace", fail)
         with pytest.raises(OSError, match="no space left"):
             make_distorted_videos(tmp_path, photos[:1], **self.ASKED)
         assert list(tmp_path.iterdir()) == []

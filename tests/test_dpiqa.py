@@ -8,7 +8,10 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
+from counting import counting, counting_calls
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from interruptions import Interrupted, interrupted_before_step
+from PIL import Image
 from plain_dpiqa import PlainDPIQA
 from sklearn.base import clone, is_regressor
 from sklearn.exceptions import NotFittedError
@@ -19,10 +22,8 @@ from test_dpiqa_parts import write_clip
 from test_hooks import hooks_on
 
 from diffqa_features import TRUSTED_TYPES, DPIQARegressor, FeatureStore, datasets
-from diffqa_features._backbone.backbone import Backbone, load_backbone
-from diffqa_features._engine import latents as latents_module
-from diffqa_features.learned import _training
-from diffqa_features.learned.dpiqa.network import DPIQANetwork
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features.learned.dpiqa.network import TextAdapter
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
@@ -81,7 +82,8 @@ def same_weights(first, second, exact=True):
 def test_fits_and_predicts_in_the_units_of_y(model, fitted, images, slope, intercept):
     other = model.fit(images, intercept + slope * Y)
     expected = intercept + slope * fitted.predict(images)
-    np.testing.assert_allclose(other.predict(images), expected, rtol=1e-4)
+    spread = slope * Y.std()
+    np.testing.assert_allclose(other.predict(images), expected, atol=1e-4 * spread)
     losses = [[r["loss"] for r in m.history_] for m in (fitted, other)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
@@ -176,52 +178,46 @@ def test_validation_keeps_the_best_epoch_and_stops(model, images):
     assert kept == pytest.approx(max(scores))
 
 
-def test_what_is_expensive_is_done_once(model, images, tmp_path, monkeypatch):
-    """Latents and views not once per epoch; the text not once per picture."""
-    done = {"encoded": 0, "viewed": 0, "conditioned": 0}
-
-    def count(owner, name, what):
-        real = getattr(owner, name)
-
-        def counted(*args, **kwargs):
-            done[what] += len(args[1]) if what == "encoded" else 1
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, counted)
-
-    count(Backbone, "encode_images", "encoded")
-    count(latents_module, "view_frames", "viewed")
-    count(DPIQANetwork, "condition", "conditioned")
-    model.fit(images, Y)
-    steps = 2 * 2
-    assert done == {"encoded": 6, "viewed": 6, "conditioned": steps}
-    plain = model.predict(images * 12)
-    assert done == {"encoded": 6 + 12, "viewed": 6 + 72, "conditioned": steps + 1}
-    model.set_params(memory=FeatureStore(tmp_path)).fit(images, Y)
-    np.testing.assert_array_equal(model.predict(images * 12), plain)
-    assert done["encoded"] == 18 + 6
-    model.set_params(normalization="vae").fit(images, Y)
-    assert done["encoded"] == 18 + 12
+def test_what_is_expensive_is_done_once(model, images, tmp_path):
+    """Latents not once per epoch; the text not once per picture."""
+    with counting(model.backbone) as count, counting_calls(TextAdapter) as adapted:
+        model.fit(images, Y)
+        steps = 2 * 2
+        assert (count.vae_rows, len(adapted)) == (6, steps)
+        plain = model.predict(images * 12)
+        assert (count.vae_rows, len(adapted)) == (6 + 12, steps + 1)
+        model.set_params(memory=FeatureStore(tmp_path)).fit(images, Y)
+        np.testing.assert_array_equal(model.predict(images * 12), plain)
+        assert count.vae_rows == 18 + 6
+        model.set_params(normalization="vae", max_epochs=0).fit(images, Y)
+        assert count.vae_rows == 18 + 12
 
 
-def test_a_killed_training_goes_on(model, images, tmp_path, monkeypatch):
+def test_pictures_are_read_once(model, images):
+    """Not once per epoch."""
+    loaded = []
+
+    def picture(pixels):
+        image = Image.fromarray(pixels)
+        load = image.load
+        image.load = lambda: loaded.append(image) or load()
+        return image
+
+    pictures = [picture(pixels) for pixels in images]
+    model.set_params(train_unet=False, max_epochs=0).fit(pictures, Y)
+    untrained = len(loaded)
+    assert untrained >= len(pictures)
+    model.set_params(max_epochs=2).fit(pictures, Y)
+    assert len(loaded) == 2 * untrained
+
+
+def test_a_killed_training_goes_on(model, images, tmp_path):
     """Between its two epochs, with the rate of the second; and ends the same."""
     model.set_params(milestones=(1,), memory=None)
     whole = clone(model).fit(images, Y)
     model.set_params(checkpoint_dir=tmp_path)
-    real = _training._Run._update
-    taken = []
-
-    def update(self, rows):
-        if len(taken) == 2:
-            raise KeyboardInterrupt
-        taken.append(rows)
-        real(self, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_training._Run, "_update", update)
-        with pytest.raises(KeyboardInterrupt):
-            model.fit(images, Y)
+    with interrupted_before_step(2), pytest.raises(Interrupted):
+        model.fit(images, Y)
     assert not hasattr(model, "weights_")
     same_weights(model.fit(images, Y), whole)
     assert len(list(tmp_path.iterdir())) == 1
@@ -292,9 +288,13 @@ def test_in_a_pipeline_and_searches(model, images):
     groups = [0, 0, 1, 1, 2, 2]
     search = GridSearchCV(
         model.set_params(max_epochs=1),
-        {"train_unet": [True, False], "ranking_weight": [0.0, 0.5]},
+        [
+            {"train_unet": [True], "ranking_weight": [0.5]},
+            {"train_unet": [False], "ranking_weight": [0.0]},
+        ],
         cv=GroupKFold(2),
         error_score="raise",
+        refit=False,
     )
     search.fit(images, Y, groups=groups)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
@@ -326,12 +326,10 @@ def test_what_was_trained_travels(fitted, images, tmp_path):
     np.testing.assert_array_equal(fitted.predict(images), expected)
 
 
-def test_predictions_need_no_text_encoder(fitted, images, monkeypatch):
-    def encode(*args):
-        raise AssertionError("text was encoded")
-
-    monkeypatch.setattr(Backbone, "encode_embeddings", encode)
-    pickle.loads(pickle.dumps(fitted)).predict(images[:1])
+def test_predictions_need_no_text_encoder(fitted, images):
+    with counting(fitted.backbone) as count:
+        pickle.loads(pickle.dumps(fitted)).predict(images[:1])
+    assert count.text_rows == []
 
 
 def test_another_backbone_or_design_is_refused(fitted, images, sd2_folder):

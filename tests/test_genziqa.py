@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
+from counting import counting
 from sklearn.base import clone, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
@@ -21,7 +22,7 @@ from diffqa_features import (
     GenzIQARegressor,
     datasets,
 )
-from diffqa_features._backbone.backbone import Backbone, load_backbone
+from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
@@ -64,6 +65,11 @@ def fitted(sd1_folder, images):
     return make_model(sd1_folder).fit(images, Y)
 
 
+@pytest.fixture(scope="module")
+def reseeded(sd1_folder, images):
+    return make_model(sd1_folder, random_state=1).fit(images, Y)
+
+
 def same_weights(first, second, exact=True):
     assert first.weights_.keys() == second.weights_.keys()
     for name, value in first.weights_.items():
@@ -71,6 +77,11 @@ def same_weights(first, second, exact=True):
             np.testing.assert_array_equal(value, second.weights_[name])
         else:
             np.testing.assert_allclose(value, second.weights_[name], atol=2e-5)
+
+
+def rounding(fitted):
+    """Of float32 in scores of about 40, in the units of y."""
+    return 1e-4 * Y.std() + 1e-5 * abs(fitted.slope_) * 50
 
 
 # -- units ---------------------------------------------------------------------------
@@ -124,17 +135,14 @@ def test_untrained_is_the_frozen_features(sd1_folder, images):
 # -- training ------------------------------------------------------------------------
 
 
-def test_fit_again_gives_the_same_weights(model, fitted, images):
+def test_fit_again_gives_the_same_weights(model, fitted, reseeded, images):
+    """Another estimator, and the same one once more, then in inference mode."""
     same_weights(model.fit(images, Y), fitted)
     first = model.predict(images)
-    np.testing.assert_array_equal(model.fit(images, Y).predict(images), first)
-    other = model.set_params(random_state=1).fit(images, Y)
-    assert np.abs(other.predict(images) - first).max() > 1e-3
-
-
-def test_fit_in_inference_mode(model, fitted, images):
     with torch.inference_mode():
         same_weights(model.fit(images, Y), fitted)
+    np.testing.assert_array_equal(model.predict(images), first)
+    assert np.abs(reseeded.predict(images) - first).max() > 1e-3
 
 
 def test_accumulation_changes_nothing_but_memory(model, fitted, images):
@@ -151,7 +159,9 @@ def test_only_what_is_switched_on_is_trained(model, images):
 
 
 def test_every_switch_changes_the_prediction(model, fitted, images):
-    plain = fitted.predict(images)
+    images, y = images[:4], Y[:4]
+    model.set_params(batch_size=2, max_epochs=1)
+    plain = clone(model).fit(images, y).predict(images)
     for change in (
         {"context_position": "front"},
         {"blocks": "down*"},
@@ -163,8 +173,9 @@ def test_every_switch_changes_the_prediction(model, fitted, images):
         {"weight_decay": 0.5},
         {"max_grad_norm": 1e-3},
     ):
-        other = clone(model).set_params(**change).fit(images, Y).predict(images)
+        other = clone(model).set_params(**change).fit(images, y).predict(images)
         assert np.abs(other - plain).max() > 1e-6, change
+    plain = fitted.predict(images)
     fewer = pickle.loads(pickle.dumps(fitted)).set_params(n_timesteps=1)
     assert np.abs(fewer.predict(images) - plain).max() > 1e-4
 
@@ -199,25 +210,19 @@ def test_validation_keeps_the_best_epoch_and_stops(model, images):
         model.set_params(validation_fraction=0.1).fit(images, Y)
 
 
-def test_latents_are_computed_once(model, images, tmp_path, monkeypatch):
+def test_latents_are_computed_once(model, fitted, images, tmp_path):
     """Not once per epoch; and with a store not even once per fit."""
-    encoded = []
-    real = Backbone.encode_images
-
-    def count(self, pixels):
-        encoded.append(len(pixels))
-        return real(self, pixels)
-
-    monkeypatch.setattr(Backbone, "encode_images", count)
-    plain = model.fit(images, Y).predict(images[:2])
-    assert sum(encoded) == len(images) + 2
-    encoded.clear()
-    model.set_params(memory=FeatureStore(tmp_path)).fit(images, Y)
-    np.testing.assert_array_equal(model.predict(images[:2]), plain)
-    model.set_params(random_state=1, pooling_lambda=0.5).fit(images, Y)
-    assert sum(encoded) == len(images)
-    model.set_params(normalization="vae").fit(images, Y)
-    assert sum(encoded) == 2 * len(images)
+    with counting(model.backbone) as count:
+        plain = model.fit(images, Y).predict(images[:2])
+    assert count.vae_rows == len(images) + 2
+    with counting(model.backbone) as count:
+        model.set_params(memory=FeatureStore(tmp_path)).fit(images, Y)
+        np.testing.assert_array_equal(model.predict(images[:2]), plain)
+        model.set_params(max_epochs=1)
+        model.set_params(random_state=1, pooling_lambda=0.5).fit(images, Y)
+        assert count.vae_rows == len(images)
+        model.set_params(normalization="vae").fit(images, Y)
+    assert count.vae_rows == 2 * len(images)
 
 
 def test_a_store_that_cannot_be_written_is_left_out(model, fitted, images, tmp_path):
@@ -253,7 +258,7 @@ def test_bfloat16_is_near(model, fitted, images):
 
 
 def test_progress_shows_loss_and_srcc(model, images, capsys):
-    model.set_params(verbose=1).fit(images, Y)
+    model.set_params(verbose=1, max_epochs=1).fit(images, Y)
     shown = capsys.readouterr().err
     assert "loss=" in shown
     assert "srcc=" in shown
@@ -267,9 +272,8 @@ def test_neighbours_and_order_do_not_matter(fitted, images):
     np.testing.assert_array_equal(fitted.predict(images), together)
     backwards = fitted.predict(images[::-1])[::-1]
     alone = np.concatenate([fitted.predict([image]) for image in images])
-    tolerance = 1e-4 * Y.std() + 1e-5 * abs(fitted.slope_) * 50
-    np.testing.assert_allclose(backwards, together, atol=tolerance)
-    np.testing.assert_allclose(alone, together, atol=tolerance)
+    np.testing.assert_allclose(backwards, together, rtol=0, atol=rounding(fitted))
+    np.testing.assert_allclose(alone, together, rtol=0, atol=rounding(fitted))
 
 
 def test_transform_gives_named_scores_and_queries(fitted, images):
@@ -287,7 +291,7 @@ def test_transform_gives_named_scores_and_queries(fitted, images):
     assert table.shape[1] == 4 + 16 + 16 + 48 + 16
     q = table.filter(like="__score").to_numpy(float).mean(axis=1)
     expected = fitted.intercept_ + fitted.slope_ * q
-    np.testing.assert_allclose(fitted.predict(images), expected, rtol=1e-5)
+    np.testing.assert_allclose(fitted.predict(images), expected, atol=rounding(fitted))
 
 
 def test_tuned_queries_are_those_of_the_pass(fitted, images):
@@ -329,15 +333,14 @@ def test_constructor_only_stores():
 
 def test_in_a_pipeline_and_searches(model, images):
     groups = [0, 0, 1, 1, 2, 2]
-    grid = {"lora_rank": [0, 2], "n_context": [0, 3]}
     search = GridSearchCV(
         model.set_params(max_epochs=1, n_timesteps=1),
-        grid,
+        [{"lora_rank": [0], "n_context": [3]}, {"lora_rank": [2], "n_context": [0]}],
         cv=GroupKFold(2),
         error_score="raise",
     )
     search.fit(images, Y, groups=groups)
-    assert set(search.best_params_) == set(grid)
+    assert set(search.best_params_) == {"lora_rank", "n_context"}
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     pipeline = make_pipeline(clone(model), Ridge())
     predicted = cross_val_predict(pipeline, images, Y, groups=groups, cv=GroupKFold(2))
@@ -357,12 +360,11 @@ def test_a_pickle_holds_what_was_trained_only(fitted, images, tmp_path):
     np.testing.assert_array_equal(loaded.predict(images), expected)
 
 
-def test_two_fitted_models_share_the_backbone(model, fitted, images):
-    other = model.set_params(random_state=3).fit(images, Y)
-    first, second = fitted.predict(images), other.predict(images)
+def test_two_fitted_models_share_the_backbone(fitted, reseeded, images):
+    first, second = fitted.predict(images), reseeded.predict(images)
     for _ in range(2):
         np.testing.assert_array_equal(fitted.predict(images), first)
-        np.testing.assert_array_equal(other.predict(images), second)
+        np.testing.assert_array_equal(reseeded.predict(images), second)
 
 
 def test_a_design_that_was_changed_is_refused(fitted, images):
@@ -458,7 +460,8 @@ def test_learned_beats_zero_shot_on_photographs_never_seen():
         max_epochs=0,
         device="cpu",
     )
-    zero_shot = model.fit(seen.data, seen.target).predict(unseen.data)
+    # Of the line that brings untrained scores to y the ranks below do not depend.
+    zero_shot = model.fit(seen.data[:6], seen.target[:6]).predict(unseen.data)
     model.set_params(max_epochs=2).fit(seen.data, seen.target)
     zero_shot, learned = (
         srcc_score(unseen.target, predicted)

@@ -1,18 +1,15 @@
 """Saved models, the authors' files, and training that is killed and goes on."""
 
-import inspect
 import json
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from interruptions import counted_steps, train_and_die
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
@@ -252,76 +249,25 @@ def test_released_files_run_no_code(released, sd1_folder, monkeypatch):
 # -- checkpoints -----------------------------------------------------------------------
 
 
-def fit_until_killed():
-    """Train in a process of its own, and kill it at the given step."""
-    import sys
-
-    from test_learned_files import SETTINGS, Y, die_after, make_images
-
-    from diffqa_features import GenzIQARegressor
-
-    backbone, folder, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    die_after(steps)
-    model = GenzIQARegressor(backbone, checkpoint_dir=folder, **SETTINGS)
+def fit_with_checkpoints(backbone, folder):
+    model = GenzIQARegressor(str(backbone), checkpoint_dir=folder, **SETTINGS)
     model.fit(make_images(), Y)
-
-
-def die_after(steps):
-    """Kill this process when so many steps of a training are taken."""
-    from diffqa_features.learned import _training
-
-    _training._SAVE_SECONDS = -1  # after every step
-    real, taken = _training._Run._update, []
-
-    def update(self, rows):
-        if len(taken) == steps:
-            os.kill(os.getpid(), signal.SIGKILL)
-        taken.append(rows)
-        real(self, rows)
-
-    _training._Run._update = update
-
-
-def train_and_die(backbone, folder, steps, fit=fit_until_killed):
-    """Run `fit`, a function without arguments, in a process that does not survive."""
-    source = f"{inspect.getsource(fit)}\n{fit.__name__}()\n"
-    tests = Path(__file__).parent
-    places = os.pathsep.join([str(tests.parent), str(tests)])
-    threads = str(torch.get_num_threads())
-    child = subprocess.run(
-        [sys.executable, "-c", source, str(backbone), str(folder), str(steps)],
-        env={**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": threads},
-        timeout=300,
-        check=False,
-    )
-    assert child.returncode == -9
 
 
 def test_killed_and_resumed_ends_with_the_same_weights(
     fitted, images, sd1_folder, tmp_path
 ):
     """Killed in the second epoch of three steps; only what is left is trained."""
-    train_and_die(sd1_folder, tmp_path, steps=4)
+    train_and_die(fit_with_checkpoints, sd1_folder, tmp_path, step=4)
     assert len(list(tmp_path.glob("genziqaregressor-*.pt"))) == 1
     state = torch.load(next(tmp_path.iterdir()), weights_only=True)
     assert (state["done_epochs"], state["done_batches"]) == (1, 1)
     model = GenzIQARegressor(str(sd1_folder), checkpoint_dir=tmp_path, **SETTINGS)
-    from diffqa_features.learned import _training
-
-    real, taken = _training._Run._update, []
-
-    def count(self, rows):
-        taken.append(rows)
-        real(self, rows)
-
-    _training._Run._update = count
-    try:
+    with counted_steps() as taken:
         model.fit(images, Y)
         assert len(taken) == 5
         model.fit(images, Y)  # the finished training is found again
         assert len(taken) == 5
-    finally:
-        _training._Run._update = real
     for name, value in fitted.weights_.items():
         np.testing.assert_array_equal(model.weights_[name], value)
     assert model.history_ == fitted.history_

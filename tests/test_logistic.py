@@ -107,7 +107,7 @@ def test_plcc_after_five_parameters_is_at_least_plcc():
         assert metrics.plcc_score(y, p, mapping="logistic5") >= plain - 1e-9
 
 
-def test_mapping_undoes_a_monotonic_distortion():
+def test_mapping_undoes_a_rising_distortion():
     y = np.linspace(0.51, 5.49, 60)
     p = np.log((y - 0.5) / (5.5 - y))  # the inverse of a logistic from 0.5 to 5.5
     assert metrics.plcc_score(y, p) < 0.99

@@ -4,6 +4,7 @@ import importlib
 import pickle
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ class TestMissing:
     def test_a_download_that_fails_says_so(self, tmp_path, monkeypatch):
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.setattr(_weights, "URL", "http://127.0.0.1:9/none.pyth")
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
         with pytest.raises(OSError, match=r"could not be downloaded: .*refused"):
             find_weights("slowfast_r50")
         assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
@@ -95,9 +96,20 @@ class TestMissing:
         torch.save({}, source)
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.setattr(_weights, "URL", source.as_uri())
-        with caplog.at_level("INFO"):
-            info = find_weights("slowfast_r50")
+
+        class Mirror(urllib.request.BaseHandler):
+            """Answers for the site of the weights."""
+
+            def https_open(self, request):
+                assert request.full_url == _weights.URL
+                return urllib.request.urlopen(source.as_uri())
+
+        urllib.request.install_opener(urllib.request.build_opener(Mirror))
+        try:
+            with caplog.at_level("INFO"):
+                info = find_weights("slowfast_r50")
+        finally:
+            urllib.request.install_opener(None)
         assert info.path.read_bytes() == source.read_bytes()
         assert info.identity in caplog.text
 

@@ -40,9 +40,8 @@ class TestKill:
 
         writers = [spawn(write, f"w{i}") for i in range(3)]
         for number in range(20):
-            give_up, log = time.time() + 20, folder / f"w{number}.log"
-            while not (log.exists() and log.stat().st_size) and time.time() < give_up:
-                time.sleep(0.002)
+            log = folder / f"w{number}.log"
+            wait_until(lambda: log.exists() and log.stat().st_size)
             time.sleep(rng.uniform(0, 0.04))
             victim = writers.pop(0)
             os.kill(victim, signal.SIGKILL)

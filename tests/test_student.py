@@ -9,6 +9,7 @@ import pytest
 import skops.io
 import torch
 from counting import counting
+from interruptions import Interrupted, interrupted_before_step
 from PIL import Image
 from sklearn.base import BaseEstimator, RegressorMixin, clone, is_regressor
 from sklearn.exceptions import NotFittedError
@@ -25,7 +26,6 @@ from diffqa_features import (
     FeatureStore,
     datasets,
 )
-from diffqa_features.learned import _training
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
@@ -471,19 +471,11 @@ def test_warm_start_goes_on(images, mapping, teacher):
         plain.set_params(teacher=mapping).fit(images)
 
 
-def test_a_killed_training_goes_on(images, mapping, tmp_path, monkeypatch):
+def test_a_killed_training_goes_on(images, mapping, tmp_path):
+    """In the last of three epochs of two steps."""
     whole = make(mapping, max_epochs=3, flip=True).fit(images)
     model = make(mapping, max_epochs=3, flip=True, checkpoint_dir=tmp_path)
-    real, saved = _training._Run.save, []
-
-    def save(run):
-        real(run)
-        saved.append(run.done_epochs)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_training._Run, "save", save)
+    with interrupted_before_step(4), pytest.raises(Interrupted):
         model.fit(images)
     assert not hasattr(model, "weights_")
     same(model.fit(images), whole)

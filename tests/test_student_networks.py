@@ -123,7 +123,7 @@ def test_weights_that_do_not_fit(images, classifier, tmp_path):
     with pytest.raises(ValueError, match="describes a 'vit'"):
         make(network=tmp_path).fit(images)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         make(network=tmp_path).fit(images)
 
 
@@ -266,6 +266,9 @@ def test_every_tensor_of_the_published_sizes_has_a_place(name):
 # -- ONNX ------------------------------------------------------------------------------
 
 
+NEAR = {"rtol": 1e-4, "atol": 1e-4}  # float32, of scores with a spread of about 1
+
+
 @pytest.fixture(scope="module")
 def exported(tiny, tmp_path_factory):
     pytest.importorskip("onnxscript")
@@ -281,7 +284,7 @@ def test_onnx_agrees_with_torch(tiny, exported, images):
     for count in (1, 5, 2):
         (scores,) = session.run(["score"], {"pixels": np.stack(images[:count])})
         assert scores.shape == (count,)
-        np.testing.assert_allclose(scores, tiny.predict(images[:count]), rtol=1e-4)
+        np.testing.assert_allclose(scores, tiny.predict(images[:count]), **NEAR)
 
 
 def test_onnx_of_an_efficientnet(images, classifier, tmp_path):
@@ -293,7 +296,7 @@ def test_onnx_of_an_efficientnet(images, classifier, tmp_path):
         tmp_path / "b.onnx", providers=["CPUExecutionProvider"]
     )
     (scores,) = session.run(["score"], {"pixels": np.stack(images)})
-    np.testing.assert_allclose(scores, model.predict(images), rtol=1e-4)
+    np.testing.assert_allclose(scores, model.predict(images), **NEAR)
 
 
 def test_the_example_needs_only_three_packages(tiny, exported, tmp_path):
@@ -312,4 +315,6 @@ def test_the_example_needs_only_three_packages(tiny, exported, tmp_path):
         env=dict(os.environ),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == pytest.approx(tiny.predict([picture])[0], rel=1e-4)
+    assert float(done.stdout) == pytest.approx(
+        tiny.predict([picture])[0], rel=1e-4, abs=1e-4
+    )

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from interruptions import (
+    Interrupted,
+    counted_steps,
+    hours_pass,
+    interrupted_before_step,
+)
 from torch import nn
 
-from diffqa_features.learned import _training
 from diffqa_features.learned._training import Schedule, run_key, seed_of, train
 from diffqa_features.metrics import srcc_score
 
@@ -99,25 +104,14 @@ def test_a_last_batch_that_is_too_small_joins_the_one_before():
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_rate_falls_at_milestones(tmp_path, resumed):
     """In epoch 3 on, and 5 on; also where a run goes on from its checkpoint."""
-    rates = []
-    network = make_network()
-    real = make_step(network)
-
-    def step(chosen, generators):
-        rates.append(run.optimizer.param_groups[0]["lr"])
-        return real(chosen, generators)
-
-    schedule = make_schedule(
-        max_epochs=6, batch_size=11, milestones=(2, 4), lr_decay=0.2,
-        checkpoint=tmp_path / "run.pt",
-    )  # fmt: skip
-    parts = (3, 6) if resumed else (6,)
-    for epochs in parts:
-        run = _training._Run(network, step, TARGET, schedule, CPU, None)
-        run.resume()
-        with run.progress() as bar:
-            while run.done_epochs < epochs:
-                run.epoch(bar)
+    changes = {"batch_size": 11, "milestones": (2, 4), "lr_decay": 0.2}
+    changes["checkpoint"] = tmp_path / "run.pt"
+    with counted_steps() as rates:
+        if resumed:
+            with interrupted_before_step(3), pytest.raises(Interrupted):
+                fit(max_epochs=6, **changes)
+            assert len(rates) == 3
+        fit(max_epochs=6, **changes)
     assert rates == pytest.approx([0.1, 0.1, 0.02, 0.02, 0.004, 0.004])
 
 
@@ -219,7 +213,7 @@ def interrupted(at, folder, validate=None, **changes):
 @pytest.mark.parametrize("at", [1, 3, 4, 7, 8])
 @pytest.mark.parametrize("validated", [False, True])
 def test_resumed_from_any_step(tmp_path, monkeypatch, at, validated):
-    monkeypatch.setattr(_training, "_SAVE_SECONDS", -1)  # after every step
+    hours_pass(monkeypatch)  # so that it saves after every step
 
     def validate(network):
         return lambda: -network.weight[0, 0].item()

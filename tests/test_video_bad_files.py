@@ -135,6 +135,9 @@ def test_a_frame_that_fails_in_the_middle(folder, name):
     count = int(text.split(" of about")[0].split()[-1])
     assert 0 < count <= number + 4  # frames of the other order may come before
     assert check(path, " of about 30 frames decoded", "auto") == text
+    if name.endswith("mkv"):  # its checksums show damage before anything is decoded
+        assert check(path, "the checksum at byte ", "decord") == text
+        return
     with pytest.raises(ValueError, match=r"with decord \(it does not see damage"):
         read(path, "decord")
 
@@ -227,7 +230,7 @@ def test_no_damage_crashes_or_hangs(folder):
         [sys.executable, str(here / "damage.py"), str(whole), "0", "40"],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
 from diffqa_features._utils.profiling import stage
 
@@ -72,6 +73,17 @@ def attention_maps(
         weights = words / words.sum(1, keepdim=True).clamp_min(1)
         rows.append(torch.einsum("bhnl,bl->bn", values, weights) / heads)
     return torch.cat(rows)
+
+
+def resize_maps(
+    values: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]
+) -> torch.Tensor:
+    """Bring (B, places) of any level of the UNet to (B, *size); latents are `grid`."""
+    h, w = grid
+    while h * w > values.shape[1]:
+        h, w = -(-h // 2), -(-w // 2)
+    maps = values.reshape(len(values), 1, h, w)
+    return F.interpolate(maps, size, mode="bilinear", antialias=True)[:, 0]
 
 
 def _chunks(queries, keys, heads):

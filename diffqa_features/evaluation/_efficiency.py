@@ -2,10 +2,10 @@
 
 import copy
 import platform
+import time
 from contextlib import ExitStack
 from numbers import Integral
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pandas as pd
@@ -187,10 +187,10 @@ def _measure(call, X, rows, n_repeats, n_warmup) -> pd.DataFrame:
 
 def _timed(call, X) -> float:
     Peak.wait()
-    start = perf_counter()
+    start = time.perf_counter()
     call(X)
     Peak.wait()
-    return perf_counter() - start
+    return time.perf_counter() - start
 
 
 def _percentiles(name, seconds) -> dict:

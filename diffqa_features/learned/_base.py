@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 from sklearn.base import TransformerMixin
@@ -17,9 +16,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
 from diffqa_features._backbone.info import describe_backbone
-from diffqa_features._engine.latents import Framing, encode_rows
+from diffqa_features._engine.latents import encode_rows
+from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
+from diffqa_features._utils.files import local_path
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.features._parameters import BackboneParameters, MediaParameters
 from diffqa_features.learned._files import SavedModel, plain
@@ -214,7 +215,7 @@ class LearnedModel(MediaParameters, SavedModel):
                 getattr(job.info, "identity", None), job.y, job.weight, job.train,
                 job.held, job.line, self._facts(job), dict(job.network.state_dict()),
             )  # fmt: skip
-            folder = Path(self.checkpoint_dir).expanduser()
+            folder = local_path(self.checkpoint_dir, "The 'checkpoint_dir' parameter")
             checkpoint = folder / f"{name}-{key}.pt"
         schedule = _training.Schedule(
             **settings,
@@ -344,7 +345,7 @@ class BackboneModel(BackboneParameters, TransformerMixin, LearnedModel):
         return info
 
     def _framing(self, info, **more):
-        return Framing(
+        return FrameSpec(
             identity=info.identity,
             view=self.view,
             image_size=self._checked_image_size(info),
@@ -427,6 +428,12 @@ def load_weights(network, weights):
     """Fill a network with arrays, all of which have to be there and to fit."""
     import torch
 
-    network.load_state_dict(
-        {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
-    )
+    try:
+        network.load_state_dict(
+            {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
+        )
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            "The weights of this estimator do not fit its parameters. If it was loaded "
+            f"with from_pretrained, its files are damaged; restore them. {error}"
+        ) from error

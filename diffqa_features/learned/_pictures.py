@@ -6,14 +6,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from diffqa_features._engine.latents import Encoded
-from diffqa_features._engine.parallel import read_ahead, readable
+from diffqa_features._engine.parallel import read_each
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._media.views import view_frames
 
-_AHEAD = 16  # rows that are read while others are worked on
 _ROWS = 64  # encoded at a time; more are never in memory
 
 
@@ -29,11 +27,11 @@ def read_pictures(
     A row that is a clip or cannot be read is an error that names it, or, with a list
     `failed`, an entry (index, reason) there.
     """
-    with tqdm(total=len(rows), unit="row", desc="read", disable=not verbose) as bar:
-        ahead = read_ahead(rows, lambda row: _read(row, view, size), _AHEAD)
-        for _, picture in readable(ahead, failed):
-            yield picture
-            bar.update(1)
+
+    def read(row):
+        return _read(row, view, size)
+
+    return read_each(rows, read, "read", verbose, failed=failed)
 
 
 def encode_pictures(
@@ -100,8 +98,8 @@ class Pictures:
 def _read(row, view, size):
     media = open_media(row)
     if not media.is_still:
-        raise ValueError(
-            f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
+        raise row.error(
+            "this is a clip of several frames, and the estimator "
             "takes pictures. Pass single frames."
         )
     (pixels,) = media.frames()

@@ -12,7 +12,7 @@ from sklearn.base import RegressorMixin
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from diffqa_features._utils.checks import check_groups
+from diffqa_features._utils.groups import check_groups
 from diffqa_features.learned._base import BackboneModel, LearnedModel
 from diffqa_features.metrics import srcc_score
 
@@ -46,12 +46,13 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
     def _check_targets(self, job, y, groups, sample_weight):
         if y is None:
             raise ValueError("fit needs y: one score per row of X. Got None.")
-        job.y = check_scores(y, job.rows)
+        job.y = check_target(y, job.rows)
         self._check_rows(job, groups, sample_weight)
 
     def _check_rows(self, job, groups, sample_weight):
         if groups is not None:
-            job.groups = check_groups(groups, job.rows)
+            job.groups = check_groups(groups)
+            check_consistent_length(job.rows, job.groups)
         if sample_weight is not None:
             job.weight = check_weights(sample_weight, job.rows)
         if self.validation_fraction is not None and groups is None:
@@ -180,7 +181,19 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
         def read():
             return [self._in_units(self._scores(job, np.arange(len(job.data))))]
 
-        (scores,) = self._by_row(job, read, ())
+        return self._finite(*self._by_row(job, read, ()))
+
+    def _finite(self, scores):
+        """Predictions as they are, if those of all rows that were read are finite."""
+        lost = [index for index, _ in self.failed_]
+        bad = np.setdiff1d(np.flatnonzero(~np.isfinite(scores)), lost)
+        if len(bad):
+            raise ValueError(
+                f"Row {bad[0]}: the predicted score is {scores[bad[0]]}, as are "
+                f"{len(bad)} of {len(scores)}. The arithmetic overflows: choose "
+                "dtype='float32' or 'bfloat16'; where it is that already, the training "
+                "diverged: fit again with a smaller learning_rate."
+            )
         return scores
 
     def _in_units(self, scores):
@@ -198,7 +211,7 @@ class BackboneRegressor(BackboneModel, LearnedRegressor):
     _parameter_constraints: dict = BackboneModel._parameter_constraints
 
 
-def check_scores(y, rows):
+def check_target(y, rows):
     """Scores as float64 of shape (N,): one for each row, and each a finite number."""
     # Objects, since NumPy makes '1.0' of a number among str.
     values = y if hasattr(y, "dtype") else np.asarray(y, object)

@@ -21,8 +21,8 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
+from diffqa_features._utils.files import one_writer, whole_file
 from diffqa_features._utils.hashing import make_seed
-from diffqa_features.learned._files import write_whole
 from diffqa_features.metrics import srcc_score
 
 _SAVE_SECONDS = 120  # between checkpoints inside an epoch
@@ -88,11 +88,13 @@ def train(
     if not any(p.requires_grad for p in network.parameters()):
         return []
     run = _Run(network, step, target, schedule, device, validate)
-    run.resume()
-    # A caller may be in inference mode.
-    with torch.inference_mode(False), torch.enable_grad(), run.progress() as bar:
-        while not run.finished:
-            run.epoch(bar)
+    checkpoint = schedule.checkpoint
+    with one_writer(checkpoint) if checkpoint else contextlib.nullcontext():
+        run.resume()
+        # A caller may be in inference mode.
+        with torch.inference_mode(False), torch.enable_grad(), run.progress() as bar:
+            while not run.finished:
+                run.epoch(bar)
     return run.conclude()
 
 
@@ -291,7 +293,8 @@ class _Run:
         state["network"] = self.network.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["scaler"] = self.scaler.state_dict()
-        write_whole(self.schedule.checkpoint, lambda file: torch.save(state, file))
+        with whole_file(self.schedule.checkpoint) as path, path.open("wb") as file:
+            torch.save(state, file)
 
     def resume(self):
         path = self.schedule.checkpoint

@@ -10,7 +10,8 @@ from diffqa_features._media.rows import as_rows
 from diffqa_features._media.video.video import READERS
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
-from diffqa_features.features._estimator import MediaTransformer
+from diffqa_features._utils.statistics import pool_rows
+from diffqa_features.features._base import MediaTransformer
 from diffqa_features.motion._extract import MotionRequest, extract_motion
 from diffqa_features.motion._weights import find_weights
 
@@ -185,7 +186,9 @@ class MotionFeatures(MediaTransformer):
         OSError
             If the weights or a file are not there.
         """
-        return np.stack(self._extract(X, partial(_pool, self._statistics())))
+        return np.stack(
+            self._extract(X, partial(pool_rows, statistics=self._statistics()))
+        )
 
     def sequences(self, X):
         """Compute the features of each clip, as GenzVQA takes them.
@@ -281,9 +284,3 @@ class MotionFeatures(MediaTransformer):
 
     def _channels(self):
         return _CHANNELS[find_weights(self.weights, download=False).kind]
-
-
-def _pool(statistics, clips):
-    """(clips, C) -> (C * statistics,)."""
-    pool = {"mean": np.mean, "std": np.std}
-    return np.concatenate([pool[s](clips, axis=0) for s in statistics])

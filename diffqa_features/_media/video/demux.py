@@ -9,6 +9,7 @@ pictures) is the file decoded once to answer it.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,7 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from diffqa_features._media.video.containers import missing_bytes
+from diffqa_features._media.budget import check_budget, most_pixels
+from diffqa_features._media.video.structure import Structure, structure_of
+from diffqa_features._media.video.units import Order, holds, length_width, misfit
+
+_HELD = 17  # frames in a decoder: sixteen that others lean on, and the next one
+_SHOWN = 12  # bytes per pixel of the one that is turned to RGB and handed on
+# What these say is when to decode; what is derived from it for showing is unsound.
+_ONE_CLOCK = ("avi", "asf", "mxf")
+_STRICT = "crccheck+explode"
+_LONGEST_TAIL = 600  # packets of a group of pictures that are decoded to its end
+# Containers that keep no record of what should follow: there pictures are looked at.
+_UNRECORDED = ("h264", "hevc", "mpegts", "mpeg", "mpegvideo", "flv")
 
 
 class VideoError(ValueError):
@@ -28,14 +40,15 @@ class Index:
     """What is known of a video stream before its frames are decoded."""
 
     source: str | bytes
+    demuxer: str
     stream: int
     alone: bool  # whether no other stream is a picture of any kind
     strict: bool  # whether the first packet begins anew, so that no error is in order
     codec: str
-    container: str
     pts: np.ndarray | None  # (T,) int64, increasing; None where frames must be counted
     times: np.ndarray  # (T,) float64, seconds since the first frame is shown
     end: float  # seconds, when the last frame is gone
+    expected: float  # frames that one who trusts the header makes room for
     entries: np.ndarray  # int64, pts of key frames that decoding may begin at
     closed: bool  # whether those are all key frames
     pixel_format: str
@@ -59,27 +72,56 @@ class _Packet:
 
 def index_video(source: str | bytes) -> Index:
     """Read every packet of the file's first video stream, and decode one frame."""
-    missing = missing_bytes(source)
-    with opened(source) as container:
+    structure = structure_of(source)
+    try:
+        return _index(source, structure)
+    except VideoError as error:
+        if not structure.fault:
+            raise
+        # What FFmpeg stumbles over is mostly the same, said with less knowledge.
+        text = str(error)
+        if not text.startswith("is damaged or cut"):
+            text = damaged(source, structure.demuxer, None, True, 0, structure.fault)
+        raise VideoError(text) from error
+
+
+def _index(source: str | bytes, structure: Structure) -> Index:
+    demuxer = structure.demuxer
+    with opened(source, demuxer) as container:
         stream = pick_stream(container)
         number, base, codec = stream.index, stream.time_base, codec_name(stream)
-        names, rate = container.format.name, stream.guessed_rate or 25
+        rate = stream.guessed_rate or 25
         alone = len(container.streams.video) == 1
+        context = stream.codec_context
+        check_frame(context.width, context.height, context.format)
         stated = stream.frames or 0
         if not stated and container.duration:
             stated = int(container.duration / 1e6 * rate)
-        # AVI has one clock, that of decoding, and what is derived from it is unsound.
-        reordered = names == "avi" and stream.codec_context.has_b_frames
-        packets, damage = _packets(container, stream)
-    if missing or damage:
-        cause = f"{missing} of its bytes are missing" if missing else damage
-        about = max(stated, len(packets))
-        raise VideoError(damaged(source, number, True, about, cause))
+        expected = _expected(container, stream)
+        reordered = demuxer in _ONE_CLOCK and context.has_b_frames
+        packets, first, damage = _packets(container, stream)
+    damage = structure.fault or damage
+    listed = structure.counts.get(number, 0)
+    if not damage and len(packets) < listed:
+        damage = f"{listed} packets are there and {len(packets)} can be read"
+    if damage:
+        about = max(stated if stated < 100 * len(packets) else 0, len(packets))
+        raise VideoError(damaged(source, demuxer, number, True, about, damage))
     if not packets:
         raise VideoError("has a video stream without a single frame; drop the row.")
-    first = _first_frame(source, number)
+    if first is None:
+        raise VideoError(
+            "holds no frame that can be decoded: 0 frames decoded with the imageio "
+            "reader; restore the file or drop the row."
+        )
+    if isinstance(first, Exception):
+        raise VideoError(
+            f"cannot be decoded ({cause_of(first)}): 0 frames decoded with the imageio "
+            "reader; restore the file or drop the row."
+        ) from first
+    check_frame(first.width, first.height, first.format)
     stamps = [packet.pts for packet in packets]
-    clear = None not in stamps and len(set(stamps)) == len(stamps)
+    stamps_known = clear = None not in stamps and len(set(stamps)) == len(stamps)
     # Where the file begins with what leans on an earlier part, only decoding tells
     # which frames come out.
     entries, closed = _entries(packets) if clear else (np.zeros(0, np.int64), False)
@@ -90,19 +132,25 @@ def index_video(source: str | bytes) -> Index:
         last = packets[stamps.index(pts[-1])].duration
         seconds = (pts - pts[0]) * float(base)
     else:
-        seconds = _decoded_times(source, number, strict, packets, base, rate)
+        where = (source, demuxer, number)
+        seconds = _decoded_times(*where, strict, packets, base, rate)
+        if stamps_known and (lost := _lost(packets, len(seconds))):
+            about = max(stated, len(packets))
+            cause = f"{lost} frames behind its first key frame cannot be decoded"
+            raise VideoError(damaged(source, demuxer, number, strict, about, cause))
     steps = np.diff(seconds)
     last = last * float(base) or (np.median(steps) if len(steps) else float(1 / rate))
     return Index(
         source=source,
+        demuxer=demuxer,
         stream=number,
         alone=alone,
         strict=strict,
         codec=codec,
-        container=names,
         pts=pts,
         times=seconds,
         end=float(seconds[-1] + last),
+        expected=expected,
         entries=entries,
         closed=closed,
         pixel_format=first.format.name,
@@ -111,21 +159,52 @@ def index_video(source: str | bytes) -> Index:
     )
 
 
-def opened(source: str | bytes):
-    """Open a container with PyAV, also one whose texts are no UTF-8."""
+def opened(source: str | bytes, demuxer: str):
+    """Open a container with PyAV, also one whose texts are no UTF-8.
+
+    The demuxer and the protocol are said, or FFmpeg would find them in the name: a
+    protocol in "a:b.mp4", the neighbours of "a%02d.png".
+    """
     import av
 
-    # The protocol is said, or FFmpeg would find one in a name like "a:b.mp4".
     name = BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
     # From PyAV 19 on there is no such option: it replaces by itself.
     old = int(av.__version__.split(".")[0]) < 19
+    options = {
+        "format_whitelist": demuxer,
+        "protocol_whitelist": "file",
+        # For the frames that are decoded while it is opened.
+        "max_pixels": _most_pixels(),
+    }
     try:
-        return av.open(name, **({"metadata_errors": "replace"} if old else {}))
+        return av.open(
+            name,
+            format=demuxer or None,
+            options=options,
+            **({"metadata_errors": "replace"} if old else {}),
+        )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError(
             f"cannot be opened as a video ({cause_of(error)}): it is cut, damaged, or "
             "not a video; restore the file or drop the row."
         ) from error
+
+
+def _most_pixels() -> str:
+    """Pixels of the largest frame that the budget has room for, 8-bit 4:2:0."""
+    limit = most_pixels(_HELD * 1.5 + _SHOWN)
+    return str(min(limit or 2**31 - 1, 2**31 - 1))
+
+
+def check_frame(width: int, height: int, pixel_format) -> None:
+    """Hold the frames in a decoder, and one on its way to RGB, against the budget."""
+    stored = 1.5
+    if pixel_format is not None:
+        sample = type(pixel_format)(pixel_format.name, 64, 64)
+        parts = sample.components
+        sizes = [-(-part.bits // 8) * part.width * part.height for part in parts]
+        stored = sum(sizes) / 64**2
+    check_budget(width, height, 1, _HELD * stored + _SHOWN)
 
 
 def pick_stream(container):
@@ -167,8 +246,9 @@ def decoder_of(stream, strict: bool, **options: str):
         context = alpha
     # Rows are read in several threads; more in each would hold more frames.
     context.thread_count = 1
+    options["max_pixels"] = _most_pixels()
     if strict:  # nothing is patched up in silence
-        options["err_detect"] = "explode"
+        options["err_detect"] = _STRICT
     context.options = options
     return context
 
@@ -210,11 +290,13 @@ def decode_all(container, number: int, strict: bool) -> Iterator:
     return decoded(container, stream, decoder_of(stream, strict))
 
 
-def count_decodable(source: str | bytes, number: int, strict: bool) -> int:
+def count_decodable(source, demuxer: str, number: int | None, strict: bool) -> int:
     """How many frames come out whole before the first that does not; decodes all."""
     count = 0
     try:
-        with opened(source) as container:
+        with opened(source, demuxer) as container:
+            if number is None:
+                number = pick_stream(container).index
             for _ in decode_all(container, number, strict):
                 count += 1
     except Exception:  # that it fails is known; what is asked is how far it comes
@@ -222,54 +304,112 @@ def count_decodable(source: str | bytes, number: int, strict: bool) -> int:
     return count
 
 
-def damaged(source, number: int, strict: bool, stated: int, cause: str) -> str:
+def damaged(
+    source, demuxer: str, number: int | None, strict: bool, stated: int, cause: str
+) -> str:
     """Say what is wrong and how far the file can be read."""
-    count = count_decodable(source, number, strict)
+    count = count_decodable(source, demuxer, number, strict)
     return (
         f"is damaged or cut ({cause}): {count} of about {max(stated, count)} frames "
         "decoded with the imageio reader; restore the file or drop the row."
     )
 
 
-def _packets(container, stream) -> tuple[list[_Packet], str]:
-    """Packets that become frames, in the order of decoding; and what is broken."""
+def _expected(container, stream) -> float:
+    """Frames that one who trusts the header, and time stamps, makes room for."""
+    seconds = (container.duration or 0) / 1e6
+    if stream.duration and stream.time_base:
+        seconds = max(seconds, float(stream.duration * stream.time_base))
+    rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    rate = max(float(rate or 0) for rate in rates)
+    return max(seconds * rate, stream.frames or 0)
+
+
+def _packets(container, stream):
+    """Packets that become frames, in the order of decoding; the first frame; damage.
+
+    In place of the frame there may be the error that came of it, or None.
+    """
     import av
 
     packets, codec = [], codec_name(stream)
+    width = length_width(codec, stream.codec_context.extradata)
+    recorded = container.format.name not in _UNRECORDED
+    order = None if recorded or codec != "h264" else Order(width)
+    head, tail, damage = _Head(stream), deque(maxlen=_LONGEST_TAIL), ""
     try:
         for packet in container.demux(stream):
+            head.take(packet)
             if not packet.size:
                 continue
             if packet.is_corrupt:
-                return packets, f"packet {len(packets)} is incomplete"
-            if packet.is_discard or (codec == "vp8" and not bytes(packet)[0] & 16):
+                return packets, head.frame, f"packet {len(packets)} is incomplete"
+            data = bytes(packet)
+            if fault := misfit(data, codec, width):
+                return packets, head.frame, f"packet {len(packets)} has {fault}"
+            if packet.is_discard or (codec == "vp8" and not data[0] & 16):
                 continue  # before an edit list's start; never shown
             key = packet.is_keyframe
-            enters = key and (codec != "h264" or _holds_idr(bytes(packet), stream))
+            if codec == "h264" and not (key or packets) and holds(data, width, 7):
+                damage = "its first key frame is broken"  # it has parameters of one
+                break
+            enters = key and (codec != "h264" or holds(data, width, 5))
             packets.append(
                 _Packet(packet.pts, packet.dts, packet.duration or 0, key, enters)
             )
+            if order:
+                order.take(data)
+            if enters:
+                tail.clear()
+            if not recorded and (enters or tail):
+                tail.append(packet)
+        damage = damage or (order.end() if order else "")
+        if not recorded and not damage and len(tail) < _LONGEST_TAIL:
+            _decode_tail(stream, tail)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        return packets, cause_of(error)
-    return packets, ""
+        damage = cause_of(error)
+    return packets, head.frame, damage
 
 
-def _holds_idr(data: bytes, stream) -> bool:
-    """Whether H.264 begins anew here: key frames of other kinds only recover."""
-    extra = stream.codec_context.extradata or b""
-    if extra[:1] == b"\x01":  # units after their lengths, as in MP4 and Matroska
-        width, at = (extra[4] & 3) + 1, 0
-        while at + width < len(data):
-            if data[at + width] & 31 == 5:
-                return True
-            at += width + int.from_bytes(data[at : at + width], "big")
-        return False
-    at = data.find(b"\0\0\1")
-    while 0 <= at < len(data) - 3:
-        if data[at + 3] & 31 == 5:
-            return True
-        at = data.find(b"\0\0\1", at + 3)
-    return False
+def _decode_tail(stream, packets) -> None:
+    """Decode the last group of pictures, which a cut would end in.
+
+    A picture that is cut is still a packet, and may be none of those that are wanted.
+    """
+    import av
+
+    context = av.CodecContext.create(stream.codec_context.name, "r")
+    context.extradata = stream.codec_context.extradata
+    context.thread_count = 1
+    context.options = {"err_detect": _STRICT, "max_pixels": _most_pixels()}
+    for packet in [*packets, None]:
+        if any(frame.is_corrupt for frame in context.decode(packet)):
+            raise VideoError("a frame is incomplete")
+
+
+class _Head:
+    """Decodes until the first frame is there, so that the file is read once."""
+
+    def __init__(self, stream) -> None:
+        self._context = decoder_of(stream, False)
+        self._entered = False
+        self.frame = None
+
+    def take(self, packet) -> None:
+        import av
+
+        self._entered = self._entered or packet.is_keyframe
+        if self.frame is not None or (not self._entered and packet.size):
+            return
+        try:
+            frames = self._context.decode(packet if packet.size else None)
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            self.frame = error
+            return
+        for frame in frames:
+            if not frame.is_corrupt:
+                self.frame = frame
+                return
 
 
 def _entries(packets: list[_Packet]) -> tuple[np.ndarray, bool]:
@@ -287,35 +427,28 @@ def _entries(packets: list[_Packet]) -> tuple[np.ndarray, bool]:
     return np.sort([np.int64(p.pts) for p in packets if p.enters]), closed
 
 
-def _first_frame(source, number: int):
-    import av
-
-    try:
-        with opened(source) as container:
-            for frame in decode_all(container, number, False):
-                return frame
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise VideoError(
-            f"cannot be decoded ({cause_of(error)}): 0 frames decoded with the imageio "
-            "reader; restore the file or drop the row."
-        ) from error
-    raise VideoError(
-        "holds no frame that can be decoded: 0 frames decoded with the imageio reader; "
-        "restore the file or drop the row."
-    )
+def _lost(packets: list[_Packet], count: int) -> int:
+    """Packets from the first key frame on, shown no sooner than it, that give none."""
+    keys = (at for at, packet in enumerate(packets) if packet.key)
+    first = next(keys, len(packets))
+    following = packets[first:]
+    due = sum(packet.pts >= following[0].pts for packet in following)
+    return max(0, due - count)
 
 
-def _decoded_times(source, number, strict, packets, base, rate) -> np.ndarray:
+def _decoded_times(source, demuxer, number, strict, packets, base, rate) -> np.ndarray:
     """Times of frames whose packets do not tell them, by decoding all of them."""
     import av
 
     stamps = []
     try:
-        with opened(source) as container:
+        with opened(source, demuxer) as container:
             for frame in decode_all(container, number, strict):
                 stamps.append(frame.pts)
     except (av.error.FFmpegError, VideoError) as error:
-        text = damaged(source, number, strict, len(packets), cause_of(error))
+        about = len(packets)
+        where = (source, demuxer, number, strict)
+        text = damaged(*where, about, cause_of(error))
         raise VideoError(text) from error
     if not stamps:
         raise VideoError("holds no frame that can be decoded; drop the row.")

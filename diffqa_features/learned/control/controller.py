@@ -7,14 +7,14 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from diffqa_features._backbone.blocks import select_blocks
-from diffqa_features._engine.records import STATISTICS
+from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
+from diffqa_features._utils.statistics import pool_rows
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 from diffqa_features.learned._base import BackboneModel
 
 _KEPT = "mean std max"  # what the store has of each map, in the order of STATISTICS
-_POOL = {"mean": np.mean, "std": np.std, "max": np.max, "min": np.min}
 _shared = BackboneTransformer._parameter_constraints
 
 
@@ -475,7 +475,7 @@ class DiffusionController(BackboneModel):
 
         backbone, latents = job.backbone, job.data
         count, shape = len(backbone.alphas_cumprod), latents.shape[1:]
-        states = backbone.encode_text([""])[0]
+        conditioning = backbone.condition([""])
 
         def step(rows, generators):
             timesteps = torch.cat(
@@ -486,7 +486,7 @@ class DiffusionController(BackboneModel):
             clean = torch.from_numpy(latents[rows]).to(backbone.device)
             noisy = backbone.add_noise(clean, timesteps, noise)
             output, _ = run_controlled(
-                backbone, job.network, noisy, clean, timesteps, states
+                backbone, job.network, noisy, clean, timesteps, conditioning
             )
             predicted = backbone.to_noise(output, noisy, timesteps)
             return F.mse_loss(predicted, noise), None
@@ -539,8 +539,7 @@ class DiffusionController(BackboneModel):
                 for key in map(framing.key, row.keys)
             ]
         )  # (T, D)
-        pooled = [_POOL[name](table, axis=0) for name in self._frame_statistics()]
-        return np.concatenate(pooled)
+        return pool_rows(table, self._frame_statistics())
 
 
 def _check_step(name, value, low, high):

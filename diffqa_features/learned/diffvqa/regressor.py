@@ -575,7 +575,7 @@ class DiffVQARegressor(BackboneRegressor):
             frame_rate=float(self.frame_rate),
             max_frames=self.max_frames,
             reader=self.reader,
-            facts=(job.info.identity, chain, int(self.grid_size)),
+            facts=(job.info.identity, chain.names, chain.facts, int(self.grid_size)),
         )
         # Weights in float32; `dtype` is that of the arithmetic, by autocast.
         passes = Passes(self._backbone_name(), self.device, "float32", seed=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diffqa_features._engine.parallel import read_ahead, readable
+from diffqa_features._engine.parallel import read_each
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
@@ -73,9 +73,11 @@ def open_rows(
 
     One that cannot be read is an error, or an entry (index, reason) in `failed`.
     """
-    ahead = read_ahead(rows, lambda row: _open(row, spec, store), _AHEAD)
-    for _, opened in readable(ahead, failed):
-        yield opened
+
+    def read(row):
+        return _open(row, spec, store)
+
+    return read_each(rows, read, "look", failed=failed, depth=_AHEAD)
 
 
 def _open(row, spec, store):
@@ -143,10 +145,10 @@ def _small(pixels, seen, spec, view):
 
 def _feature_key(spec, content, part):
     view, copy, number = part
-    return make_key("diffvqa 1", spec.facts, content, number, spec.seen(view, copy))
+    return make_key("diffvqa", spec.facts, content, number, spec.seen(view, copy))
 
 
 def _frame_key(spec, content, part):
     view, copy, number = part
     seen = spec.seen(view, copy) if view == "crop" else view
-    return make_key("diffvqa frame 1", spec.mamba_size, content, number, seen)
+    return make_key("diffvqa frame", spec.mamba_size, content, number, seen)

@@ -353,8 +353,7 @@ class DPIQARegressor(BackboneRegressor):
             Scores in the units and direction of the `y` of `fit`. A picture's score
             depends on neither order nor neighbours.
         """
-        (scores,) = self._look(X, lambda q: [self._in_units(q.scores)], ())
-        return scores
+        return self._finite(*self._look(X, lambda q: [self._in_units(q.scores)], ()))
 
     def quality_maps(self, X, return_scores=False):
         """Where quality shows: the decoder's maps, which a student can learn from.

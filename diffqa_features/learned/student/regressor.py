@@ -3,6 +3,7 @@
 import os
 import weakref
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
@@ -16,7 +17,7 @@ from diffqa_features._media.views import to_pixels
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.learned._base import Job
 from diffqa_features.learned._pictures import read_pictures
-from diffqa_features.learned._regression import LearnedRegressor, check_scores
+from diffqa_features.learned._regression import LearnedRegressor, check_target
 from diffqa_features.learned.student.data import (
     DistillationData,
     draw_crops,
@@ -365,8 +366,8 @@ class DistilledStudentRegressor(LearnedRegressor):
         ndarray of shape (N,), dtype float64
             Scores in the units of the teacher, or of `y`.
         """
-        (scores,) = self._look_at(X, lambda scores, _: [self._in_units(scores)], ())
-        return scores
+        found = self._look_at(X, lambda scores, _: [self._in_units(scores)], ())
+        return self._finite(*found)
 
     @available_if(_has_maps)
     def quality_maps(self, X):
@@ -511,11 +512,20 @@ class DistilledStudentRegressor(LearnedRegressor):
         if missing:
             raise ValueError(f"fit needs y with {why}. Got None.")
 
+    def _check_saved(self, weights, config, folder):
+        from diffqa_features.learned.student.efficientnet import checked_config
+
+        super()._check_saved(weights, config, folder)
+        architecture = config["fitted"]["architecture_"]
+        if architecture["kind"] == "efficientnet":
+            path = Path(folder) / "config.json"
+            architecture["config"] = checked_config(architecture["config"], path)
+
     # -- data: pictures, and what the teacher says of them -------------------------
 
     def _check_targets(self, job, y, groups, sample_weight):
         if y is not None:
-            job.y = check_scores(y, job.rows)
+            job.y = check_target(y, job.rows)
         others = job.more["X_unlabelled"]
         job.more["rows"] = [] if others is None else as_rows(others)
         self._check_rows(job, groups, sample_weight)

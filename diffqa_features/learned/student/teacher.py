@@ -139,7 +139,7 @@ class TeacherCache:
         return values
 
     def _name(self, kind, picture):
-        return make_key("teacher 1", self.identity, kind, picture)
+        return make_key("teacher", self.identity, kind, picture)
 
 
 def fingerprint(teacher) -> str:
