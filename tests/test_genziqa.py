@@ -135,21 +135,6 @@ def test_untrained_is_the_frozen_features(sd1_folder, images):
 # -- training ------------------------------------------------------------------------
 
 
-def test_fit_again_gives_the_same_weights(model, fitted, reseeded, images):
-    """Another estimator, and the same one once more, then in inference mode."""
-    same_weights(model.fit(images, Y), fitted)
-    first = model.predict(images)
-    with torch.inference_mode():
-        same_weights(model.fit(images, Y), fitted)
-    np.testing.assert_array_equal(model.predict(images), first)
-    assert np.abs(reseeded.predict(images) - first).max() > 1e-3
-
-
-def test_accumulation_changes_nothing_but_memory(model, fitted, images):
-    model.set_params(gradient_accumulation_steps=3).fit(images, Y)
-    same_weights(model, fitted, exact=False)
-
-
 def test_only_what_is_switched_on_is_trained(model, images):
     names = {"context": {"n_context": 0}, "lora": {"lora_rank": 0}}
     for left_out, change in names.items():
@@ -178,20 +163,6 @@ def test_every_switch_changes_the_prediction(model, fitted, images):
     plain = fitted.predict(images)
     fewer = pickle.loads(pickle.dumps(fitted)).set_params(n_timesteps=1)
     assert np.abs(fewer.predict(images) - plain).max() > 1e-4
-
-
-def test_warm_start_goes_on(model, images):
-    model.set_params(warm_start=True).fit(images, Y)
-    first = {name: value.copy() for name, value in model.weights_.items()}
-    line = model.slope_, model.intercept_
-    model.set_params(max_epochs=0).fit(images, Y)  # nothing happens
-    assert (model.slope_, model.intercept_) == line
-    np.testing.assert_array_equal(model.weights_["context.vectors"], first[CONTEXT])
-    model.set_params(max_epochs=2).fit(images, Y)
-    assert [record["epoch"] for record in model.history_] == [1, 2, 3, 4]
-    assert any((model.weights_[k] != first[k]).any() for k in first)
-    with pytest.raises(ValueError, match=r"'lora_rank' .* fitted with 2"):
-        model.set_params(lora_rank=3).fit(images, Y)
 
 
 def test_validation_keeps_the_best_epoch_and_stops(model, images):
@@ -265,15 +236,6 @@ def test_progress_shows_loss_and_srcc(model, images, capsys):
 
 
 # -- predictions ---------------------------------------------------------------------
-
-
-def test_neighbours_and_order_do_not_matter(fitted, images):
-    together = fitted.predict(images)
-    np.testing.assert_array_equal(fitted.predict(images), together)
-    backwards = fitted.predict(images[::-1])[::-1]
-    alone = np.concatenate([fitted.predict([image]) for image in images])
-    np.testing.assert_allclose(backwards, together, rtol=0, atol=rounding(fitted))
-    np.testing.assert_allclose(alone, together, rtol=0, atol=rounding(fitted))
 
 
 def test_transform_gives_named_scores_and_queries(fitted, images):

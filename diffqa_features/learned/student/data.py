@@ -64,14 +64,14 @@ class DistillationData:
         both = np.stack([self.taught, self.truth])
         return np.nansum(both, 0) / np.isfinite(both).sum(0)
 
-    def spread_of_maps(self, rows):
+    def spread_of_maps(self, rows, weight=None):
         """Standard deviation over these pictures and all places; 1 without maps."""
         if self.maps is None:
             return 1.0
         # A picture at a time: the maps may be larger than memory.
         exact = (self.maps[row].astype(np.float64) for row in rows)
         moments = [[each.mean(), np.square(each).mean()] for each in exact]
-        mean, square = np.mean(moments, axis=0)
+        mean, square = np.average(moments, axis=0, weights=weight)
         return float(np.sqrt(max(square - mean**2, 0.0))) or 1.0
 
 

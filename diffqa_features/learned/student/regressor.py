@@ -17,7 +17,11 @@ from diffqa_features._media.views import to_pixels
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.learned._base import Job
 from diffqa_features.learned._pictures import read_pictures
-from diffqa_features.learned._regression import LearnedRegressor, check_target
+from diffqa_features.learned._regression import (
+    LearnedRegressor,
+    check_target,
+    take_weights,
+)
 from diffqa_features.learned.student.data import (
     DistillationData,
     draw_crops,
@@ -537,6 +541,8 @@ class DistilledStudentRegressor(LearnedRegressor):
         data = DistillationData(len(job.rows) + len(job.more["rows"]), size)
         data.read(job.rows, self.view, self.verbose, job.failed)
         kept = job.kept
+        if not kept:
+            return data
         parts = [(job.X, [job.rows[place] for place in kept])]
         if job.more["rows"]:
             bad = self._list_of_failed()
@@ -547,7 +553,7 @@ class DistilledStudentRegressor(LearnedRegressor):
             if bad:
                 job.failed += [(len(job.rows) + index, why) for index, why in bad]
         y = job.y
-        if job.failed and kept:
+        if job.failed:
             y = None if y is None else y[kept]
         teacher = self._fitted_teacher(job, y)
         maps = self.map_weight > 0 and hasattr(teacher, "quality_maps")
@@ -610,7 +616,9 @@ class DistilledStudentRegressor(LearnedRegressor):
         if weights is not None:
             load_into(network.body, weights, str(source))
         job.more["fitted"] = {
-            "map_scale_": job.data.spread_of_maps(job.train),
+            "map_scale_": job.data.spread_of_maps(
+                job.train, take_weights(job.weight, job.train)
+            ),
             "map_shape_": map_shape,
             "head_": head,
             "image_size_": size,
