@@ -59,7 +59,7 @@ def regressors(folder):
     quick = {
         "n_context": 2,
         "lora_rank": 1,
-        "bias": False,
+        "error_bias": False,
         "n_timesteps": 1,
         "max_epochs": 1,
         **SMALL,
@@ -122,7 +122,7 @@ GRIDS = {
     "motion": {"f__pooling": ["mean", ("mean", "std")]},
     **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
     "dpiqa": {"f__train_unet": [True, False]},
-    "diffvqa": {"f__branches": ["crop", ("resize", "crop")]},
+    "diffvqa": {"f__views": ["crop", ("resize", "crop")]},
 }
 
 
@@ -493,7 +493,7 @@ def test_one_group_cannot_be_held_out(regressor, images):
         regressor.fit(images, TARGET, groups=["a"] * 6)
     for missing in (None, np.nan, pd.NA, ""):
         groups = ["a", "a", "b", "b", missing, "c"]
-        with pytest.raises(ValueError, match="Row 4: its group is missing"):
+        with pytest.raises(ValueError, match="group of row 4 is missing"):
             regressor.fit(images, TARGET, groups=groups)
     regressor.set_params(validation_fraction=0.99)
     with pytest.raises(ValueError, match="leaves 6 rows to train and 0 to validate"):

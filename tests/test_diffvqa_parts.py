@@ -23,7 +23,7 @@ from diffqa_features.learned.diffvqa.selective_scan import (
     turn_around,
 )
 from diffqa_features.learned.diffvqa.view_features import ViewedClip
-from diffqa_features.learned.diffvqa.views import Viewing, open_rows
+from diffqa_features.learned.diffvqa.views import ViewSpec, open_rows
 
 CHANNELS = (8, 12, 12, 8, 4)
 SMALL = Sizes(
@@ -270,7 +270,7 @@ def viewing(**changes):
         "reader": "auto",
         "facts": (),
     }
-    return Viewing(**{**settings, **changes})
+    return ViewSpec(**{**settings, **changes})
 
 
 def look(clip, **changes):

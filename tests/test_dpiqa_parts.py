@@ -159,7 +159,7 @@ def make_both(folder, own_unet, prompts=7, image_size=64):
         name: tokens if name == "tokens" else theirs[plain_name(name)].clone()
         for name in network.state_dict()
     }
-    return backbone, network.take_weights(weights), plain
+    return backbone, network.load_weights(weights), plain
 
 
 @pytest.mark.parametrize("own_unet", [False, True])
@@ -382,7 +382,7 @@ def test_pictures_wait_on_disk(tmp_path, monkeypatch):
     for index in range(70):
         pictures.add(f"key {index}", latents[index], views[index])
     some = [69, 0, 33, 33]
-    found = pictures.take(some)
+    found = pictures.read(some)
     np.testing.assert_array_equal(found[0], latents[some])
     np.testing.assert_array_equal(found[1], views[some])
     assert pictures.keys[69] == "key 69"

@@ -51,7 +51,7 @@ def fit(validate=None, network=None, step=None, **changes):
 
 def test_it_is_adamw_on_clipped_gradients():
     """Against the same updates written out: order, noise, clipping, decay, loss."""
-    network, history = fit(gradient_clip=0.5, weight_decay=0.3)
+    network, history = fit(max_grad_norm=0.5, weight_decay=0.3)
     weights = torch.zeros(4)  # and the bias last
     first, second, count = torch.zeros(4), torch.zeros(4), 0
     losses, seen = [], []
@@ -104,7 +104,7 @@ def test_a_last_batch_that_is_too_small_joins_the_one_before():
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_rate_falls_at_milestones(tmp_path, resumed):
     """In epoch 3 on, and 5 on; also where a run goes on from its checkpoint."""
-    changes = {"batch_size": 11, "milestones": (2, 4), "decay": 0.2}
+    changes = {"batch_size": 11, "milestones": (2, 4), "lr_decay": 0.2}
     changes["checkpoint"] = tmp_path / "run.pt"
     with counted_steps() as rates:
         if resumed:
@@ -116,14 +116,14 @@ def test_the_rate_falls_at_milestones(tmp_path, resumed):
 
 
 def test_without_clipping_a_gradient_stays_as_it_is():
-    free, _ = fit(gradient_clip=None)
-    wide, _ = fit(gradient_clip=1e9)
+    free, _ = fit(max_grad_norm=None)
+    wide, _ = fit(max_grad_norm=1e9)
     assert torch.equal(free.weight, wide.weight)
 
 
 def test_it_learns():
     network, history = fit(
-        max_epochs=150, learning_rate=0.05, gradient_clip=100, weight_decay=0.0
+        max_epochs=150, learning_rate=0.05, max_grad_norm=100, weight_decay=0.0
     )
     assert history[-1]["loss"] < 0.02 * history[0]["loss"]
     expected = torch.tensor([[1.0, -2.0, 0.5]])
@@ -132,10 +132,10 @@ def test_it_learns():
     assert history[-1]["srcc"] > 0.95
 
 
-@pytest.mark.parametrize("accumulation", [2, 3, 100])
-def test_accumulation_gives_the_same_weights(accumulation):
+@pytest.mark.parametrize("n_parts", [2, 3, 100])
+def test_accumulation_gives_the_same_weights(n_parts):
     plain, history = fit()
-    parts, again = fit(accumulation=accumulation)
+    parts, again = fit(gradient_accumulation_steps=n_parts)
     torch.testing.assert_close(parts.weight, plain.weight)
     np.testing.assert_allclose(
         [r["loss"] for r in again], [r["loss"] for r in history], rtol=1e-5

@@ -18,6 +18,8 @@ from diffqa_features._store.store import FeatureStore
 class Encoded:
     """One row: the keys of its T frames and their latents (T, C, h, w), float32."""
 
+    index: int
+    """Of the row."""
     keys: tuple[str, ...]
     latents: np.ndarray
     frames: np.ndarray
@@ -33,11 +35,13 @@ def encode_rows(
     *,
     store: FeatureStore | None = None,
     verbose: int = 0,
+    failed: list[tuple[int, str]] | None = None,
     see: Callable[[list[np.ndarray]], None] | None = None,
 ) -> list[Encoded]:
     """Encode every frame of every row once; `passes` is a :class:`Passes` in float32.
 
-    Equal frames share one encoding. A bad row is an error that names it. `see` is given
+    Equal frames share one encoding. A bad row is an error that names it, or, with a
+    list `failed`, an entry (index, reason) there and nothing in the result. `see` gets
     the views (uint8) of each row's frames, row by row; then all rows are decoded, also
     those whose latents are kept.
     """
@@ -46,9 +50,10 @@ def encode_rows(
 
     def read(row):
         # The store as it stands then.
-        return _open(row, spec, store, see is not None)
+        return row.index, *_open(row, spec, store, see is not None)
 
-    for keys, views, found, places in read_each(rows, read, "encode", verbose):
+    each = read_each(rows, read, "encode", verbose, failed=failed)
+    for index, keys, views, found, places in each:
         if see is not None:
             see([views[key] for key in keys])
         known.update(found)
@@ -58,7 +63,7 @@ def encode_rows(
             known.update(zip(new, latents, strict=True))
             store = put_or_disable(store, {spec.key(key): known[key] for key in new})
         latents = np.stack([known[key] for key in keys])
-        encoded.append(Encoded(keys, latents, *places))
+        encoded.append(Encoded(index, keys, latents, *places))
     return encoded
 
 

@@ -121,13 +121,29 @@ def read_ahead(
 
 
 def read_each(
-    rows: Sequence[Row], read: Callable[[Row], Result], what: str, verbose: int = 0
+    rows: Sequence[Row],
+    read: Callable[[Row], Result],
+    what: str,
+    verbose: int = 0,
+    *,
+    failed: list[tuple[int, str]] | None = None,
+    depth: int = _AHEAD,
 ) -> Iterator[Result]:
-    """What `read` makes of each row, in order, with a progress bar; bad rows raise."""
+    """What `read` makes of each row, in order, with a progress bar.
+
+    A bad row raises or, with a list `failed`, is an entry (index, reason) there.
+    """
     with tqdm(total=len(rows), unit="row", desc=what, disable=not verbose) as bar:
-        for _, future in read_ahead(rows, read, _AHEAD):
-            yield future.result()
+        for row, future in read_ahead(rows, read, depth):
             bar.update(1)
+            try:
+                result = future.result()
+            except (ValueError, OSError) as error:
+                if failed is None:
+                    raise
+                failed.append((row.index, str(error)))
+                continue
+            yield result
 
 
 def put_or_disable(store: FeatureStore | None, entries: dict) -> FeatureStore | None:

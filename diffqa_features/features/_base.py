@@ -1,10 +1,8 @@
 """What transformers over media share, and those over a backbone."""
 
 import os
-import warnings
 from dataclasses import replace
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -20,11 +18,12 @@ from diffqa_features._media.video.video import VIDEO_BACKENDS
 from diffqa_features._media.views import VIEWS
 from diffqa_features._store.store import FeatureStore, as_store
 from diffqa_features._utils.checks import InOrder
+from diffqa_features.features._parameters import BackboneParameters, MediaParameters
 
 FRAME_STATISTICS = ("mean", "std", "max", "min")
 
 
-class MediaTransformer(TransformerMixin, BaseEstimator):
+class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
     """Base of the transformers that take media and learn nothing.
 
     It has no constructor: a subclass lists its parameters, as scikit-learn wants them,
@@ -63,45 +62,13 @@ class MediaTransformer(TransformerMixin, BaseEstimator):
             as_rows(X)
         return self
 
-    def _warn_of_failed(self, rows):
-        if self.failed_:
-            shown = "; ".join(reason for _, reason in self.failed_[:3])
-            more = len(self.failed_) - 3
-            warnings.warn(
-                f"{len(self.failed_)} of {len(rows)} rows could not be read and are "
-                f"NaN; `failed_` lists them. {shown}"
-                + (f"; and {more} more." if more > 0 else ""),
-                RuntimeWarning,
-                stacklevel=4,
-            )
-
-    def _choice(self, name, allowed):
-        """A parameter that is one of a closed set of words, or several of them."""
-        value = getattr(self, name)
-        values = (value,) if isinstance(value, str) else tuple(value)
-        known = all(isinstance(v, str) and v in allowed for v in values)
-        if not values or not known or len(set(values)) < len(values):
-            raise self._complaint(name, f"one or several of {set(allowed)}")
-        return values
-
-    def _complaint(self, name, allowed):
-        return ValueError(
-            f"The {name!r} parameter of {type(self).__name__} must be {allowed}. "
-            f"Got {getattr(self, name)!r} instead."
-        )
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
         tags.requires_fit = False
-        tags.no_validation = True
-        tags.transformer_tags.preserves_dtype = []
         return tags
 
 
-class BackboneTransformer(MediaTransformer):
+class BackboneTransformer(BackboneParameters, MediaTransformer):
     """Base of the transformers that read a frozen backbone.
 
     It has no constructor: a subclass lists its parameters, as scikit-learn wants them.
@@ -189,10 +156,6 @@ class BackboneTransformer(MediaTransformer):
             asked, blocks=info.blocks, stages=info.stages, statistics=STATISTICS
         )
 
-    def _backbone_name(self):
-        name = os.fspath(self.backbone)
-        return str(Path(name).expanduser()) if name.startswith("~") else name
-
     def _timesteps(self):
         values = np.atleast_1d(np.asarray(self.timesteps, dtype=object)).tolist()
         good = all(
@@ -205,24 +168,8 @@ class BackboneTransformer(MediaTransformer):
             )
         return tuple(int(t) for t in values)
 
-    def _prompts(self):
-        values = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)
-        if not values or not all(isinstance(text, str) for text in values):
-            raise self._complaint("prompts", "a str or a sequence of str, at least one")
-        return tuple(map(str, values))
-
     def _frame_statistics(self):
         return ("mean",)
-
-    def _checked_image_size(self, info):
-        size = info.image_size if self.image_size is None else int(self.image_size)
-        if size % info.multiple:
-            below = size // info.multiple * info.multiple
-            near = " or ".join(str(s) for s in (below, below + info.multiple) if s)
-            raise self._complaint(
-                "image_size", f"a multiple of {info.multiple} for {info.name} ({near})"
-            )
-        return size
 
     def _selected(self, info):
         """Chosen cross-attention blocks and stages, in the order data meets them."""

@@ -16,13 +16,22 @@ _ROWS = 64  # encoded at a time; more are never in memory
 
 
 def read_pictures(
-    rows: Sequence[Row], view: str, size: int, verbose: int = 0
+    rows: Sequence[Row],
+    view: str,
+    size: int,
+    verbose: int = 0,
+    failed: list[tuple[int, str]] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Content key and view, uint8 (size, size, 3), of each row in order.
 
-    A row that is a clip or cannot be read is an error that names it.
+    A row that is a clip or cannot be read is an error that names it, or, with a list
+    `failed`, an entry (index, reason) there.
     """
-    return read_each(rows, lambda row: _read(row, view, size), "read", verbose)
+
+    def read(row):
+        return _read(row, view, size)
+
+    return read_each(rows, read, "read", verbose, failed=failed)
 
 
 def encode_pictures(
@@ -81,7 +90,7 @@ class Pictures:
         self._latents[number], self._views[number] = latents, view
         self.keys.append(key)
 
-    def take(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Latents float32 (n, C, h, w) and views uint8 (n, H, W, 3)."""
         return np.array(self._latents[numbers]), np.array(self._views[numbers])
 

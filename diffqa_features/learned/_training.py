@@ -40,10 +40,10 @@ class Schedule:
     batch_size: int
     learning_rate: float
     weight_decay: float = 1e-2
-    gradient_clip: float | None = 1.0
+    max_grad_norm: float | None = 1.0
     milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied ...
-    decay: float = 1.0  # ... by this
-    accumulation: int = 1
+    lr_decay: float = 1.0  # ... by this
+    gradient_accumulation_steps: int = 1
     smallest_batch: int = 1
     """A last batch of fewer rows goes into the one before."""
     patience: int = 3
@@ -70,7 +70,8 @@ def train(
     step : callable
         ``step(indices, generators) -> (loss, predictions)``: the mean loss of these
         rows with its graph, and one number per row. All chance comes from the
-        generators, one per row (on the CPU), so that `accumulation` changes nothing.
+        generators, one per row (on the CPU), so that the number of
+        `gradient_accumulation_steps` changes nothing.
     target : ndarray of shape (N,) or int
         What predictions are ranked against in the history. An int is N, the number of
         rows, where nothing is ranked: the predictions are then None.
@@ -103,6 +104,14 @@ def precision(device: torch.device, dtype: torch.dtype):
         yield
 
 
+def mean_of(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Mean of one loss per row (n,); weights (n,) are 1 on average over all rows.
+
+    So they are not divided by their sum in a batch: a batch of light rows counts less.
+    """
+    return values.mean() if weight is None else (values * weight).mean()
+
+
 def run_key(*facts: object) -> str:
     """Name of a run's checkpoint: a hash of all that its result depends on.
 
@@ -111,7 +120,7 @@ def run_key(*facts: object) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
 
-    def take(fact):
+    def add(fact):
         if isinstance(fact, torch.Tensor):
             fact = fact.detach().cpu().numpy()
         if is_dataclass(fact):
@@ -124,11 +133,11 @@ def run_key(*facts: object) -> str:
         elif isinstance(fact, (tuple, list)):
             digest.update(f"{len(fact)}(".encode())
             for part in fact:
-                take(part)
+                add(part)
         else:
             digest.update(f"{fact!r};".encode())
 
-    take(facts)
+    add(facts)
     return digest.hexdigest()
 
 
@@ -182,7 +191,7 @@ class _Run:
         order = order.permutation(self.rows)
         passed = sum(self.done_epochs >= epoch for epoch in schedule.milestones)
         for group in self.optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * schedule.decay**passed
+            group["lr"] = schedule.learning_rate * schedule.lr_decay**passed
         while self.done_batches < self.batches:
             start = self.done_batches * schedule.batch_size
             last = self.done_batches == self.batches - 1
@@ -197,10 +206,11 @@ class _Run:
         self.save()
 
     def _update(self, rows):
-        """One step of the optimizer, its rows in `accumulation` parts."""
+        """One step of the optimizer, its rows in as many parts as were asked for."""
         self.optimizer.zero_grad(set_to_none=True)
         where = self.schedule.seed, self.done_epochs
-        for chosen in np.array_split(rows, min(self.schedule.accumulation, len(rows))):
+        parts = min(self.schedule.gradient_accumulation_steps, len(rows))
+        for chosen in np.array_split(rows, parts):
             generators = [
                 torch.Generator().manual_seed(seed_of(*where, int(row)))
                 for row in chosen
@@ -217,7 +227,7 @@ class _Run:
             if predictions is not None:
                 self.predictions += predictions.detach().float().cpu().tolist()
         self.scaler.unscale_(self.optimizer)
-        limit = self.schedule.gradient_clip
+        limit = self.schedule.max_grad_norm
         limit = float("inf") if limit is None else limit
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
@@ -230,7 +240,7 @@ class _Run:
             f"The {what} became {value} in step {self.done_batches + 1} of epoch "
             f"{self.done_epochs + 1} (learning_rate={self.schedule.learning_rate:g}, "
             f"dtype={str(self.schedule.dtype).removeprefix('torch.')}). Take a smaller "
-            "learning_rate or gradient_clip, or dtype='float32' where it is not; the "
+            "learning_rate or max_grad_norm, or dtype='float32' where it is not; the "
             "estimator is as it was before fit."
         )
 

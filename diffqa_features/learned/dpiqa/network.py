@@ -52,7 +52,7 @@ class DPIQANetwork(nn.Module):
     timestep : int
     seed : int or None
         Draws first weights. None leaves the network without any, for
-        :meth:`take_weights`.
+        :meth:`load_weights`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class DPIQANetwork(nn.Module):
         if own_unet:
             self.unet = _own(unet, with_weights=seed is not None)
 
-    def take_weights(self, weights: Mapping[str, torch.Tensor]) -> DPIQANetwork:
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> DPIQANetwork:
         """Use these tensors themselves, all of them, as the network's weights."""
         self.load_state_dict(weights, strict=True, assign=True)
         return self

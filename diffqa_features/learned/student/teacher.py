@@ -35,7 +35,7 @@ _FREE = {
 }  # fmt: skip
 
 
-class Lessons:
+class TeacherCache:
     """What a teacher says of pictures: its scores, its quality maps, or both."""
 
     def __init__(self, teacher, *, scores: bool, maps: bool, store, verbose: int):
@@ -49,16 +49,16 @@ class Lessons:
             maps and "return_scores" in signature(teacher.quality_maps).parameters
         )
 
-    def take(self, parts, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    def ask(self, parts, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """``"score"``, float64 (N,), and ``"map"``, float32 on disk (N, C, h, w).
 
-        `parts` are pairs of (X, its rows), `keys` those of the pictures of all parts.
-        Equal pictures are asked for once.
+        `parts` are pairs of (X, those of its rows that were read), `keys` those of the
+        pictures of all parts. Equal pictures are asked for once.
         """
         whence = [
-            (part, place, row.columns)
+            (part, row.index, row.columns)
             for part, (_, rows) in enumerate(parts)
-            for place, row in enumerate(rows)
+            for row in rows
         ]
         places: dict[str, list[int]] = {}
         for place, key in enumerate(keys):
@@ -78,7 +78,7 @@ class Lessons:
                     here = [p for p in missing if whence[places[p][0]][0] == part]
                     if here:
                         some = [whence[places[p][0]][1] for p in here]
-                        known.update(self._ask(_safe_indexing(X, some), here))
+                        known.update(self._ask_teacher(_safe_indexing(X, some), here))
                 for (kind, picture), value in known.items():
                     if kind not in result:
                         shape = (len(keys), *value.shape)
@@ -94,7 +94,7 @@ class Lessons:
         names = {self._name(k, p): (k, p) for k in self.kinds for p in pictures}
         return {names[n]: v for n, v in self.store.get(list(names)).items()}
 
-    def _ask(self, X, pictures):
+    def _ask_teacher(self, X, pictures):
         """Ask the teacher, and keep what it says."""
         said = {}
         if self.jointly and "score" in self.kinds:
