@@ -32,7 +32,8 @@ def test_maps_by_hand(sd1_folder, image, signed, wide):
     prompts = ["a sharp photo", "blur"]
     backbone = load_backbone(str(sd1_folder), "cpu", "float32")
     latents = backbone.encode_images(to_pixels(image[None]))
-    states, content = backbone.encode_text(prompts)
+    conditioning = backbone.condition(prompts)
+    states, content = conditioning.states, conditioning.content
     seen, sums = {}, []
     blocks = [b for b in backbone.info.blocks if b.name.startswith("up")]
     handles = [

@@ -82,7 +82,7 @@ def test_the_unet_is_that_of_diffusers(model_folder):
         model_folder / "unet", low_cpu_mem_usage=False
     ).to(memory_format=torch.channels_last)
     z = backbone.encode_images(make_pixels(backbone.info))
-    states, _ = backbone.encode_text(["Good photo.", "Bad photo."])
+    states = backbone.condition(["Good photo.", "Bad photo."]).states
     with torch.no_grad():
         output = backbone.unet(z, 50, states).sample
         torch.testing.assert_close(output, reference(z, 50, states).sample)
@@ -136,7 +136,7 @@ def test_a_file_that_changes_later_does_not_change_the_model(folder):
             file.write(bytes(len(content) - len(content) // 2))
     for key, weight in backbone.unet.state_dict().items():
         assert torch.equal(weight, before[key])
-    assert backbone.encode_text(["Good photo."])[0].std() > 0
+    assert backbone.condition(["Good photo."]).states.std() > 0
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_nothing_is_printed_and_the_logging_of_others_is_left_alone(folder):
         before = [x() for lib in (d, t) for x in
                   (lib.get_verbosity, lib.is_progress_bar_enabled)]
         from diffqa_features._backbone.backbone import load_backbone
-        load_backbone({str(folder)!r}, "cpu").encode_text(["word " * 200])
+        load_backbone({str(folder)!r}, "cpu").condition(["word " * 200])
         print(before == [x() for lib in (d, t) for x in
                          (lib.get_verbosity, lib.is_progress_bar_enabled)])
         """,
@@ -218,7 +218,7 @@ def test_other_sizes_and_batches_of_one(odd_folder):
 def test_results_can_be_used_under_autograd(sd1_folder):
     backbone = load_backbone(sd1_folder, "cpu")
     latents = backbone.encode_images(make_pixels(backbone.info))
-    states, _ = backbone.encode_text(["Good photo.", ""])
+    states = backbone.condition(["Good photo.", ""]).states
     assert not latents.requires_grad
     assert not states.requires_grad
     adapter = torch.nn.Linear(states.shape[-1], states.shape[-1])
@@ -318,9 +318,9 @@ def test_bfloat16_stays_close_to_float32(deep_folder):
     low = load_backbone(deep_folder, "cpu", torch.bfloat16)
     full = load_backbone(deep_folder, "cpu")
     assert low.unet.dtype == torch.bfloat16
-    states, _ = low.encode_text(["Good photo."])
+    states = low.condition(["Good photo."]).states
     assert states.dtype == torch.bfloat16
-    exact, _ = full.encode_text(["Good photo."])
+    exact = full.condition(["Good photo."]).states
     assert torch.equal(states, exact.bfloat16())
     pixels = make_pixels(full.info)
     error = low.encode_images(pixels) - full.encode_images(pixels)
@@ -338,7 +338,8 @@ def test_cuda_runs_in_float16_by_default(sd2_folder):
     torch.testing.assert_close(
         latents.cpu(), cpu.encode_images(pixels), rtol=0, atol=0.01
     )
-    states, content = cuda.encode_text(["Good photo.", ""])
+    conditioning = cuda.condition(["Good photo.", ""])
+    states, content = conditioning.states, conditioning.content
     assert content.device.type == "cpu"
     with torch.no_grad():
         output = cuda.unet(latents.half(), 50, states).sample
@@ -352,7 +353,7 @@ def test_cuda_runs_in_float16_by_default(sd2_folder):
 def test_states_are_those_of_the_text_encoder(model_folder):
     backbone = load_backbone(model_folder, "cpu")
     prompts = ["Good photo.", "", "a blurred picture!"]
-    states, _ = backbone.encode_text(prompts)
+    states = backbone.condition(prompts).states
     tokenizer = transformers.CLIPTokenizer.from_pretrained(model_folder / "tokenizer")
     encoder = transformers.CLIPTextModel.from_pretrained(model_folder / "text_encoder")
     ids = tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
@@ -366,7 +367,7 @@ def test_states_are_those_of_the_text_encoder(model_folder):
 def test_content_is_the_words_of_the_prompt(model_folder):
     backbone = load_backbone(model_folder, "cpu")
     prompts = ["photo", "Good photo!", "", "! !"]
-    _, content = backbone.encode_text(prompts)
+    content = backbone.condition(prompts).content
     assert content.shape == (4, backbone.info.text_length)
     assert (content.dtype, content.device.type) == (torch.bool, "cpu")
     path = model_folder / "tokenizer"
@@ -378,9 +379,9 @@ def test_content_is_the_words_of_the_prompt(model_folder):
 
 def test_the_attention_mask_is_used_where_the_encoder_says_so(folder, sd1_folder):
     update_json(folder / "text_encoder/config.json", use_attention_mask=True)
-    masked, content = load_backbone(folder, "cpu").encode_text(["Good photo."])
-    plain, _ = load_backbone(sd1_folder, "cpu").encode_text(["Good photo."])
-    used = int(content.sum()) + 2
+    masked = load_backbone(folder, "cpu").condition(["Good photo."])
+    plain = load_backbone(sd1_folder, "cpu").condition(["Good photo."]).states
+    used, masked = int(masked.content.sum()) + 2, masked.states
     # Causal: what comes after cannot change what is before it, the padding itself does.
     torch.testing.assert_close(masked[:, :used], plain[:, :used])
     assert (masked[:, used:] - plain[:, used:]).abs().max() > 1e-3
@@ -390,21 +391,22 @@ def test_a_long_prompt_is_cut_with_a_warning_that_names_it(odd_folder, caplog):
     backbone = load_backbone(odd_folder, "cpu")
     prompt = "good " * 30
     with caplog.at_level(logging.WARNING):
-        states, content = backbone.encode_text(["bad photo", prompt])
+        conditioning = backbone.condition(["bad photo", prompt])
     (record,) = caplog.records
     assert repr(prompt) in record.getMessage()
     assert "first 12" in record.getMessage()
-    assert content[1].tolist() == [False] + [True] * 10 + [False]
-    assert states.shape[1] == 12
+    assert conditioning.content[1].tolist() == [False] + [True] * 10 + [False]
+    assert conditioning.states.shape[1] == 12
 
 
 def test_many_prompts_equal_each_alone(odd_folder):
     backbone = load_backbone(odd_folder, "cpu")
     prompts = [f"photo number {i}" for i in range(70)]
-    states, content = backbone.encode_text(prompts)
-    assert states.shape[0] == content.shape[0] == 70
+    conditioning = backbone.condition(prompts)
+    states = conditioning.states
+    assert len(conditioning) == len(states) == len(conditioning.content) == 70
     for i in (0, 63, 64, 69):
-        alone, _ = backbone.encode_text(prompts[i : i + 1])
+        alone = backbone.condition(prompts[i : i + 1]).states
         torch.testing.assert_close(states[i : i + 1], alone)
 
 
@@ -412,9 +414,9 @@ def test_prompts_that_are_no_list_of_str_are_refused(sd1_folder):
     backbone = load_backbone(sd1_folder, "cpu")
     for prompts in ("Good photo.", ["a", 3]):
         with pytest.raises(TypeError, match="must be a list of str"):
-            backbone.encode_text(prompts)
+            backbone.condition(prompts)
     with pytest.raises(ValueError, match="at least one"):
-        backbone.encode_text([])
+        backbone.condition([])
 
 
 # -- noise ---------------------------------------------------------------------------
@@ -543,8 +545,8 @@ def test_threads_that_ask_at_once_share_one_load(tmp_path):
 def test_threads_get_the_numbers_that_one_thread_gets(sd1_folder, odd_folder):
     def work(i):
         backbone = load_backbone((sd1_folder, odd_folder)[i % 2], "cpu")
-        states, content = backbone.encode_text([f"photo {i // 2}", "good " * (i // 2)])
-        return states, content, backbone.encode_images(pixels)
+        told = backbone.condition([f"photo {i // 2}", "good " * (i // 2)])
+        return told.states, told.content, backbone.encode_images(pixels)
 
     pixels = torch.rand(1, 3, 64, 64) * 2 - 1
     expected = [work(i) for i in range(12)]

@@ -1,4 +1,4 @@
-"""`run_unet` against the authors' numbers, eager attention, and plain hooks."""
+"""`Backbone.run` against the authors' numbers, eager attention, and plain hooks."""
 
 import threading
 from pathlib import Path
@@ -13,6 +13,7 @@ from golden_unet import load_golden, make_golden_unet, recipe
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.blocks import list_blocks
 from diffqa_features._backbone.capture import Tap, run_unet
+from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._engine import pooling
 
 
@@ -29,7 +30,7 @@ def golden_unet(golden):
 def observe_golden(unet, golden):
     """Queries and alignment per block under both prompts, and the predictions."""
     noisy = recipe("z_t", (1, 4, 16, 16), 1)
-    states = recipe("ctx", (2, 77, 64), 1)
+    told = Conditioning(recipe("ctx", (2, 77, 64), 1))
     queries, alignments = {}, {}
     taps = []
     for block in list_blocks(dict(unet.config)):
@@ -44,7 +45,7 @@ def observe_golden(unet, golden):
                 ),
             )
         )
-    output = run_unet(unet, noisy.expand(2, -1, -1, -1), 57, states, taps)
+    output = run_unet(unet, noisy.expand(2, -1, -1, -1), 57, told, taps)
     return queries, alignments, output
 
 
@@ -65,21 +66,22 @@ def test_agrees_with_the_released_genziqa(golden_unet, golden):
     np.testing.assert_allclose(output[1:].flatten(1), golden["eps_bad_0"], atol=1e-4)
 
 
-def noisy_and_states(backbone, rows=2, side=16):
+def make_inputs(backbone, rows=2, side=16):
     channels = backbone.info.latent_channels
-    states, content = backbone.encode_text(["a sharp photo."] * rows)
-    return torch.randn(rows, channels, side, side), states, content
+    conditioning = backbone.condition(["a sharp photo."] * rows)
+    return torch.randn(rows, channels, side, side), conditioning
 
 
 def test_observing_leaves_the_output_bit_identical(model_folder):
     backbone = load_backbone(str(model_folder), "cpu", "float32")
-    noisy, states, _ = noisy_and_states(backbone)
+    noisy, conditioning = make_inputs(backbone)
     seen = []
     taps = [Tap(b.module, seen.append) for b in backbone.info.blocks]
     taps += [Tap(f"{b.module}.to_q", seen.append) for b in backbone.info.blocks]
     with torch.inference_mode():
+        states = conditioning.states
         plain = backbone.unet(noisy, 50, encoder_hidden_states=states).sample
-        observed = run_unet(backbone.unet, noisy, 50, states, taps)
+        observed = backbone.run(noisy, 50, conditioning, taps)
         again = backbone.unet(noisy, 50, encoder_hidden_states=states).sample
     assert len(seen) == len(taps)
     assert torch.equal(plain, observed)
@@ -110,7 +112,8 @@ class Eager(AttnProcessor):
 
 def test_maps_are_the_eager_processors_attention(model_folder):
     backbone = load_backbone(str(model_folder), "cpu", "float32")
-    noisy, states, content = noisy_and_states(backbone)
+    noisy, conditioning = make_inputs(backbone)
+    states, content = conditioning.states, conditioning.content
     maps, queries = {}, {}
     taps = []
     for block in backbone.info.blocks:
@@ -135,7 +138,7 @@ def test_maps_are_the_eager_processors_attention(model_folder):
         processors[block.name] = Eager()
         unet.get_submodule(block.module).set_processor(processors[block.name])
     with torch.inference_mode():
-        run_unet(backbone.unet, noisy, 50, states, taps)
+        backbone.run(noisy, 50, conditioning, taps)
         unet(noisy, 50, encoder_hidden_states=states)
     for block in backbone.info.blocks:
         (weights,) = processors[block.name].kept  # (B * heads, HW, L)
@@ -146,7 +149,7 @@ def test_maps_are_the_eager_processors_attention(model_folder):
 
 def test_stops_after_the_last_needed_module_in_execution_order(sd1_folder):
     backbone = load_backbone(str(sd1_folder), "cpu", "float32")
-    noisy, states, _ = noisy_and_states(backbone)
+    noisy, conditioning = make_inputs(backbone)
     unet, reached = backbone.unet, []
     handles = [
         unet.get_submodule(name).register_forward_pre_hook(
@@ -158,10 +161,10 @@ def test_stops_after_the_last_needed_module_in_execution_order(sd1_folder):
         with torch.inference_mode():
             # mid_block is registered behind up_blocks, but runs before them.
             middle = [Tap("mid_block", lambda hidden: None)]
-            assert run_unet(unet, noisy, 50, states, middle, whole=False) is None
+            assert backbone.run(noisy, 50, conditioning, middle, whole=False) is None
             assert reached == ["mid_block"]
             reached.clear()
-            assert run_unet(unet, noisy, 50, states, middle, whole=True) is not None
+            assert backbone.run(noisy, 50, conditioning, middle) is not None
             assert reached == ["mid_block", "up_blocks.0", "conv_out"]
     finally:
         for handle in handles:
@@ -170,13 +173,13 @@ def test_stops_after_the_last_needed_module_in_execution_order(sd1_folder):
 
 def test_a_module_that_is_never_reached_is_named(sd1_folder):
     backbone = load_backbone(str(sd1_folder), "cpu", "float32")
-    noisy, states, _ = noisy_and_states(backbone)
+    noisy, conditioning = make_inputs(backbone)
     unet = backbone.unet
     spare = torch.nn.Identity()
     unet.add_module("spare", spare)
     try:
         with pytest.raises(RuntimeError, match="never reached: spare"):
-            run_unet(unet, noisy, 50, states, [Tap("spare", lambda x: None)])
+            backbone.run(noisy, 50, conditioning, [Tap("spare", lambda x: None)])
     finally:
         del unet.spare
 

@@ -43,7 +43,7 @@ def inputs(backbone, rows=3, side=8):
     shape = rows, backbone.info.latent_channels, side, side
     noisy, clean = (torch.randn(shape, generator=generator) for _ in range(2))
     timesteps = torch.tensor([10, 500, 990])[:rows]
-    return noisy, clean, timesteps, backbone.encode_text([""])[0]
+    return noisy, clean, timesteps, backbone.condition([""])
 
 
 def trained(backbone, seed=0):
@@ -65,14 +65,12 @@ def latents_of(backbone, rows=3, side=8):
 
 @torch.no_grad()
 def test_untrained_it_changes_nothing(backbone):
-    noisy, clean, timesteps, states = inputs(backbone)
+    noisy, clean, timesteps, told = inputs(backbone)
     network = make_control(backbone.unet)
-    steered, control = run_controlled(
-        backbone, network, noisy, clean, timesteps, states
-    )
-    alone, nothing = run_controlled(backbone, None, noisy, clean, timesteps, states)
+    steered, control = run_controlled(backbone, network, noisy, clean, timesteps, told)
+    alone, nothing = run_controlled(backbone, None, noisy, clean, timesteps, told)
     plain = backbone.unet(
-        noisy, timesteps, encoder_hidden_states=states.expand(3, -1, -1)
+        noisy, timesteps, encoder_hidden_states=told.expand(3).states
     ).sample
     assert nothing is None
     assert all(not part.any() for part in (*control[0], control[1]))
@@ -83,10 +81,10 @@ def test_untrained_it_changes_nothing(backbone):
 @torch.no_grad()
 def test_it_is_a_controlnet_whose_first_layer_sees_both_latents(backbone):
     """Against diffusers' own, with one convolution over z_t and z_0 together."""
-    noisy, clean, timesteps, states = inputs(backbone)
+    noisy, clean, timesteps, told = inputs(backbone)
     network = trained(backbone)
     _, (skips, middle) = run_controlled(
-        backbone, network, noisy, clean, timesteps, states
+        backbone, network, noisy, clean, timesteps, told
     )
     twin = ControlNetModel.from_unet(backbone.unet)
     weights = network.state_dict()
@@ -98,7 +96,7 @@ def test_it_is_a_controlnet_whose_first_layer_sees_both_latents(backbone):
     twin.conv_in = both
     # A zero for the network that would look at a picture.
     twin.controlnet_cond_embedding = nn.Identity()
-    states = states.expand(3, -1, -1)
+    states = told.expand(3).states
     expected = twin(
         torch.cat([noisy, clean], 1), timesteps, states, torch.zeros(1, 1, 1, 1)
     )
@@ -112,24 +110,22 @@ def test_it_is_a_controlnet_whose_first_layer_sees_both_latents(backbone):
 @torch.no_grad()
 def test_what_is_steered_is_the_decoder(backbone):
     """Output against the UNet's own words for it; the encoder sees no difference."""
-    noisy, clean, timesteps, states = inputs(backbone)
+    noisy, clean, timesteps, told = inputs(backbone)
     network = trained(backbone)
     output, (skips, middle) = run_controlled(
-        backbone, network, noisy, clean, timesteps, states
+        backbone, network, noisy, clean, timesteps, told
     )
     expected = backbone.unet(
         noisy,
         timesteps,
-        encoder_hidden_states=states.expand(3, -1, -1),
+        encoder_hidden_states=told.expand(3).states,
         down_block_additional_residuals=skips,
         mid_block_additional_residual=middle,
     ).sample
     assert torch.equal(output, expected)
-    plain, _ = run_controlled(backbone, None, noisy, clean, timesteps, states)
+    plain, _ = run_controlled(backbone, None, noisy, clean, timesteps, told)
     assert (output - plain).abs().max() > 1e-3
-    other, _ = run_controlled(
-        backbone, network, noisy, clean.flip(0), timesteps, states
-    )
+    other, _ = run_controlled(backbone, network, noisy, clean.flip(0), timesteps, told)
     assert (output - other).abs().max() > 1e-4  # it does look at z_0
 
 
@@ -180,7 +176,7 @@ def test_the_chain_is_ddim_from_noise(model_folders, kind, control):
     """Against diffusers' scheduler, for both kinds of prediction."""
     backbone = load_backbone(str(model_folders[kind]), "cpu", "float32")
     network = trained(backbone) if control else None
-    _, clean, _, states = inputs(backbone)
+    _, clean, _, told = inputs(backbone)
     found = controlled_features(
         backbone, network, clean.numpy(), Chain((), n_steps=4, seed=3)
     )
@@ -195,7 +191,7 @@ def test_the_chain_is_ddim_from_noise(model_folders, kind, control):
     z = draw_noise(3, 999, clean.shape[1:]).expand_as(clean)
     with torch.no_grad():
         for t in (999, 666, 333, 0):
-            output, _ = run_controlled(backbone, network, z, clean, t, states)
+            output, _ = run_controlled(backbone, network, z, clean, t, told)
             z = scheduler.step(output, t, z).prev_sample
     assert set(found) == {"latent"}
     np.testing.assert_allclose(found["latent"], z.numpy(), rtol=2e-3, atol=2e-3)
@@ -212,8 +208,8 @@ def test_one_step_is_one_pass_on_the_noised_frame(backbone):
     noise = draw_noise(5, 40, clean.shape[1:]).expand_as(clean)
     alpha = backbone.alphas_cumprod[40].float()
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-    states = backbone.encode_text([""])[0]
-    output, _ = run_controlled(backbone, network, noisy, clean, 40, states)
+    told = backbone.condition([""])
+    output, _ = run_controlled(backbone, network, noisy, clean, 40, told)
     predicted = output
     if backbone.info.prediction_type == "v_prediction":
         predicted = alpha.sqrt() * output + (1 - alpha).sqrt() * noisy

@@ -98,7 +98,7 @@ def test_the_loss_is_noise_prediction_on_the_frame_itself(model, images):
     backbone = load_backbone(model.backbone, "cpu", "float32")
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
     latents = backbone.encode_images(pixels)
-    states = backbone.encode_text([""])[0]
+    states = backbone.condition([""]).states
     total = 0.0
     for i, latent in enumerate(latents):
         seed = _training.seed_of(_training.seed_of(0, 0), 0, i)

@@ -179,6 +179,20 @@ def test_warm_start_goes_on(model, clips, store):
     assert any((model.weights_[k] != first[k]).any() for k in first)
 
 
+def test_every_step_learns(clips, store, model):
+    """A clip alone cannot be ranked: one that is left over joins the last step."""
+    model.set_params(memory=store, max_epochs=1, weight_decay=0.0, learning_rate=1e-2)
+    model.set_params(batch_size=5).fit(clips, Y)
+    whole = clone(model).set_params(batch_size=6).fit(clips, Y)
+    for name, value in whole.weights_.items():
+        np.testing.assert_array_equal(model.weights_[name], value)
+    with pytest.raises(ValueError, match=r"'batch_size' .* at least 2 .* loss='l1'"):
+        model.set_params(batch_size=1).fit(clips, Y)
+    start = clone(model).set_params(loss="l1", max_epochs=0).fit(clips, Y).weights_
+    model.set_params(loss="l1").fit(clips, Y)
+    assert any((model.weights_[name] != start[name]).any() for name in start)
+
+
 def test_validation_keeps_the_best_epoch(model, clips, store):
     groups = [0, 0, 1, 1, 2, 2]
     model.set_params(

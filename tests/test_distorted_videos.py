@@ -276,6 +276,7 @@ class TestReferences:
         [
             ({"families": ["freeze", "melt"]}, "Got the unknown 'melt'"),
             ({"families": "melt"}, "'families' parameter"),
+            ({"families": {"freeze", "x264"}}, "a sequence with an order"),
             ({"families": []}, r"Got \[\]"),
             ({"image_size": 65}, "must be even"),
             ({"n_levels": 1}, "'n_levels' parameter"),

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from diffqa_features import FeatureStore
-from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.backbone import Backbone, load_backbone
 from diffqa_features._backbone.weights import load_vae
 from diffqa_features.learned._pictures import Pictures
 from diffqa_features.learned.dpiqa.decoder import QualityDecoder
@@ -92,7 +93,8 @@ def test_adapters_and_hidden_states_agree_with_the_released_code(golden):
     network.decoder.register_forward_pre_hook(
         lambda module, args: seen.update(states=args[0])
     )
-    backbone = SimpleNamespace(unet=unet, lock=threading.Lock())
+    backbone = SimpleNamespace(unet=unet, lock=threading.RLock(), dtype=torch.float32)
+    backbone.run = partial(Backbone.run, backbone)
     network(backbone, recipe("z_t", (1, 4, 16, 16), 1), image)
     for index, state in enumerate(reversed(seen["states"])):
         close(state[:, ::8], golden[f"up{index}"])

@@ -20,6 +20,11 @@ from sklearn.svm import SVR
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore
 from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._engine.latents import encode_rows
+from diffqa_features._engine.passes import Passes
+from diffqa_features._engine.request import FrameSpec
+from diffqa_features._media.rows import as_rows
 
 SIZE = 64
 
@@ -217,6 +222,27 @@ def test_a_changed_pixel_is_computed_and_a_renamed_file_is_not(
     with counting(sd1_folder) as count:
         assert (features.transform([tmp_path / "b.png"]) != first).any()
     assert count.unet_rows == 2
+
+
+def test_latents_are_shared_with_what_is_trained_on_them(
+    features, sd1_folder, tmp_path
+):
+    """One key for the latent of a frame, whoever asks for it first."""
+    images = pictures(3)
+    store = FeatureStore(tmp_path)
+    features.set_params(memory=store).transform(images[:2])
+    info = describe_backbone(str(sd1_folder))
+    spec = FrameSpec(info.identity, "stretch", SIZE, info.multiple)
+    passes = Passes(str(sd1_folder), "cpu", "float32", seed=0)
+    with counting(sd1_folder) as count:
+        encoded = encode_rows(as_rows(images), spec, passes, store=store)
+        assert (count.vae_rows, count.unet_rows) == (1, 0)
+        features.transform(images)
+        assert (count.vae_rows, count.unet_rows) == (1, 2)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
+    expected = load_backbone(str(sd1_folder), "cpu", "float32").encode_images(pixels)
+    for row, latent in zip(encoded, expected, strict=True):
+        np.testing.assert_allclose(row.latents[0], latent, rtol=1e-4, atol=1e-5)
 
 
 def test_another_backbone_does_not_share_entries(

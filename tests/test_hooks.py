@@ -6,7 +6,7 @@ import torch
 
 from diffqa_features import DiffusionQAFeatures, PromptAlignmentMaps
 from diffqa_features._backbone.backbone import load_backbone
-from diffqa_features._backbone.capture import Tap, run_unet
+from diffqa_features._backbone.capture import Tap
 
 
 def hooks_on(module):
@@ -40,33 +40,33 @@ def test_after_maps(backbone, sd1_folder, image):
 
 
 def inputs(backbone):
-    states, _ = backbone.encode_text(["photo"])
-    return torch.randn(1, backbone.info.latent_channels, 8, 8), states
+    conditioning = backbone.condition(["photo"])
+    return torch.randn(1, backbone.info.latent_channels, 8, 8), conditioning
 
 
 def test_after_a_tap_that_is_not_there(backbone):
-    noisy, states = inputs(backbone)
+    noisy, conditioning = inputs(backbone)
     good = Tap(backbone.info.blocks[0].module, lambda hidden: None)
     with pytest.raises(AttributeError):
-        run_unet(backbone.unet, noisy, 1, states, [good, Tap("up_blocks.9", print)])
+        backbone.run(noisy, 1, conditioning, [good, Tap("up_blocks.9", print)])
 
 
 def test_after_an_exception_in_an_observer(backbone):
-    noisy, states = inputs(backbone)
+    noisy, conditioning = inputs(backbone)
 
     def fail(hidden):
         raise ZeroDivisionError
 
     taps = [Tap(block.module, fail) for block in backbone.info.blocks]
     with pytest.raises(ZeroDivisionError):
-        run_unet(backbone.unet, noisy, 1, states, taps)
+        backbone.run(noisy, 1, conditioning, taps)
 
 
 def test_after_an_exception_inside_the_unet(backbone):
-    noisy, states = inputs(backbone)
+    noisy, conditioning = inputs(backbone)
     taps = [Tap(block.module, lambda hidden: None) for block in backbone.info.blocks]
     with pytest.raises(RuntimeError):
-        run_unet(backbone.unet, noisy[:, :1], 1, states, taps)
+        backbone.run(noisy[:, :1], 1, conditioning, taps)
 
 
 def test_after_a_bad_block(backbone, sd1_folder, image):

@@ -217,16 +217,23 @@ class TestPredictionDisplay:
         rings = display.rings_.get_offsets()
         np.testing.assert_allclose(rings, np.c_[y_true, y_pred][[7, 30]])
         texts = [text.get_text() for text in display.legend_.get_texts()]
-        assert texts == ["1: photo_7.png", "2: photo_30.png"]
+        limit = 3 * 1.4826 * np.median(np.abs(y_true - y_pred))
+        rule = f"off by more than {limit:.3g}\n(3 robust standard deviations)"
+        assert texts == [rule, "1: photo_7.png", "2: photo_30.png"]
         assert [text.get_text() for text in display.ax_.texts] == ["1", "2"]
         display.plot(n_named=1)
-        assert [text.get_text() for text in display.ax_.texts] == ["1"]
+        # What is ringed has a number; the legend names as many as it is asked for.
+        assert [text.get_text() for text in display.ax_.texts] == ["1", "2"]
+        texts = [text.get_text() for text in display.legend_.get_texts()]
+        assert texts == [rule, "1: photo_7.png"]
         assert len(display.rings_.get_offsets()) == 2
         # Twice the standard error, where it is known.
         y_error = np.full(40, 1.0)
         display = PredictionDisplay.from_predictions(y_true, y_pred, y_error=y_error)
         assert display.outliers.tolist() == [7]
-        assert [t.get_text() for t in display.legend_.get_texts()] == ["1: row 7"]
+        assert [t.get_text() for t in display.legend_.get_texts()] == [
+            "off by more than\ntwo standard errors", "1: row 7",
+        ]  # fmt: skip
 
     def test_exact_predictions_have_no_outliers(self):
         y = np.linspace(0, 1, 20)

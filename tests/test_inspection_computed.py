@@ -19,7 +19,6 @@ from video_files import encode, numbers_in, pan
 from diffqa_features import DiffusionQAFeatures, datasets
 from diffqa_features._backbone.backbone import Backbone, load_backbone
 from diffqa_features._engine.passes import Passes
-from diffqa_features._engine.round_trip import round_trip
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features.evaluation import bootstrap_interval
 from diffqa_features.inspection import (
@@ -28,6 +27,7 @@ from diffqa_features.inspection import (
     NoiseRoundTripDisplay,
     TimestepCurveDisplay,
 )
+from diffqa_features.inspection._round_trip import round_trip
 
 mpl.use("agg")
 import matplotlib.pyplot as plt  # after the choice of a backend
@@ -321,7 +321,7 @@ class TestNoiseRoundTripDisplay:
         )
         scheduler.set_timesteps(1000)
         passes = Passes(str(folder), "cpu", "float32", features.random_state)
-        states, _ = passes.backbone.encode_text([""])
+        states = passes.backbone.condition([""]).states
 
         def decode(latents):
             pixels = vae.decode(latents / vae.config["scaling_factor"]).sample[0]
@@ -386,7 +386,7 @@ class TestNoiseRoundTripDisplay:
         (image,) = datasets.load_sample_photos(image_size=64).data[:1]
         *_, restored = round_trip(passes, image, (300,), "a photo.", n_steps=3)
         backbone = passes.backbone
-        states, _ = backbone.encode_text(["a photo."])
+        states = backbone.condition(["a photo."]).states
         alphas = backbone.alphas_cumprod
         z = torch.from_numpy(passes.latents([image]))
         z = alphas[300] ** 0.5 * z + (1 - alphas[300]) ** 0.5 * passes.noise(

@@ -1,53 +1,105 @@
 """Keys and seeds stay: stores of older versions hold entries under them.
 
-A key that changes with intent goes with a new FORMAT in its file.
+A key that changes with intent goes with a new `FORMAT`, for all of them.
 """
 
-import numpy as np
+import math
+from dataclasses import replace
 
-from diffqa_features._engine.latents import Framing
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffqa_features._backbone.blocks import Stage
+from diffqa_features._engine.kinds import AttentionMap, Error, Recipe
 from diffqa_features._engine.passes import draw_noise
-from diffqa_features._engine.records import Recipe
-from diffqa_features._engine.request import Request
-from diffqa_features._utils.hashing import pack_keys, unpack_keys
+from diffqa_features._engine.request import FrameSpec, Request
+from diffqa_features._utils.hashing import FORMAT, make_key, pack_keys, unpack_keys
 from diffqa_features.learned._training import seed_of
+from diffqa_features.learned.control.features import Chain
 from diffqa_features.motion._extract import MotionRequest
 
+PINNED = {
+    "latent": "39dae001a701fced98608419a12692a42279cc2d",
+    "released": "32bc9589555c680c8ecfb41a84fd2b66d1898532",
+    "frames": "e8e519b11ce23786c080b60bcc0ebb6609232308",
+    "record": "82b497dd0b9bb715d90595d8915d19a1deee972f",
+    "map": "f7f146cef1dfdbcb535e80885d75036ef22829d8",
+    "controlled": "12895041073afba51bd792569b5b94832b6229c2",
+    "motion": "94f0f8f3c14c2a2834400386cd8bff678f910910",
+    "motion clips": "aa54c6f08a83d7a5dea5ce56d4f4f3d5d6a09f06",
+}
 
-def test_keys_of_features():
+WORDS = st.text("ab;1\ud800", max_size=3)
+FACTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS,
+    lambda children: st.tuples(children) | st.tuples(children, children),
+    max_leaves=4,
+)
+
+
+def typed(fact):
+    """Facts that are equal in Python and not the same fact told apart."""
+    if isinstance(fact, tuple):
+        return tuple(map(typed, fact))
+    if isinstance(fact, float):
+        return "float", fact, math.copysign(1, fact)
+    return type(fact).__name__, fact
+
+
+@given(st.lists(FACTS, max_size=3), st.lists(FACTS, max_size=3))
+def test_keys_are_equal_where_all_facts_are(ours, theirs):
+    same = typed(tuple(ours)) == typed(tuple(theirs))
+    assert (make_key(*ours) == make_key(*theirs)) == same
+
+
+def test_no_two_neighbours_merge():
+    alike = [
+        ("a", "b"), ("ab",), ("a", "", "b"), (("a",), "b"), (("a", "b"),), ("a b",),
+        (1,), (1.0,), (True,), ("1",), (None,), ("None",), ((),), (), ("1;int 2",),
+        (1, 2), ("int 1;",), (0.0,), (-0.0,), (0,), (False,),
+    ]  # fmt: skip
+    assert len({make_key(*facts) for facts in alike}) == len(alike)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        b"bytes", np.int64(1), np.bool_(True), np.zeros(2), [1], {"a": 1}, 1j, object(),
+        FrameSpec("identity", "stretch", 64, 8), torch.float32,
+    ],
+    ids=lambda fact: type(fact).__name__,
+)  # fmt: skip
+def test_an_object_is_no_fact(fact):
+    with pytest.raises(TypeError, match=f"of type {type(fact).__name__}"):
+        make_key("kind", fact)
+    with pytest.raises(TypeError, match="store key"):
+        make_key("kind", ("nested", (fact,)))
+
+
+def test_subclasses_count_as_what_they_are():
+    """numpy's float64 and str are Python's, whatever their repr says."""
+    assert make_key(np.float64(0.1), np.str_("a")) == make_key(0.1, "a")
+
+
+def test_pinned_keys():
+    frames = FrameSpec("identity", "stretch", 64, 8)
     request = Request(
         backbone="tiny",
-        identity="identity",
-        recipe=Recipe(("error",), (), (), ("mean",), 4),
+        frames=frames,
+        recipe=Recipe((Error(),), (), (), ("mean",), 4),
         timesteps=(50,),
         prompts=("a",),
-        view="stretch",
-        image_size=64,
-        multiple=8,
-        frame_rate=1.0,
-        max_frames=None,
-        reader="auto",
         frame_statistics=("mean",),
         seed=3,
         device=None,
-        dtype="float32",
         batch_size=None,
         layout=None,
     )
-    assert request.record_key("frame", 50, "Good photo.", "error") == (
-        "8f442a9a5712beda63e50958d398eddada7513f0"
-    )
-    assert request.latent_key("frame") == "b24a8b98807504139cfe99f1470ddf1abe0b4489"
-    assert request.frames_key("media") == "d72ac266fcc4b68333a37448ddc876ac8552c316"
-
-
-def test_keys_of_latents():
-    framing = Framing("identity", "stretch", 64, 8)
-    assert framing.key("frame") == "3764a539669c3c53490ce51e7e57b89894551a4e"
-
-
-def test_keys_of_motion():
-    request = MotionRequest(
+    chain = Chain((Stage("down0", "down_blocks.0", 8),), control="weights")
+    motion = MotionRequest(
         weights=None,
         identity="identity",
         size=8,
@@ -58,8 +110,18 @@ def test_keys_of_motion():
         reader="imageio",
     )
     clip = np.arange(32 * 8 * 8 * 3, dtype=np.uint8).reshape(32, 8, 8, 3)
-    assert request.clip_key(clip) == "81b076fc3a339cb9ec040f6b1b8c3334a34a55a4"
-    assert request.list_key("media") == "199cb185f2df6d817290e7a00e283f342fb8ccb9"
+    found = {
+        "latent": frames.key("frame"),
+        "released": replace(frames, normalization="clip").key("frame"),
+        "frames": frames.list_key("media"),
+        "record": request.record_key("frame", 50, "Good photo.", Error()),
+        "map": request.record_key("frame", 50, "a", AttentionMap((4, 6), True)),
+        "controlled": chain.key("latent", "down0", "mean"),
+        "motion": motion.clip_key(clip),
+        "motion clips": motion.list_key("media"),
+    }
+    assert FORMAT == 2
+    assert found == PINNED
 
 
 def test_seeds():

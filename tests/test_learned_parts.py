@@ -1,6 +1,7 @@
 """Learned context, low-rank adapters and block scores, against independent numbers."""
 
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from diffqa_features._backbone.backbone import Backbone, load_backbone
 from diffqa_features._backbone.blocks import list_blocks
+from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.learned.genziqa.block_scores import read_blocks
 from diffqa_features.learned.genziqa.context import PromptContext
@@ -94,13 +96,14 @@ def test_agrees_with_the_released_genziqa(adapted):
         add_noise=lambda latents, t, noise: noisy,
         to_noise=lambda output, rows, t: outputs.append(output) or output,
     )
+    stand_in.run = partial(Backbone.run, stand_in)
     with torch.no_grad():
         reading = read_blocks(
             stand_in,
             noisy,
             recipe("eps", (1, 4, 16, 16), 1),
             torch.tensor([57]),
-            recipe("ctx", (2, 77, 64), 1),
+            Conditioning(recipe("ctx", (2, 77, 64), 1)),
             blocks,
             adapters=lora.adapters() if adapted else None,
             sharpness=0.14,
@@ -131,7 +134,7 @@ def test_parameter_counts_of_stable_diffusion(version, lora, width):
     backbone = SimpleNamespace(
         info=info,
         unet=unet,
-        encode_text=lambda prompts: (torch.empty(1, 77, width), None),
+        condition=lambda prompts: Conditioning(torch.empty(1, 77, width)),
         tokenize=lambda prompts: (
             torch.zeros(len(prompts), 77, dtype=torch.long),
             (torch.arange(77) < 5).expand(len(prompts), 77),
@@ -183,9 +186,10 @@ def test_context_made_of_words_is_the_prompt_with_these_words(backbone, position
     table = backbone._text_encoder.get_input_embeddings()
     with torch.no_grad():
         context.vectors.copy_(table(ids[0, 1:3]))
-        states = context.states(backbone)
+        states = context.condition(backbone).states
     text = "sharp image photo." if position == "end" else "photo. sharp image"
-    expected, content = backbone.encode_text([text])
+    conditioning = backbone.condition([text])
+    expected, content = conditioning.states, conditioning.content
     # Padding differs: the released code masks it, Stable Diffusion does not.
     upto = int(content.sum()) + 2
     torch.testing.assert_close(states[:, :upto], expected[:, :upto])
@@ -197,7 +201,7 @@ def test_padding_does_not_see_padding(backbone):
         backbone, ["photo."], 2, "end", torch.Generator().manual_seed(0)
     )
     with torch.no_grad():
-        plain = context.states(backbone)
+        plain = context.condition(backbone).states
         used = int(context._attended.sum())
         table = backbone._text_encoder.get_input_embeddings()
 
@@ -208,7 +212,7 @@ def test_padding_does_not_see_padding(backbone):
 
         handle = table.register_forward_hook(noise_in_padding, prepend=True)
         try:
-            changed = context.states(backbone)
+            changed = context.condition(backbone).states
         finally:
             handle.remove()
     torch.testing.assert_close(changed[:, :used], plain[:, :used])
@@ -226,8 +230,8 @@ def test_context_that_does_not_fit_says_how_much_does(sd2_folder):
 def test_gradients_reach_context_and_factors_only(backbone):
     network = awake(make_network(backbone))
     latents, noise, timesteps = make_inputs(backbone)
-    states = network.context.states(backbone)
-    reading = network.read(backbone, latents, noise, timesteps, states)
+    told = network.context.condition(backbone)
+    reading = network.read(backbone, latents, noise, timesteps, told)
     reading.scores.mean().backward()
     for name, value in network.named_parameters():
         assert value.grad is not None, name
@@ -258,8 +262,8 @@ def test_gradient_is_the_finite_difference(sd1_folder):
 
     def score():
         with InFloat64():
-            states = network.context.states(backbone)
-            reading = network.read(backbone, latents, noise, timesteps, states)
+            told = network.context.condition(backbone)
+            reading = network.read(backbone, latents, noise, timesteps, told)
             return reading.scores.mean()
 
     assert score().dtype == torch.float64
@@ -283,10 +287,10 @@ def test_untrained_factors_change_nothing_and_awake_ones_do(backbone):
     latents, noise, timesteps = make_inputs(backbone)
     with torch.no_grad():
         fresh = make_network(backbone)
-        states = fresh.context.states(backbone)
+        told = fresh.context.condition(backbone)
         plain = make_network(backbone, lora_rank=0)
         scores = [
-            network.read(backbone, latents, noise, timesteps, states).scores
+            network.read(backbone, latents, noise, timesteps, told).scores
             for network in (plain, fresh, awake(make_network(backbone)))
         ]
     assert torch.equal(scores[0], scores[1])
@@ -297,10 +301,10 @@ def test_a_batch_is_its_rows(backbone):
     network = awake(make_network(backbone))
     latents, noise, timesteps = make_inputs(backbone)
     with torch.no_grad():
-        states = network.context.states(backbone)
-        whole = network.read(backbone, latents, noise, timesteps, states)
+        told = network.context.condition(backbone)
+        whole = network.read(backbone, latents, noise, timesteps, told)
         rows = [
-            network.read(backbone, z[None], e[None], t[None], states)
+            network.read(backbone, z[None], e[None], t[None], told)
             for z, e, t in zip(latents, noise, timesteps)
         ]
     alone = torch.cat([row.scores for row in rows])
@@ -332,8 +336,8 @@ def test_without_bias_the_pass_ends_at_the_last_block(sd1_folder):
     )
     try:
         latents, noise, timesteps = make_inputs(backbone)
-        states = network.context.states(backbone)
-        reading = network.read(backbone, latents, noise, timesteps, states)
+        told = network.context.condition(backbone)
+        reading = network.read(backbone, latents, noise, timesteps, told)
     finally:
         handle.remove()
     assert reading.scores.shape == (3, 2)
@@ -349,8 +353,8 @@ def test_two_networks_share_a_backbone(backbone):
 
     def read(index):
         with torch.no_grad():
-            states = networks[index].context.states(backbone)
-            reading = networks[index].read(backbone, latents, noise, timesteps, states)
+            told = networks[index].context.condition(backbone)
+            reading = networks[index].read(backbone, latents, noise, timesteps, told)
         return reading.scores
 
     alone = [read(0), read(1)]
@@ -373,15 +377,15 @@ def test_nothing_is_left_behind_by_an_exception(backbone):
     """In an adapter, in the UNet, in the text encoder; the fixture looks."""
     network = awake(make_network(backbone))
     latents, noise, timesteps = make_inputs(backbone)
-    states = network.context.states(backbone)
+    told = network.context.condition(backbone)
     with pytest.raises(RuntimeError):
-        network.read(backbone, latents[:, :1], noise[:, :1], timesteps, states)
+        network.read(backbone, latents[:, :1], noise[:, :1], timesteps, told)
     with pytest.raises(ValueError, match="timestep"):
-        network.read(backbone, latents, noise, timesteps + 1000, states)
+        network.read(backbone, latents, noise, timesteps + 1000, told)
     up = getattr(network.lora, factor_name(network.blocks[0], "to_q", "up"))
     up.data = up.data[:, :1]
     with pytest.raises(RuntimeError):
-        network.read(backbone, latents, noise, timesteps, states)
+        network.read(backbone, latents, noise, timesteps, told)
     network.context.vectors.data = network.context.vectors.data[:, :1]
     with pytest.raises(RuntimeError):
-        network.context.states(backbone)
+        network.context.condition(backbone)

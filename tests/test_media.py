@@ -300,7 +300,7 @@ def test_no_permission(tmp_path, rgb):
 def test_a_key_is_the_hash_of_the_bytes(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
-    expected = hashlib.blake2b(b"file 1\0" + data, digest_size=16).hexdigest()
+    expected = hashlib.blake2b(b"file 2\0" + data, digest_size=16).hexdigest()
     assert key_of(tmp_path / "a.png") == expected
     (tmp_path / "a.png").rename(tmp_path / "b.jpeg")
     assert key_of(str(tmp_path / "b.jpeg")) == expected

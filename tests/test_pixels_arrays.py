@@ -63,6 +63,38 @@ def test_floats_in_the_unit_interval(dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_a_rounding_outside_are_cut_off(dtype):
+    values = np.linspace(-0.00099, 1.00097, 64).reshape(8, 8).astype(dtype)
+    expected = np.rint(values.clip(0, 1).astype(np.float32) * 255)
+    np.testing.assert_array_equal(read_one(values)[..., 0], expected)
+    assert read_one(np.full((8, 8), np.nextafter(dtype(1), dtype(2)))).min() == 255
+
+
+def test_masked_arrays_without_a_masked_value(rgb):
+    for mask in (False, np.zeros(rgb.shape, bool)):
+        np.testing.assert_array_equal(read_one(np.ma.array(rgb, mask=mask)), rgb)
+    clips = np.ma.array(np.stack([rgb, rgb]))
+    clips[1, 0, 0, 0] = np.ma.masked
+    first, second = as_rows(clips)
+    np.testing.assert_array_equal(next(open_media(first).frames()), rgb)
+    with pytest.raises(ValueError, match=r"^Row 1 \(array\): has 1 masked values"):
+        open_media(second)
+
+
+def test_a_black_picture_of_16_bits_is_no_mistake():
+    assert read_one(np.zeros((8, 8), np.uint16)).max() == 0
+    dark = np.zeros((2, 8, 8, 3), np.uint16)
+    dark[1, 0, 0] = 256
+    assert read(dark).max() == 1
+    for image in (
+        Image.fromarray(np.full((8, 8), 90, np.uint16)),
+        Image.fromarray(np.full((8, 8), 90, np.int32)),
+    ):
+        with pytest.raises(ValueError, match="up to 90 of 65535, which is black"):
+            read_one(image)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64, np.uint32, ">i4"])
 def test_integers_in_the_byte_range(dtype):
     levels = np.arange(64).reshape(8, 8)
@@ -82,7 +114,12 @@ def test_other_dtypes(grey):
     [
         (np.full((8, 8), 1.5), r"float64 pixels from 1\.5 to 1\.5, outside \[0, 1\]"),
         (np.linspace(-1, 1, 64).reshape(8, 8), r"from -1\.0 to 1\.0.*\(x \+ 1\) / 2"),
-        (np.full((8, 8), np.float32(1.0000001)), r"to 1\.0000001"),
+        (np.full((8, 8), 1.0011), r"to 1\.0011.*overshoots by np\.clip\(x, 0, 1\)"),
+        (np.full((8, 8), -0.0011), r"from -0\.0011"),
+        (np.full((8, 8), 200, np.uint16), r"up to 200 of 65535, which is black.*uint8"),
+        (np.full((8, 8), 255, ">u2"), r"up to 255 of 65535"),
+        (np.ma.masked_equal(np.eye(8), 1), r"has 8 masked values.*filled\(value\)"),
+        (np.ma.masked_less(np.arange(64, dtype=np.uint8).reshape(8, 8), 9), "9 masked"),
         (np.full((8, 8), np.nan), "NaN or infinite"),
         (np.where(np.eye(8), np.inf, 0.5), "NaN or infinite"),
         (np.full((8, 8), 256), r"int64 pixels from 256 to 256, outside \[0, 255\]"),

@@ -1,10 +1,12 @@
 """Names to folders: aliases, hub caches, a hub, local folders; identities; refusals."""
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -182,11 +184,41 @@ def test_a_hub_snapshot_and_its_local_copy_are_one_backbone(cache, sd1_folder):
     assert snapshot.identity == describe_backbone(sd1_folder).identity
 
 
-def test_blobs_of_a_hub_cache_are_known_by_name_not_read(cache, sd1_folder):
+def test_a_file_is_its_bytes_whatever_it_is_called(cache, sd1_folder):
+    """Also in a hub cache, where a file's name is said to be its digest."""
     snapshot = lay_out_cache(cache, "owner/name", COMMIT, sd1_folder)
-    (snapshot / UNET).resolve().write_bytes(b"what is not read cannot matter")
+    weights = {k: v * 1.05 for k, v in load_file(snapshot / UNET).items()}
+    save_file(weights, (snapshot / UNET).resolve())
     info = describe_backbone("owner/name")
-    assert info.identity == describe_backbone(sd1_folder).identity
+    assert info.identity != describe_backbone(sd1_folder).identity
+
+
+def test_a_large_file_is_read_once_per_machine(tmp_path):
+    """And again where it was changed, though its size and time of writing stay."""
+    code = (
+        "import json, pathlib, sys; from diffqa_features._backbone import digests;"
+        "read = []; sys.addaudithook(lambda event, args: event == 'open' and "
+        "read.append(str(args[0])));"
+        "digest = digests.hash_file(pathlib.Path({path!r}));"
+        "print(json.dumps([digest, {path!r} in read]))"
+    ).format(path=str(tmp_path / "large"))
+    path, home = tmp_path / "large", {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with path.open("wb") as file:
+        file.truncate(2**26)
+    expected = hashlib.sha256(bytes(2**26)).hexdigest()
+    time.sleep(4)  # a young file is not believed to stay
+    assert run_python(code, **home) == [expected, True]
+    assert run_python(code, **home) == [expected, False]
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"1")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed = run_python(code, **home)
+    assert changed == [hashlib.sha256(b"1" + bytes(2**26 - 1)).hexdigest(), True]
+    # What others could have written is not believed.
+    (folder,) = (tmp_path / "cache").glob("*/sha256")
+    folder.chmod(0o777)
+    assert run_python(code, **home) == changed
 
 
 # -- the hub cache and the hub -------------------------------------------------------

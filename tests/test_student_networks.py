@@ -123,7 +123,7 @@ def test_weights_that_do_not_fit(images, classifier, tmp_path):
     with pytest.raises(ValueError, match="describes a 'vit'"):
         make(network=tmp_path).fit(images)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         make(network=tmp_path).fit(images)
 
 

@@ -82,6 +82,25 @@ def test_it_is_adamw_on_clipped_gradients():
     np.testing.assert_allclose([r["srcc"] for r in history], seen)
 
 
+def test_a_last_batch_that_is_too_small_joins_the_one_before():
+    def sizes(**changes):
+        seen = []
+        network = make_network()
+        step = make_step(network)
+
+        def count(chosen, generators):
+            seen.append(len(chosen))
+            return step(chosen, generators)
+
+        fit(network=network, step=count, max_epochs=1, **changes)
+        return seen
+
+    assert sizes(batch_size=5) == [5, 5, 1]
+    assert sizes(batch_size=5, smallest_batch=2) == [5, 6]
+    assert sizes(batch_size=4, smallest_batch=2) == [4, 4, 3]
+    assert sizes(batch_size=20, smallest_batch=12) == [11]
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_rate_falls_at_milestones(tmp_path, resumed):
     """In epoch 3 on, and 5 on; also where a run goes on from its checkpoint."""

@@ -18,8 +18,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from diffqa_features import DiffusionController, datasets
+from diffqa_features._backbone.sampling import decode
 from diffqa_features._backbone.weights import load_decoder, quiet
-from diffqa_features._engine.round_trip import decode
 from diffqa_features._media.views import to_pixels
 from diffqa_features.datasets._distortions import FAMILIES, distort
 from diffqa_features.inspection._noise_round_trip import _SSIM as SSIM

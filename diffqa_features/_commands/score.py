@@ -1,8 +1,6 @@
 """`diffqa score`: a model and files in, predicted scores out."""
 
 import sys
-import zipfile
-from pathlib import Path
 
 import pandas as pd
 from sklearn.pipeline import Pipeline
@@ -12,12 +10,9 @@ from tqdm import tqdm
 from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures
 from diffqa_features._commands._estimator import prompt_columns, transform_files
 from diffqa_features._commands._inputs import collect_files
-from diffqa_features._commands._outputs import (
-    check_output,
-    note,
-    report_bad,
-    whole_file,
-)
+from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._utils.files import local_path, whole_file
+from diffqa_features._utils.tables import quote_formulas
 
 
 def run(args):
@@ -42,6 +37,24 @@ def run(args):
         recursive=args.recursive,
         columns=prompt_columns(features),
     )
+    if out is None:
+        return _score(args, model, features, files)[0]
+    # From here on another command is told that this file is being written.
+    with whole_file(out) as path:
+        code, table = _score(args, model, features, files, out)
+        if args.quote_formulas and out.suffix.lower() != ".parquet":
+            table = table.map(quote_formulas)
+        if out.suffix.lower() == ".parquet":
+            table.to_parquet(path, index=False)
+        else:
+            separator = "\t" if out.suffix.lower() == ".tsv" else ","
+            table.to_csv(path, sep=separator, index=False)
+    note(f"wrote {out}: {len(table)} scores")
+    return code
+
+
+def _score(args, model, features, files, out=None):
+    """(exit code, table of paths and scores); printed where there is no `out`."""
     names, scores, bad = [], [], []
     # A bar would run through the lines on a terminal.
     quiet = args.quiet or (out is None and sys.stdout.isatty())
@@ -59,26 +72,17 @@ def run(args):
             if out is None:
                 for name, score in zip(rows.index[good], predicted):
                     print(f"{name}\t{score:.6g}", flush=True)
-    code = report_bad(bad, len(files), out)
-    if out is not None:
-        table = pd.DataFrame({"path": names, "score": scores})
-        with whole_file(out) as path:
-            if out.suffix.lower() == ".parquet":
-                table.to_parquet(path, index=False)
-            else:
-                separator = "\t" if out.suffix.lower() == ".tsv" else ","
-                table.to_csv(path, sep=separator, index=False)
-        note(f"wrote {out}: {len(table)} scores")
-    return code
+    code = report_bad(bad, len(files), out, args.quote_formulas)
+    return code, pd.DataFrame({"path": names, "score": scores})
 
 
 def _load(name):
-    path = Path(name).expanduser()
+    path = local_path(name, "MODEL")
     if not path.is_file():
         raise ValueError(f"There is no model {name!r}.")
     try:
         unknown = set(skops_io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES)
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
+    except Exception as error:  # skops raises many types on damage
         raise ValueError(f"{name!r} is not a model of 'diffqa fit'.") from error
     if unknown:
         raise ValueError(

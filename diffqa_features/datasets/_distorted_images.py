@@ -2,10 +2,8 @@
 
 import io
 import os
-import uuid
 from collections.abc import Iterator
 from numbers import Integral
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,6 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from diffqa_features._media.rows import open_media, pixel_key
+from diffqa_features._utils.checks import InOrder
+from diffqa_features._utils.files import local_path, write_whole
 from diffqa_features.datasets._distortions import FAMILIES, distort
 from diffqa_features.datasets._graded import (
     check_families,
@@ -37,7 +37,7 @@ _SMALLEST = 11  # that window must fit
 @validate_params(
     {
         "references": ["array-like", None],
-        "families": [StrOptions({"all", *FAMILIES}), "array-like"],
+        "families": [StrOptions({"all", *FAMILIES}), InOrder()],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "image_size": [Interval(Integral, _SMALLEST, None, closed="left"), None],
         "folder": [str, os.PathLike, None],
@@ -202,8 +202,8 @@ def _references(references, image_size) -> Iterator[tuple[str, np.ndarray]]:
     for name, row in named_rows(references):
         media = open_media(row)
         if not media.is_still:
-            raise ValueError(
-                f"Row{str(row)[3:]}: a video, but references are still pictures; give "
+            raise row.error(
+                "a video, but references are still pictures; give "
                 "one of its frames as an array."
             )
         (image,) = media.frames()
@@ -234,20 +234,14 @@ def _keep(image: np.ndarray, folder, name: str):
     """The picture itself, or the path of the file that holds it."""
     if folder is None:
         return image
-    path = Path(folder) / f"{name}.png"
+    path = local_path(folder, "The 'folder' parameter") / f"{name}.png"
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     content = buffer.getvalue()
     if path.is_file() and path.read_bytes() == content:
         return str(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp: its files are for their owner only, whatever the umask says.
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # Two calls may make the same set: each file is then written by one after the other.
+    write_whole(path, content, wait=True)
     return str(path)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from scipy import ndimage
 
+from diffqa_features._media.images import frame_pixels, identify
+
 
 def distort(image, family, severity, rng):
     """Apply one distortion to an image.
@@ -97,7 +99,7 @@ def _impulse_noise(image, severity, rng):
 def _recode(image, **options):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, **options)
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    return frame_pixels(identify(buffer.getvalue()))
 
 
 def _jpeg(image, severity, rng):

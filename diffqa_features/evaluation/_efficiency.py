@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, validate_params
 
-from diffqa_features._utils.profiling import stage, watched
+from diffqa_features._utils.profiling import timed, watched
 from diffqa_features.evaluation._extraction import cut, memories
 from diffqa_features.evaluation._meters import ClockMeter, CostMeter, Peak
 from diffqa_features.evaluation._protocol import check_methods, describe
@@ -134,7 +134,7 @@ class _Call:
         verb = getattr(self.rest, self.verb)
         if not self.readers:
             return verb(X)
-        with stage("regress"):
+        with timed("regress"):
             return verb(X)
 
 

@@ -1,24 +1,104 @@
-"""What transformers over a backbone share: parameters, checks, the way to passes."""
+"""What transformers over media share, and those over a backbone."""
 
 import os
+import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.engine import extract
-from diffqa_features._engine.records import Recipe
-from diffqa_features._engine.request import Request
+from diffqa_features._engine.kinds import STATISTICS
+from diffqa_features._engine.request import FrameSpec, Request
 from diffqa_features._media.rows import as_rows
-from diffqa_features._media.video.video import READERS
+from diffqa_features._media.video.video import VIDEO_BACKENDS
 from diffqa_features._media.views import VIEWS
-from diffqa_features._store.store import as_store
-from diffqa_features.features._estimator import MediaTransformer
+from diffqa_features._store.store import FeatureStore, as_store
+from diffqa_features._utils.checks import InOrder
 
 FRAME_STATISTICS = ("mean", "std", "max", "min")
+
+
+class MediaTransformer(TransformerMixin, BaseEstimator):
+    """Base of the transformers that take media and learn nothing.
+
+    It has no constructor: a subclass lists its parameters, as scikit-learn wants them,
+    and checks in ``_plan`` what spans several of them.
+    """
+
+    _parameter_constraints: dict = {
+        "memory": [str, os.PathLike, FeatureStore, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "device": [str, None],
+        "dtype": [StrOptions({"float32", "float16", "bfloat16"}), None],
+        "n_jobs": [Integral, None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "verbose": ["verbose"],
+    }
+
+    def fit(self, X=None, y=None):
+        """Check the parameters; nothing is learned and no media is opened.
+
+        Parameters
+        ----------
+        X : list, array or DataFrame of N media rows, default=None
+            Checked to be a container of rows when given.
+        y : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The estimator itself.
+        """
+        self._validate_params()
+        as_store(self.memory)
+        self._plan()
+        if X is not None:
+            as_rows(X)
+        return self
+
+    def _warn_of_failed(self, rows):
+        if self.failed_:
+            shown = "; ".join(reason for _, reason in self.failed_[:3])
+            more = len(self.failed_) - 3
+            warnings.warn(
+                f"{len(self.failed_)} of {len(rows)} rows could not be read and are "
+                f"NaN; `failed_` lists them. {shown}"
+                + (f"; and {more} more." if more > 0 else ""),
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _choice(self, name, allowed):
+        """A parameter that is one of a closed set of words, or several of them."""
+        value = getattr(self, name)
+        values = (value,) if isinstance(value, str) else tuple(value)
+        known = all(isinstance(v, str) and v in allowed for v in values)
+        if not values or not known or len(set(values)) < len(values):
+            raise self._complaint(name, f"one or several of {set(allowed)}")
+        return values
+
+    def _complaint(self, name, allowed):
+        return ValueError(
+            f"The {name!r} parameter of {type(self).__name__} must be {allowed}. "
+            f"Got {getattr(self, name)!r} instead."
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = False
+        tags.no_validation = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
 
 
 class BackboneTransformer(MediaTransformer):
@@ -30,14 +110,14 @@ class BackboneTransformer(MediaTransformer):
     _parameter_constraints: dict = {
         **MediaTransformer._parameter_constraints,
         "backbone": [str, os.PathLike],
-        "timesteps": [Interval(Integral, 0, None, closed="left"), "array-like"],
-        "blocks": [str, "array-like"],
-        "prompts": [str, "array-like"],
+        "timesteps": [Interval(Integral, 0, None, closed="left"), InOrder()],
+        "blocks": [str, InOrder()],
+        "prompts": [str, InOrder()],
         "image_size": [Interval(Integral, 8, None, closed="left"), None],
         "view": [StrOptions(set(VIEWS))],
         "frame_rate": [Interval(Real, 0, None, closed="neither")],
         "max_frames": [Interval(Integral, 1, None, closed="left"), None],
-        "reader": [StrOptions(set(READERS))],
+        "reader": [StrOptions(set(VIDEO_BACKENDS))],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
 
@@ -72,43 +152,41 @@ class BackboneTransformer(MediaTransformer):
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 
-        recipe, layout = self._recipe_and_layout(info)
-        return Request(
-            backbone=self._backbone_name(),
+        dtype = pick_dtype(self.dtype, pick_device(self.device))
+        frames = FrameSpec(
             identity=info.identity,
-            recipe=recipe,
-            timesteps=self._timesteps(),
-            prompts=self._prompts(),
             view=self.view,
             image_size=self._checked_image_size(info),
             multiple=info.multiple,
+            dtype=str(dtype).removeprefix("torch."),
             frame_rate=float(self.frame_rate),
-            max_frames=self.max_frames,
+            max_frames=None if self.max_frames is None else int(self.max_frames),
             reader=self.reader,
+        )
+        recipe, layout = self._recipe_and_layout(info)
+        return Request(
+            backbone=self._backbone_name(),
+            frames=frames,
+            recipe=recipe,
+            timesteps=self._timesteps(),
+            prompts=self._prompts(),
             frame_statistics=self._frame_statistics(),
             seed=int(self.random_state),
             device=None if self.device is None else str(self.device),
-            dtype=str(pick_dtype(self.dtype, pick_device(self.device))).removeprefix(
-                "torch."
-            ),
             batch_size=self.batch_size,
             layout=layout,
         )
 
-    def _recipe(self, info, kinds, blocks, stages, statistics, all_statistics, **more):
+    def _recorded(self, info, asked):
         """What passes record: with a store all blocks and statistics, else the asked.
 
         A pass is what costs. Kept whole, it serves every later choice of blocks and
         pooling, so that a grid search takes each pass once.
         """
-        keep_all = self.memory is not None
-        return Recipe(
-            kinds=tuple(dict.fromkeys(kinds)),
-            blocks=info.blocks if keep_all else tuple(blocks),
-            stages=info.stages if keep_all else tuple(stages),
-            statistics=all_statistics if keep_all else tuple(statistics),
-            latent_channels=info.latent_channels,
-            **more,
+        if self.memory is None:
+            return asked
+        return replace(
+            asked, blocks=info.blocks, stages=info.stages, statistics=STATISTICS
         )
 
     def _backbone_name(self):
@@ -152,7 +230,7 @@ class BackboneTransformer(MediaTransformer):
         names = [*stage_of, *(stage.name for stage in info.stages)]
         patterns = self.blocks if isinstance(self.blocks, str) else list(self.blocks)
         chosen = set(select_blocks(patterns, names))
-        blocks = [block for block in info.blocks if block.name in chosen]
+        blocks = tuple(block for block in info.blocks if block.name in chosen)
         inside = {stage_of[block.name] for block in blocks}
-        stages = [s for s in info.stages if s.name in chosen or s.name in inside]
-        return blocks, stages
+        stages = (s for s in info.stages if s.name in chosen or s.name in inside)
+        return blocks, tuple(stages)

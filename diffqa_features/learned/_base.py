@@ -9,6 +9,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from diffqa_features._backbone.settings import FITTED, check_settings
+from diffqa_features._utils.files import local_path
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned import _files
 
@@ -23,11 +25,17 @@ _SCHEDULE = (
     "milestones",
     "decay",
 )
-# What belongs to a machine, or to where training began, and not to a model.
+# What belongs to a machine, or to where training began, and not to a model: neither
+# written into its files nor, where somebody else wrote them, taken from there.
 _LOCAL = (
-    "memory", "checkpoint_dir", "device", "verbose", "init_from", "teacher",
+    "memory", "checkpoint_dir", "device", "n_jobs", "verbose", "init_from", "teacher",
     "controller",
 )  # fmt: skip
+_SIZES = (
+    "n_context", "lora_rank", "width", "decoder_width", "patch_size", "mamba_width",
+    "mamba_layers", "mamba_state",
+)  # fmt: skip
+_LARGE = 4096  # a size that needs weights of that size to show for it
 
 _shared = BackboneTransformer._parameter_constraints
 
@@ -42,6 +50,8 @@ class TrainedModel(BaseEstimator):
 
     _DESIGN = ()
     _FITTED = ("history_",)
+    # With routing enabled, searches and cross-validation pass groups on unasked.
+    __metadata_request__fit = {"groups": True}
 
     _parameter_constraints: dict = {
         "image_size": _shared["image_size"],
@@ -78,6 +88,10 @@ class TrainedModel(BaseEstimator):
 
     # -- training ------------------------------------------------------------------
 
+    def _smallest_batch(self):
+        """The fewest rows that a loss learns from."""
+        return 1
+
     def _minimise(self, network, step, target, device, validate, facts, past=0):
         """The loop with this estimator's parameters; the history of its epochs.
 
@@ -99,11 +113,12 @@ class TrainedModel(BaseEstimator):
                 self._design(), settings, self.random_state, str(dtype), past,
                 target, facts, dict(network.state_dict()),
             )  # fmt: skip
-            folder = Path(self.checkpoint_dir).expanduser()
+            folder = local_path(self.checkpoint_dir, "The 'checkpoint_dir' parameter")
             checkpoint = folder / f"{name}-{key}.pt"
         schedule = _training.Schedule(
             **settings,
             seed=_training.seed_of(int(self.random_state), past),
+            smallest_batch=self._smallest_batch(),
             dtype=dtype,
             checkpoint=checkpoint,
             verbose=self.verbose,
@@ -150,7 +165,8 @@ class TrainedModel(BaseEstimator):
             Where the two files are.
         **parameters : object
             Parameters to set beside the saved ones, such as `backbone` (another place
-            of the same model), `device` or `memory`.
+            of the same model), `device` or `memory`. The last two, and all that belongs
+            to a machine, are never taken from the files.
 
         Returns
         -------
@@ -164,6 +180,13 @@ class TrainedModel(BaseEstimator):
             not the one that it was fitted on.
         OSError
             If the files or the backbone are not there.
+
+        Notes
+        -----
+        Files of a stranger run no code. They do name the models that they were trained
+        on (`backbone`, and where the estimator has them `motion_network`, `text_model`
+        and `network`): an alias, a hub id, which may be downloaded, or a folder. Pass
+        these parameters to decide it yourself.
         """
         config, weights = _files.load(folder)
         if config["estimator"] != cls.__name__:
@@ -171,11 +194,52 @@ class TrainedModel(BaseEstimator):
                 f"'{folder}' holds a {config['estimator']}, not a {cls.__name__}. Load "
                 f"it with {config['estimator']}.from_pretrained."
             )
-        estimator = cls(**{**config["parameters"], **parameters})
-        design = cls(**config["parameters"])._design()
-        estimator._restore_files(weights, config, design)
+        saved = {k: v for k, v in config["parameters"].items() if k not in _LOCAL}
+        unknown = sorted(saved.keys() - set(cls._get_param_names()))
+        if unknown:
+            raise ValueError(
+                f"'{folder}' names the parameter {unknown[0]!r}, which no "
+                f"{cls.__name__} has. Load it with the version that wrote it: "
+                f"{config.get('library', 'unknown')}."
+            )
+        estimator = cls(**{**saved, **parameters})
+        original = cls(**saved)
+        try:
+            original._validate_params()
+            original._check_saved(weights, config, folder)
+            estimator._restore_files(weights, config, original._design())
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise ValueError(
+                f"'{folder}' is damaged or was not written by save_pretrained: "
+                f"{error!r}. Restore it from a copy, or fit again."
+            ) from error
         estimator._check_fitted()
         return estimator
+
+    def _check_saved(self, weights, config, folder):
+        """Refuse what `save_pretrained` does not write, before anything is built."""
+        fitted, path = config["fitted"], Path(folder) / "config.json"
+        odd = sorted(fitted.keys() ^ set(self._FITTED))
+        if odd:
+            raise ValueError(
+                f"{path}: 'fitted' must hold {', '.join(self._FITTED)}. The first that "
+                f"is missing or unknown is {odd[0]!r}."
+            )
+        config["fitted"] = check_settings(fitted, FITTED, path)
+        largest = max(
+            [len(weights), *(max(v.shape, default=0) for v in weights.values())]
+        )
+        for name in self._DESIGN:
+            value = getattr(self, name)
+            if (
+                name in _SIZES
+                and isinstance(value, int)
+                and value > max(largest, _LARGE)
+            ):
+                raise ValueError(
+                    f"{path}: {name}={value}, but no weight beside it is larger than "
+                    f"{largest}. It is not the file of these weights."
+                )
 
     # -- what is fitted --------------------------------------------------------------
 
@@ -212,11 +276,7 @@ class TrainedModel(BaseEstimator):
         return self
 
     def _give_weights(self, network):
-        import torch
-
-        network.load_state_dict(
-            {name: torch.from_numpy(v.copy()) for name, v in self.weights_.items()}
-        )
+        give_weights(network, self.weights_)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -226,6 +286,34 @@ class TrainedModel(BaseEstimator):
         tags.no_validation = True
         tags.requires_fit = True
         return tags
+
+
+def give_weights(network, weights):
+    """Fill a network with arrays, all of which have to be there and to fit."""
+    import torch
+
+    try:
+        network.load_state_dict(
+            {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
+        )
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            "The weights of this estimator do not fit its parameters. If it was loaded "
+            f"with from_pretrained, its files are damaged; restore them. {error}"
+        ) from error
+
+
+def check_scores(scores):
+    """Scores as they are, if all are finite."""
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise ValueError(
+            f"Row {bad[0]}: the predicted score is {scores[bad[0]]}, as are {len(bad)} "
+            f"of {len(scores)}. The arithmetic overflows: choose dtype='float32' or "
+            "'bfloat16'; where it is that already, the training diverged: fit again "
+            "with a smaller learning_rate."
+        )
+    return scores
 
 
 def _plain(value):

@@ -3,15 +3,19 @@
 import hashlib
 import json
 import logging
-import os
-import uuid
 from pathlib import Path
+
+import numpy as np
+
+from diffqa_features._backbone.settings import parse_json, read_json
+from diffqa_features._utils.files import local_path, one_writer, write_whole
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised whenever the files change their meaning."""
 
+_OBJECTS = {"estimator": str, "parameters": dict, "fitted": dict}
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -23,14 +27,15 @@ def save(folder, config, weights):
     """
     from safetensors.numpy import save as to_bytes
 
-    folder = Path(folder).expanduser()
+    folder = local_path(folder, "The folder of save_pretrained")
     config = {"format": FORMAT, **config}
     inner = json.dumps(config, sort_keys=True, allow_nan=False)
     content = to_bytes(weights, metadata={"config": inner})
     outer = {**config, "weights_sha256": hashlib.sha256(content).hexdigest()}
     text = json.dumps(outer, indent=2, allow_nan=False) + "\n"
-    write_whole(folder / _WEIGHTS, lambda file: file.write(content))
-    write_whole(folder / _CONFIG, lambda file: file.write(text.encode()))
+    with one_writer(folder / _CONFIG):
+        write_whole(folder / _WEIGHTS, content)
+        write_whole(folder / _CONFIG, text)
 
 
 def load(folder):
@@ -50,8 +55,11 @@ def load(folder):
     try:
         weights = from_bytes(content)
         length = int.from_bytes(content[:8], "little")
-        inner = json.loads(content[8 : 8 + length]).get("__metadata__", {})["config"]
-    except (SafetensorError, ValueError, KeyError) as error:
+        header = parse_json(content[8 : 8 + length])
+        inner = parse_json(header["__metadata__"]["config"])
+        if not isinstance(inner, dict):
+            raise ValueError("its configuration is no JSON object")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged or was not written by save_pretrained: {error!r}. "
             "Restore it from a copy, or fit again."
@@ -63,29 +71,27 @@ def load(folder):
             "crash; the weights' own copy is used.",
             folder / _CONFIG,
         )
-        config = json.loads(inner)
+        config = inner
     if config.get("format") != FORMAT:
         raise ValueError(
             f"'{folder}' has format {config.get('format')!r}, and this version of "
             f"diffqa_features reads {FORMAT}. Load it with the version that wrote it: "
             f"{config.get('library', 'unknown')}."
         )
+    for key, kind in _OBJECTS.items():
+        if not isinstance(config.get(key), kind):
+            raise ValueError(
+                f"'{folder}': the configuration must have {key!r}, a JSON "
+                f"{'string' if kind is str else 'object'}. Got "
+                f"{config.get(key)!r:.60} instead. Restore it from a copy."
+            )
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"{path}: {name!r} holds NaN or infinity, and so would every "
+                "prediction. Restore it from a copy, or fit again."
+            )
     return config, weights
-
-
-def write_whole(path, write):
-    """Write a file so that under its name there is always a whole one, old or new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        with beside.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _sha256(content):
@@ -94,7 +100,6 @@ def _sha256(content):
 
 def _read_config(path):
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (FileNotFoundError, ValueError):
         return None
-    return config if isinstance(config, dict) else None

@@ -6,14 +6,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from diffqa_features._engine.latents import Encoded
-from diffqa_features._engine.parallel import read_ahead
+from diffqa_features._engine.parallel import read_each
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._media.views import view_frames
 
-_AHEAD = 16  # rows that are read while others are worked on
 _ROWS = 64  # encoded at a time; more are never in memory
 
 
@@ -24,10 +22,7 @@ def read_pictures(
 
     A row that is a clip or cannot be read is an error that names it.
     """
-    with tqdm(total=len(rows), unit="row", desc="read", disable=not verbose) as bar:
-        for _, future in read_ahead(rows, lambda row: _read(row, view, size), _AHEAD):
-            yield future.result()
-            bar.update(1)
+    return read_each(rows, lambda row: _read(row, view, size), "read", verbose)
 
 
 def encode_pictures(
@@ -94,8 +89,8 @@ class Pictures:
 def _read(row, view, size):
     media = open_media(row)
     if not media.is_still:
-        raise ValueError(
-            f"Row{str(row)[3:]}: this is a clip of several frames, and the estimator "
+        raise row.error(
+            "this is a clip of several frames, and the estimator "
             "takes pictures. Pass single frames."
         )
     (pixels,) = media.frames()

@@ -21,8 +21,8 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
+from diffqa_features._utils.files import remove_leftover, whole_file
 from diffqa_features._utils.hashing import make_seed
-from diffqa_features.learned._files import write_whole
 from diffqa_features.metrics import srcc_score
 
 _SAVE_SECONDS = 120  # between checkpoints inside an epoch
@@ -44,6 +44,8 @@ class Schedule:
     milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied ...
     decay: float = 1.0  # ... by this
     accumulation: int = 1
+    smallest_batch: int = 1
+    """A last batch of fewer rows goes into the one before."""
     patience: int = 3
     seed: int = 0
     dtype: torch.dtype = torch.float32
@@ -148,6 +150,9 @@ class _Run:
         scaled = schedule.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.batches = -(-self.rows // schedule.batch_size)
+        rest = self.rows % schedule.batch_size
+        if 0 < rest < schedule.smallest_batch and self.batches > 1:
+            self.batches -= 1
         self.done_epochs, self.done_batches = 0, 0
         self.losses, self.order_seen, self.predictions = [], [], []
         self.history: list[dict] = []
@@ -180,7 +185,8 @@ class _Run:
             group["lr"] = schedule.learning_rate * schedule.decay**passed
         while self.done_batches < self.batches:
             start = self.done_batches * schedule.batch_size
-            self._update(order[start : start + schedule.batch_size])
+            last = self.done_batches == self.batches - 1
+            self._update(order[start : None if last else start + schedule.batch_size])
             self.done_batches += 1
             bar.update(1)
             loss = sum(self.losses) / len(self.order_seen)
@@ -275,11 +281,17 @@ class _Run:
         state["network"] = self.network.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["scaler"] = self.scaler.state_dict()
-        write_whole(self.schedule.checkpoint, lambda file: torch.save(state, file))
+        # Two runs of one checkpoint are equal, so they may take turns.
+        checkpoint = whole_file(self.schedule.checkpoint, wait=True)
+        with checkpoint as path, path.open("wb") as file:
+            torch.save(state, file)
 
     def resume(self):
         path = self.schedule.checkpoint
-        if path is None or not path.exists():
+        if path is None:
+            return
+        remove_leftover(path)
+        if not path.exists():
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)

@@ -7,8 +7,9 @@ from sklearn.utils._param_validation import Interval
 
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
-from diffqa_features._engine.records import STATISTICS
+from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 from diffqa_features.learned._estimator import LearnedModel
 
@@ -23,14 +24,14 @@ class ControlledModel(LearnedModel):
 
     _parameter_constraints: dict = {
         **LearnedModel._parameter_constraints,
-        "stages": [str, "array-like", None],
-        "pooling": [str, "array-like"],
+        "stages": [str, InOrder(), None],
+        "pooling": [str, InOrder()],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
         "frame_rate": BackboneTransformer._parameter_constraints["frame_rate"],
         "max_frames": BackboneTransformer._parameter_constraints["max_frames"],
         "reader": BackboneTransformer._parameter_constraints["reader"],
-        "frame_pooling": [str, "array-like"],
+        "frame_pooling": [str, InOrder()],
     }
 
     # -- parameters to plan ------------------------------------------------------------
@@ -131,7 +132,7 @@ class ControlledModel(LearnedModel):
         from diffqa_features.learned.control.network import run_controlled
 
         count, shape = len(backbone.alphas_cumprod), latents.shape[1:]
-        states = backbone.encode_text([""])[0]
+        conditioning = backbone.condition([""])
 
         def step(chosen, generators):
             timesteps = torch.cat(
@@ -142,7 +143,7 @@ class ControlledModel(LearnedModel):
             clean = torch.from_numpy(latents[chosen]).to(backbone.device)
             noisy = backbone.add_noise(clean, timesteps, noise)
             output, _ = run_controlled(
-                backbone, network, noisy, clean, timesteps, states
+                backbone, network, noisy, clean, timesteps, conditioning
             )
             predicted = backbone.to_noise(output, noisy, timesteps)
             return F.mse_loss(predicted, noise), None

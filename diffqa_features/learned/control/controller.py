@@ -4,8 +4,9 @@ from numbers import Integral
 
 import numpy as np
 
-from diffqa_features._engine.records import STATISTICS
+from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._media.rows import as_rows
+from diffqa_features._utils.statistics import pool_rows
 from diffqa_features.learned.control.controlled_model import ControlledModel
 
 
@@ -293,7 +294,6 @@ class DiffusionController(ControlledModel):
         encoded = self._encode(as_rows(X), framing)
         maps = self._features(encoded, framing, chain)
         chosen = [STATISTICS.index(name) for name in self._statistics()]
-        pool = {"mean": np.mean, "std": np.std, "max": np.max, "min": np.min}
         matrix = []
         for row in encoded:
             table = np.stack(
@@ -304,8 +304,7 @@ class DiffusionController(ControlledModel):
                     for key in map(framing.key, row.keys)
                 ]
             )  # (T, D)
-            pooled = [pool[name](table, axis=0) for name in self._frame_statistics()]
-            matrix.append(np.concatenate(pooled))
+            matrix.append(pool_rows(table, self._frame_statistics()))
         return np.stack(matrix)
 
     def get_feature_names_out(self, input_features=None):

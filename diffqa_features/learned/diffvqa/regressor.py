@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.utils import Bunch
 
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.diffvqa.two_views import TwoViewRegressor
 
 
@@ -100,7 +101,8 @@ class DiffVQARegressor(TwoViewRegressor):
         Passes over the clips. 0 only fits the scale.
 
     batch_size : int, default=16
-        Clips per step.
+        Clips per step. ``"plcc+rank"`` compares them: it needs at least two, and a
+        single clip that is left over goes into the last step.
 
     learning_rate : float, default=1e-3
         Of AdamW, constant.
@@ -336,7 +338,8 @@ class DiffVQARegressor(TwoViewRegressor):
             on neither order nor neighbours.
         """
         told, _ = self._told(X)
-        return self.intercept_ + self.slope_ * np.array([each.score for each in told])
+        scores = np.array([each.score for each in told])
+        return check_scores(self.intercept_ + self.slope_ * scores)
 
     def frame_scores(self, X):
         """Quality and weight of each frame, for :class:`FrameScoresDisplay`.

@@ -14,7 +14,9 @@ from sklearn.utils.validation import _is_fitted
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
+from diffqa_features.learned._base import give_weights
 from diffqa_features.learned._estimator import LearnedRegressor
 from diffqa_features.learned.control.controller import DiffusionController
 from diffqa_features.metrics import srcc_score
@@ -56,7 +58,7 @@ class TwoViewRegressor(LearnedRegressor):
         **LearnedRegressor._parameter_constraints,
         "controller": [str, os.PathLike, HasMethods("fit"), None],
         "control": ["boolean"],
-        "branches": [str, "array-like"],
+        "branches": [str, InOrder()],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
         "crop_size": _shared["image_size"],
@@ -195,7 +197,7 @@ class TwoViewRegressor(LearnedRegressor):
             frame_rate=float(self.frame_rate),
             max_frames=self.max_frames,
             reader=self.reader,
-            facts=(info.identity, chain, int(self.grid_size)),
+            facts=(info.identity, chain.names, chain.facts, int(self.grid_size)),
         )
         # Weights in float32; `dtype` is that of the arithmetic, by autocast.
         passes = Passes(self._backbone_name(), self.device, "float32", seed=0)
@@ -207,6 +209,9 @@ class TwoViewRegressor(LearnedRegressor):
             store=as_store(self.memory),
             verbose=self.verbose,
         )
+
+    def _smallest_batch(self):
+        return 2 if self.loss == "plcc+rank" else 1
 
     # -- stage 2 -----------------------------------------------------------------------
 
@@ -231,13 +236,6 @@ class TwoViewRegressor(LearnedRegressor):
             )
         return network.to(self._where())
 
-    def _load_into(self, network, weights):
-        import torch
-
-        network.load_state_dict(
-            {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
-        )
-
     def _fit(self, X, y, groups):
         """Train, and only then change what is fitted."""
         from diffqa_features.learned.diffvqa.batches import standardise
@@ -245,7 +243,14 @@ class TwoViewRegressor(LearnedRegressor):
         self._validate_params()
         y = self._check_target(as_rows(X), y)
         info = self._plan()
+        if self.batch_size < self._smallest_batch():
+            raise self._complaint(
+                "batch_size",
+                f"at least 2 with loss={self.loss!r}, which compares the clips of a "
+                "step; loss='l1' trains on single clips",
+            )
         train, held = self._split(y, groups)
+        self._warn_of_constant(y, train, held)
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()
@@ -256,7 +261,7 @@ class TwoViewRegressor(LearnedRegressor):
         network = self._network(info)
         past = list(self.history_) if again else []
         if again:
-            self._load_into(network, _part(self.weights_, NETWORK))
+            give_weights(network, _part(self.weights_, NETWORK))
         else:
             standardise(network, [clips[i] for i in train])
         # A fixed scale of training, whatever the units of y.
@@ -325,7 +330,7 @@ class TwoViewRegressor(LearnedRegressor):
         self._plan()
         clips = self._clips(X, info, _part(self.weights_, CONTROL))
         network = self._network(info)
-        self._load_into(network, _part(self.weights_, NETWORK))
+        give_weights(network, _part(self.weights_, NETWORK))
         return self._tell(network, clips), clips
 
     def _tell(self, network, clips):

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._engine.passes import rows_per_pass
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
@@ -122,7 +122,7 @@ def _finish(waiting, extractor, store):
     for viewed in waiting:
         viewed.values.update({key: found[key] for key in viewed.pixels})
         entries = {key: viewed.values[key] for key in (*viewed.pixels, *viewed.new)}
-        store = keep(store, entries)
+        store = put_or_disable(store, entries)
         viewed.pixels, viewed.new = {}, []
     return store
 

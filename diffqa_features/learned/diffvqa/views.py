@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffqa_features._media.budget import N_READER_THREADS
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import make_key, make_seed
 
-_READERS = 3
 _AHEAD = 4  # rows; of each all views of all frames wait in memory
 
 
@@ -70,7 +70,7 @@ def open_rows(
 ) -> Iterator[Viewed]:
     """Open rows in order, some ahead; a bad one is an error that names it."""
     upcoming, iterator = deque(), iter(rows)
-    with ThreadPoolExecutor(_READERS, "diffqa-read") as readers:
+    with ThreadPoolExecutor(N_READER_THREADS, "diffqa-read") as readers:
         try:
             while True:
                 while len(upcoming) < _AHEAD:
@@ -150,12 +150,10 @@ def _small(pixels, seen, viewing, view):
 
 def _feature_key(viewing, content, part):
     view, copy, number = part
-    return make_key(
-        "diffvqa 1", viewing.facts, content, number, viewing.seen(view, copy)
-    )
+    return make_key("diffvqa", viewing.facts, content, number, viewing.seen(view, copy))
 
 
 def _frame_key(viewing, content, part):
     view, copy, number = part
     seen = viewing.seen(view, copy) if view == "crop" else view
-    return make_key("diffvqa frame 1", viewing.mamba_size, content, number, seen)
+    return make_key("diffvqa frame", viewing.mamba_size, content, number, seen)

@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.learned._estimator import LearnedRegressor
 from diffqa_features.learned._pictures import Pictures, encode_pictures
 from diffqa_features.metrics import srcc_score
@@ -30,9 +31,9 @@ class AdaptedUNetRegressor(LearnedRegressor):
 
     _parameter_constraints: dict = {
         **LearnedRegressor._parameter_constraints,
-        "qualities": ["array-like", None],
-        "scenes": ["array-like", None],
-        "distortions": ["array-like", None],
+        "qualities": [InOrder(), None],
+        "scenes": [InOrder(), None],
+        "distortions": [InOrder(), None],
         "text_model": LearnedRegressor._parameter_constraints["checkpoint_dir"],
         "train_unet": ["boolean"],
         "decoder_width": [Interval(Integral, 8, None, closed="left"), None],
@@ -40,7 +41,7 @@ class AdaptedUNetRegressor(LearnedRegressor):
         "normalization": [StrOptions({"unit", "vae"})],
         "ranking_weight": [Interval(Real, 0, None, closed="left")],
         "ranking_margin": [Interval(Real, 0, None, closed="left")],
-        "milestones": ["array-like"],
+        "milestones": [InOrder()],
         "decay": [Interval(Real, 0, 1, closed="right")],
         "gradient_clip": [Interval(Real, 0, None, closed="neither"), None],
     }

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffqa_features._media.rows import as_rows
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.dpiqa.adapted_unet import AdaptedUNetRegressor
 
 
@@ -289,6 +290,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
         y = self._check_target(rows, y)
         info = self._plan()
         train, held = self._split(y, groups)
+        self._warn_of_constant(y, train, held)
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()
@@ -309,7 +311,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
             depends on neither order nor neighbours.
         """
         (scores,) = self._read(X, lambda quality: [quality.scores])
-        return self._in_units(scores)
+        return check_scores(self._in_units(scores))
 
     def quality_maps(self, X, return_scores=False):
         """Where quality shows: the decoder's maps, which a student can learn from.

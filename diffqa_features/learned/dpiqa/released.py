@@ -124,7 +124,7 @@ class ReleasedTeacher:
 
     def _take(self, key):
         self._taken.add(key)
-        return as_array(self._tensors[key])
+        return as_array(self._tensors[key], self.path)
 
 
 def decoder_name(name: str) -> str:

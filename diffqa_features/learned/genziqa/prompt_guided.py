@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned._estimator import LearnedRegressor
 from diffqa_features.metrics import srcc_score
@@ -40,7 +41,7 @@ class PromptGuidedRegressor(LearnedRegressor):
         "lora_rank": [Interval(Integral, 0, None, closed="left")],
         "bias": ["boolean"],
         "pooling_lambda": [Interval(Real, 0, None, closed="neither")],
-        "timestep_range": ["array-like"],
+        "timestep_range": [InOrder()],
         "n_timesteps": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -58,6 +59,7 @@ class PromptGuidedRegressor(LearnedRegressor):
             ``up1.0__score`` and so on, with a modulator ``up1.0__gamma``, then
             ``up1.0__query__0042``.
         """
+        self._validate_params()
         return self._column_names()
 
     # -- parameters to plan ------------------------------------------------------------

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffqa_features._media.rows import as_rows
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.genziqa.prompt_guided import PromptGuidedRegressor
 
 
@@ -290,6 +291,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         y = self._check_target(rows, y)
         info = self._plan()
         train, held = self._split(y, groups)
+        self._warn_of_constant(y, train, held)
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()
@@ -314,7 +316,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         backbone = self._load_backbone()
         network = self._network(backbone, trained=True)
         scores = self._scores(network, backbone, latents, self._ensemble())
-        return self.intercept_ + self.slope_ * scores
+        return check_scores(self.intercept_ + self.slope_ * scores)
 
     def transform(self, X):
         """Block scores and tuned queries of pictures.
@@ -370,6 +372,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         from diffqa_features.learned.genziqa.released import read_released
 
         estimator = cls(backbone, **parameters)
+        estimator._validate_params()
         info = estimator._plan()
         weights, sizes = read_released(folder, estimator._chosen(info))
         estimator.set_params(**sizes)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffqa_features._media.rows import as_rows
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.genzvqa.video_guided import VideoGuidedRegressor
 
 
@@ -321,6 +322,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         y = self._check_target(as_rows(X), y)
         info = self._plan()
         train, held = self._split(y, groups)
+        self._warn_of_constant(y, train, held)
         again = self.warm_start and hasattr(self, "weights_")
         if again:
             self._check_fitted()
@@ -347,7 +349,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
             depends on neither order nor neighbours.
         """
         _, reading = self._look(X)
-        return self.intercept_ + self.slope_ * reading.quality
+        return check_scores(self.intercept_ + self.slope_ * reading.quality)
 
     def transform(self, X):
         """Block scores, factors and tuned queries of videos.

@@ -53,7 +53,7 @@ def _take(folder, name, wanted):
                 f"{path}: {theirs!r} has the shape {tuple(found[theirs].shape)}, and "
                 f"{shape} fits this backbone and this motion network."
             )
-    return {ours: as_array(found[theirs]) for theirs, (ours, _) in wanted.items()}
+    return {ours: as_array(found[theirs], path) for theirs, (ours, _) in wanted.items()}
 
 
 def _released_name(block):

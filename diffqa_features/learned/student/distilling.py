@@ -3,12 +3,14 @@
 import os
 import weakref
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from diffqa_features._media.views import to_pixels
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.learned._estimator import TrainedRegressor
 from diffqa_features.learned.student.data import (
     draw_crops,
@@ -48,7 +50,7 @@ class Distilling(TrainedRegressor):
         "map_weight": [Interval(Real, 0, None, closed="left")],
         "flip": ["boolean"],
         "crop_size": [Interval(Integral, 32, None, closed="left"), None],
-        "milestones": ["array-like"],
+        "milestones": [InOrder()],
         "decay": [Interval(Real, 0, 1, closed="right")],
         "gradient_clip": [Interval(Real, 0, None, closed="neither"), None],
     }
@@ -85,6 +87,15 @@ class Distilling(TrainedRegressor):
                 f"the image_size, {size}. Got {self.crop_size!r} instead."
             )
         return architecture, size
+
+    def _check_saved(self, weights, config, folder):
+        from diffqa_features.learned.student.efficientnet import checked_config
+
+        super()._check_saved(weights, config, folder)
+        architecture = config["fitted"]["architecture_"]
+        if architecture["kind"] == "efficientnet":
+            path = Path(folder) / "config.json"
+            architecture["config"] = checked_config(architecture["config"], path)
 
     def _first_weights(self, architecture):
         """Where the first weights of the body come from, and these; or None twice."""
@@ -154,8 +165,7 @@ class Distilling(TrainedRegressor):
             self._check_fitted()
         architecture, size = self._plan()
         labelled = len(parts[0][1])
-        known = np.zeros(labelled) if y is None else y
-        train, held = self._split(known, groups)
+        train, held = self._split(parts[0][1], groups)
         first = (None, None) if again else self._first_weights(architecture)
         teacher = self._fitted_teacher(parts[0][0], y)
         maps = self.map_weight > 0 and hasattr(teacher, "quality_maps")
@@ -168,6 +178,7 @@ class Distilling(TrainedRegressor):
         train = np.concatenate([train, np.arange(labelled, len(course.keys))])
         if len(train) < 2:
             raise ValueError("fit needs at least two pictures. Got 1 sample.")
+        self._warn_of_constant(course.target, train, held)
         map_shape = None if course.maps is None else list(course.maps.shape[1:])
         if again:
             network, fitted = self._go_on(map_shape)

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils.metaestimators import available_if
 
 from diffqa_features._media.rows import as_rows
+from diffqa_features.learned._base import check_scores
 from diffqa_features.learned.student.distilling import PAPERS_MAP, Distilling
 
 
@@ -307,7 +308,7 @@ class DistilledStudentRegressor(Distilling):
             Scores in the units of the teacher, or of `y`.
         """
         scores, _ = self._looked_at(X)
-        return self.intercept_ + self.slope_ * scores
+        return check_scores(self.intercept_ + self.slope_ * scores)
 
     @available_if(_has_maps)
     def quality_maps(self, X):
