@@ -1,12 +1,9 @@
 """`diffqa extract`: its tables, bad files, and how it goes on after a kill."""
 
 import csv
-import itertools
 import json
-import os
 import re
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +11,11 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 from child_processes import run_in_process
-from command_line import close, names_in, picture, read
-from torch.nn.modules.module import register_module_forward_pre_hook
+from command_line import close, die, names_in, picture, read, run_command
 
 from diffqa_features import FeatureStore
 
 pytest_plugins = ["command_line_fixtures"]
-
-
-def extract(words, log, last=None):
-    """The command; it is killed when the UNet would be run once more than `last`."""
-    from diffusers import UNet2DConditionModel
-
-    from diffqa_features.cli import main
-
-    passes = itertools.count()
-
-    def look(module, args):
-        if isinstance(module, UNet2DConditionModel) and next(passes) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    register_module_forward_pre_hook(look)
-    sys.stderr = log.open("w")
-    sys.exit(main([str(word) for word in words]))
 
 
 class TestExtract:
@@ -239,12 +218,12 @@ class TestGoingOn:
             "--chunk-size", 1, "--quiet",
         ]  # fmt: skip
         log = tmp_path / "log"
-        assert run_in_process(extract, words, log, 6) == -signal.SIGKILL
+        assert run_in_process(run_command, words, log, die, 6) == -signal.SIGKILL
         assert not out.exists()
         finished = len(list(part.glob("0*.npz")))
         assert 3 <= finished < 12
 
-        assert run_in_process(extract, words, log) == 0
+        assert run_in_process(run_command, words, log) == 0
         stderr = log.read_text()
         assert f"{finished} of 12 files are done" in stderr
         assert f"({12 - finished} of 12 files computed now)" in stderr
