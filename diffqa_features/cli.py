@@ -33,8 +33,9 @@ def main(argv=None):
     """
     args = _parser().parse_args(argv)
     # Names of files may hold what the terminal's encoding does not.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         if not args.debug:
             warnings.showwarning = _show_warning

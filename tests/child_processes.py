@@ -74,8 +74,8 @@ def wait_until(condition, seconds=20):
         time.sleep(0.002)
 
 
-def run_in_process(function, *arguments):
-    """Call a module's function in a process of its own and return its exit code.
+def start_process(function, *arguments):
+    """Call a module's function in a process of its own, which is returned.
 
     The process is a fork of one that has done nothing but import: a new one would
     spend ten seconds on torch and diffusers alone.
@@ -84,6 +84,12 @@ def run_in_process(function, *arguments):
     context.set_forkserver_preload(_PRELOADED)
     child = context.Process(target=function, args=arguments)
     child.start()
+    return child
+
+
+def run_in_process(function, *arguments):
+    """The exit code of such a process."""
+    child = start_process(function, *arguments)
     child.join()
     return child.exitcode
 

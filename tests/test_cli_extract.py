@@ -10,28 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
-from command_line import close, names_in, picture, python, read
+from child_processes import run_in_process
+from command_line import close, die, names_in, picture, read, run_command
 
 from diffqa_features import FeatureStore
 
 pytest_plugins = ["command_line_fixtures"]
-
-# The command in a process that is killed when the UNet would be run for the tenth time.
-KILLED = """
-import itertools, os, signal, sys
-from diffusers import UNet2DConditionModel
-from torch.nn.modules.module import register_module_forward_pre_hook
-from diffqa_features.cli import main
-
-passes = itertools.count(1)
-
-def look(module, args):
-    if isinstance(module, UNet2DConditionModel) and next(passes) == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-register_module_forward_pre_hook(look)
-main(sys.argv[1:])
-"""
 
 
 class TestExtract:
@@ -226,26 +210,24 @@ class TestGoingOn:
     def test_after_sigkill(self, tmp_path, sd1_folder, features):
         folder = tmp_path / "many"
         folder.mkdir()
-        for seed in range(24):
+        for seed in range(12):
             picture(seed).save(folder / f"{seed:03d}.png")
         out, part = tmp_path / "out.npz", tmp_path / "out.npz.part"
         words = [
             "extract", folder, "-o", out, "--backbone", sd1_folder,
             "--chunk-size", 1, "--quiet",
         ]  # fmt: skip
-        child = python("-c", KILLED, *words)
-        _, stderr = child.communicate()
-        assert child.returncode == -signal.SIGKILL, stderr
+        log = tmp_path / "log"
+        assert run_in_process(run_command, words, log, die, 6) == -signal.SIGKILL
         assert not out.exists()
         finished = len(list(part.glob("0*.npz")))
-        assert 3 <= finished < 24
+        assert 3 <= finished < 12
 
-        child = python("-m", "diffqa_features.cli", *words)
-        _, stderr = child.communicate()
-        assert child.returncode == 0, stderr
-        assert f"{finished} of 24 files are done" in stderr
-        assert f"({24 - finished} of 24 files computed now)" in stderr
+        assert run_in_process(run_command, words, log) == 0
+        stderr = log.read_text()
+        assert f"{finished} of 12 files are done" in stderr
+        assert f"({12 - finished} of 12 files computed now)" in stderr
         paths, matrix, _ = read(out)
         assert paths == [str(path) for path in sorted(folder.iterdir())]
         close(matrix, features().transform(paths))
-        assert names_in(tmp_path) == ["many", "out.npz"]
+        assert names_in(tmp_path) == ["log", "many", "out.npz"]

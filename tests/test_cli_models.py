@@ -193,11 +193,18 @@ class TestScore:
         }  # fmt: skip
         with zipfile.ZipFile("photos/m3.skops", "w") as archive:
             archive.writestr("schema.json", json.dumps(tree))
+        tree["content"]["content"]["steps"] |= {
+            "__class__": "DiffusionQAFeatures",
+            "__module__": "diffqa_features._features",
+        }
+        with zipfile.ZipFile("photos/m4.skops", "w") as archive:
+            archive.writestr("schema.json", json.dumps(tree))
         for name, sentence in {
             "m0": "There is no model",
             "m1": "is not a model of 'diffqa fit'",
             "m2": "is not a Pipeline that begins with DiffusionQAFeatures",
             "m3": "types that are not trusted: os.system",
+            "m4": "was saved by another version of diffqa_features, which had",
         }.items():
             code, _, stderr = run("score", f"photos/{name}.skops", "photos/a.png")
             assert code == 2

@@ -3,15 +3,22 @@
 import csv
 import os
 import pickle
-import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import close, names_in, picture, python, read
+from child_processes import run_in_process, start_process, wait_until
+from command_line import (
+    close,
+    names_in,
+    picture,
+    python,
+    read,
+    run_command,
+    wait_for_ever,
+)
 
 from diffqa_features import DiffusionQAFeatures
 from diffqa_features._media.rows import as_rows, open_media
@@ -155,33 +162,30 @@ class TestOutputs:
         assert "is a URL" in stderr
         assert names_in(".") == ["photos"]
 
-    def test_two_at_once_and_a_kill(self, tmp_path, sd1_folder):
+    def test_two_at_once_and_a_kill(self, tmp_path, tmp_path_factory, sd1_folder):
         folder = tmp_path / "many"
         folder.mkdir()
-        for seed in range(200):
+        for seed in range(6):
             picture(seed).save(folder / f"{seed:03d}.png")
         words = [
-            "-m", "diffqa_features.cli", "extract", folder, "-o", tmp_path / "o.csv",
+            "extract", folder, "-o", tmp_path / "o.csv",
             "--backbone", sd1_folder, "--chunk-size", 1, "--quiet",
         ]  # fmt: skip
-        first = python(*words)
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("o.csv.part/0*.npz")):
-            assert first.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        second = python(*words)
-        _, stderr = second.communicate()
-        assert second.returncode == 1
-        assert "o.csv' is being written by another process" in stderr
-        first.send_signal(signal.SIGKILL)
-        first.communicate()
+        logs = tmp_path_factory.mktemp("logs")
+        first = start_process(run_command, words, logs / "1", wait_for_ever, 2)
+        try:
+            wait_until(lambda: list(tmp_path.glob("o.csv.part/0*.npz")), 300)
+            assert run_in_process(run_command, words, logs / "2") == 1
+            stderr = (logs / "2").read_text()
+            assert "o.csv' is being written by another process" in stderr
+        finally:
+            first.kill()
+            first.join()
         assert names_in(tmp_path) == [".o.csv.diffqa-part", "many", "o.csv.part"]
         for path in list(folder.iterdir())[3:]:
             path.unlink()
-        third = python(*words)
-        _, stderr = third.communicate()
-        assert third.returncode == 0, stderr
+        code = run_in_process(run_command, words, logs / "3")
+        assert code == 0, (logs / "3").read_text()
         assert names_in(tmp_path) == ["many", "o.csv"]
 
 

@@ -58,8 +58,22 @@ class TestSamplePhotos:
         # These lie in the wheel, so that scikit-image does not download either.
         np.testing.assert_array_equal(whole["coffee"], skimage_data.coffee())
         np.testing.assert_array_equal(whole["retina"], skimage_data.retina())
-        gray = np.stack([skimage_data.page()] * 3, axis=-1)
-        np.testing.assert_array_equal(whole["page"], gray)
+        np.testing.assert_array_equal(whole["coins"][..., 1], skimage_data.coins())
+
+    def test_a_photo_with_a_colour_profile_is_brought_to_srgb(self):
+        photos = load_sample_photos(image_size=None)
+        at = photos.names.index("page")
+        with Image.open(photos.filenames[at]) as image:
+            stored, profile = np.asarray(image), image.info["icc_profile"]
+        # A printer's curve ("Dot Gain 20%"), as a table of 16-bit numbers.
+        curve = profile.rindex(b"curv") + 8
+        count = int.from_bytes(profile[curve : curve + 4], "big")
+        table = np.frombuffer(profile, ">u2", count, curve + 4) / 65535
+        linear = np.interp(stored / 255, np.linspace(0, 1, count), table)
+        curved = 1.055 * linear ** (1 / 2.4) - 0.055
+        expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, curved)
+        np.testing.assert_allclose(photos.data[at][..., 0], expected, atol=1.5)
+        assert np.abs(expected - stored).max() > 15
 
     def test_central_square_is_reduced_without_aliasing(self):
         coffee = skimage_data.coffee()[:, 100:500]  # 400 x 600 at first

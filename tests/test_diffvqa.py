@@ -110,14 +110,14 @@ def test_it_learns_on_tiny(tmp_path):
     data = make_distorted_videos(
         tmp_path,
         families=["gaussian_blur", "white_noise"],
-        n_levels=4,
-        n_references=6,
+        n_levels=3,
+        n_references=5,
         n_frames=16,
         image_size=64,
     )
     model = DiffVQARegressor(
-        control=False, image_size=64, frame_rate=30, max_frames=2, width=16,
-        mamba_size=32, mamba_width=8, mamba_layers=1, max_epochs=15, device="cpu",
+        control=False, image_size=64, frame_rate=30, max_frames=2, n_crops=2, width=16,
+        mamba_size=32, mamba_width=8, mamba_layers=1, max_epochs=20, device="cpu",
         memory=tmp_path / "store",
     )  # fmt: skip
     held = np.isin(data.groups, np.unique(data.groups)[:2])

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore, evaluation
 from diffqa_features._backbone.backbone import load_backbone
-from diffqa_features._utils.profiling import _watchers, stage, watched
+from diffqa_features._utils.profiling import _watchers, timed, watched
 from diffqa_features.evaluation._meters import ClockMeter, CostMeter
 
 SMALL = {"image_size": 64, "device": "cpu", "dtype": "float32"}
@@ -205,9 +205,9 @@ class Waiter(RegressorMixin, BaseEstimator):
 
     def predict(self, X):
         for _ in X:
-            with stage("unet"):
+            with timed("unet"):
                 self.clock.wait(0.02)
-                with stage("pool"):
+                with timed("pool"):
                     self.clock.wait(0.04)
                 self.clock.wait(0.02)
             self.clock.wait(0.03)
@@ -226,12 +226,12 @@ def test_stages_are_exclusive_and_sum_to_the_whole(images, clock):
 def test_the_clock_hears_other_threads(clock):
     from concurrent.futures import ThreadPoolExecutor
 
-    @stage("decode")
+    @timed("decode")
     def decode():
         clock.wait(0.03)
 
     with watched(ClockMeter()) as meter, ThreadPoolExecutor(1) as pool:
-        with stage("unet"):
+        with timed("unet"):
             pool.submit(decode).result()
     assert meter.seconds["decode"] == pytest.approx(0.03)
     assert _watchers == []
@@ -239,12 +239,12 @@ def test_the_clock_hears_other_threads(clock):
 
 def test_peak_memory_is_seen_where_it_is_taken():
     with CostMeter() as costs, watched(costs):
-        with stage("small"):
+        with timed("small"):
             small = np.ones(1)
-        with stage("large"):
+        with timed("large"):
             large = np.ones(20_000_000)  # 153 MiB
             del large
-        with stage("after"):
+        with timed("after"):
             small += 1
     small, large, after = (costs.of(n)["peak_mib"] for n in ("small", "large", "after"))
     if np.isnan(large):
@@ -256,7 +256,7 @@ def test_peak_memory_is_seen_where_it_is_taken():
 def test_no_hook_and_no_watcher_survives_an_error(images):
     class Broken(Waiter):
         def predict(self, X):
-            with stage("unet"):
+            with timed("unet"):
                 raise RuntimeError("broken")
 
     from torch.nn.modules import module

@@ -13,6 +13,7 @@ from command_line import ROOT, names_in
 from diffqa_features._utils.files import (
     local_path,
     one_writer,
+    remove_leftover,
     walk,
     whole_file,
     write_whole,
@@ -56,6 +57,15 @@ def test_a_killed_writer_leaves_nothing_for_long(tmp_path, slow_writer):
     assert names_in(tmp_path) == [".a.csv.tmp", "a.csv"]
 
 
+def test_a_leftover_goes_and_a_writer_stays(tmp_path, slow_writer):
+    remove_leftover(tmp_path / "a.csv")
+    assert names_in(tmp_path) == [".a.csv.diffqa-part"]
+    slow_writer.send_signal(signal.SIGKILL)
+    slow_writer.wait()
+    remove_leftover(tmp_path / "a.csv")
+    assert names_in(tmp_path) == []
+
+
 def test_a_second_writer_is_told_at_once_and_leaves_nothing(tmp_path, slow_writer):
     before = names_in(tmp_path)
     with pytest.raises(OSError, match=r"a\.csv' is being written by another process"):
@@ -94,7 +104,7 @@ def test_the_longest_name(tmp_path):
     assert names_in(tmp_path) == ["é" * 127]
 
 
-def test_one_writer_for_hours(tmp_path):
+def test_one_writer_of_several_files(tmp_path):
     with one_writer(tmp_path / "a"):
         with pytest.raises(OSError, match="being written"), one_writer(tmp_path / "a"):
             pass

@@ -408,9 +408,9 @@ def test_learned_beats_zero_shot_on_photographs_never_seen():
         "image_size": 64,
     }
     seen = datasets.make_distorted_images(
-        datasets.make_procedural_images(20, image_size=64, random_state=5), **settings
+        datasets.make_procedural_images(10, image_size=64, random_state=5), **settings
     )
-    photos = datasets.load_sample_photos().data[:8]
+    photos = datasets.load_sample_photos().data[:6]
     unseen = datasets.make_distorted_images(photos, **settings)
     model = GenzIQARegressor(
         image_size=64,
@@ -418,7 +418,7 @@ def test_learned_beats_zero_shot_on_photographs_never_seen():
         error_bias=False,
         n_timesteps=2,
         learning_rate=1e-3,
-        batch_size=8,
+        batch_size=4,
         max_epochs=0,
         device="cpu",
     )

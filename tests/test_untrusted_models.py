@@ -115,7 +115,7 @@ def watch(event, args):
 
 sys.addaudithook(watch)
 backbone = load_backbone(folder, "cpu", "float32")
-states = backbone.encode_text(["Good photo."])[0]
+states = backbone.condition(["Good photo."]).states
 print(seen, float(states.double().sum()))
 assert not seen, seen
 """
@@ -144,10 +144,9 @@ def test_a_hostile_configuration_reaches_nothing(sd1_folder, folder):
     assert result.returncode == 0, result.stdout + result.stderr
     plain, changed = load_backbone(sd1_folder, "cpu"), load_backbone(folder, "cpu")
     assert changed._text_encoder.config._attn_implementation == "sdpa"
-    for ours, theirs in zip(
-        plain.encode_text(["Good photo."]), changed.encode_text(["Good photo."])
-    ):
-        assert torch.equal(ours, theirs)
+    ours, theirs = (each.condition(["Good photo."]) for each in (plain, changed))
+    assert torch.equal(ours.states, theirs.states)
+    assert torch.equal(ours.content, theirs.content)
     pixels = torch.rand(1, 3, 64, 64) * 2 - 1
     assert torch.equal(plain.encode_images(pixels), changed.encode_images(pixels))
 

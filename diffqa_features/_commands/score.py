@@ -84,6 +84,12 @@ def _load(name):
         unknown = set(skops_io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES)
     except Exception as error:  # skops raises many types on damage
         raise ValueError(f"{name!r} is not a model of 'diffqa fit'.") from error
+    ours = sorted(kind for kind in unknown if kind.startswith("diffqa_features."))
+    if ours:
+        raise ValueError(
+            f"{name!r} was saved by another version of diffqa_features, which had "
+            f"{ours[0]}. Fit the model again with 'diffqa fit'."
+        )
     if unknown:
         raise ValueError(
             f"{name!r} holds types that are not trusted: {', '.join(sorted(unknown))}. "

@@ -10,17 +10,17 @@ import numpy as np
 
 from diffqa_features._engine.kinds import Kind
 from diffqa_features._engine.parallel import (
-    N_READER_THREADS,
-    keep,
     map_rows,
+    put_or_disable,
     read_ahead,
 )
 from diffqa_features._engine.request import Request
+from diffqa_features._media.budget import N_READER_THREADS
 from diffqa_features._media.rows import Row, open_media, pixel_key
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import pack_keys, unpack_keys
-from diffqa_features._utils.profiling import stage
+from diffqa_features._utils.profiling import timed
 from diffqa_features._utils.statistics import pool_rows
 
 
@@ -163,7 +163,7 @@ class _Run:
                 continue
             yield opened
 
-    @stage("decode")
+    @timed("decode")
     def _open(self, row):
         request = self.request
         texts = request.texts(row)
@@ -308,9 +308,9 @@ class _Run:
         return [(frame, tuple(texts)) for frame, texts in unique.values()]
 
     def _keep(self, entries):
-        self.store = keep(self.store, entries)
+        self.store = put_or_disable(self.store, entries)
 
-    @stage("pool")
+    @timed("pool")
     def _finish(self, opened):
         request = self.request
         problem = next((f.problem for f in opened.frames if f.problem), None)

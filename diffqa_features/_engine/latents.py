@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffqa_features._engine.parallel import keep, read_each
+from diffqa_features._engine.parallel import put_or_disable, read_each
 from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import Row, open_media, pixel_key
 from diffqa_features._media.views import view_frames
@@ -61,7 +61,7 @@ def encode_rows(
         if new:
             latents = passes.latents([views[key] for key in new], spec.normalization)
             known.update(zip(new, latents, strict=True))
-            store = keep(store, {spec.key(key): known[key] for key in new})
+            store = put_or_disable(store, {spec.key(key): known[key] for key in new})
         latents = np.stack([known[key] for key in keys])
         encoded.append(Encoded(index, keys, latents, *places))
     return encoded

@@ -17,12 +17,10 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
+from diffqa_features._media.budget import N_READER_THREADS
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.shortage import ways_out
-
-N_READER_THREADS = 3
-"""Threads that read and decode."""
 
 _ROWS_PER_TASK = 32
 _AHEAD = 16  # rows that are read while others are worked on
@@ -148,7 +146,7 @@ def read_each(
             yield result
 
 
-def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
+def put_or_disable(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
     """Put entries into the store; a store that cannot be written is given up."""
     if store is None or not entries:
         return store

@@ -17,7 +17,7 @@ from diffqa_features._engine.kinds import Kind, Observation, Recipe
 from diffqa_features._media.views import to_pixels
 from diffqa_features._utils.batching import in_halves
 from diffqa_features._utils.hashing import make_seed
-from diffqa_features._utils.profiling import stage
+from diffqa_features._utils.profiling import timed
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Passes:
             self._batch_size = rows_per_pass(self.backbone)
         return self._batch_size
 
-    @stage("vae")
+    @timed("vae")
     def latents(
         self, views: Sequence[np.ndarray], normalization: str = "vae"
     ) -> np.ndarray:
@@ -123,7 +123,7 @@ class Passes:
         parts, self._batch_size = in_halves(run, pairs, self.batch_size)
         return [row for part in parts for row in part]
 
-    @stage("unet")
+    @timed("unet")
     @torch.inference_mode()
     def _observe(self, backbone, recipe, kinds, timestep, pairs):
         latents = torch.from_numpy(np.stack([latent for latent, _ in pairs]))
@@ -147,7 +147,7 @@ class Passes:
         ]
         # It ends where the last kind has seen what it needs.
         backbone.run(noisy, timestep, conditioning, taps, whole=False)
-        with stage("pool"):
+        with timed("pool"):
             records = {
                 kind: torch.cat(recipe.in_order(kind, look), 1).cpu().numpy()
                 for kind in kinds
@@ -157,7 +157,7 @@ class Passes:
             for i in range(len(pairs))
         ]
 
-    @stage("text")
+    @timed("text")
     def _text(self, backbone, text):
         key = (text, backbone.dtype)
         if key not in self._texts:

@@ -7,7 +7,7 @@ is where people look, so that there is one number to change.
 
 from PIL import Image
 
-READERS = 3
+N_READER_THREADS = 3
 """Threads that decode at once; all of them together hold three budgets."""
 
 STILL = 24
@@ -32,7 +32,7 @@ def check_budget(
         raise ValueError(
             f"is {width} x {height} pixels and takes about {need / 2**30:.1f} GiB to "
             f"decode; the limit is {limit * STILL / 2**30:.1f} GiB for each of "
-            f"{READERS} readers. Shrink it or, if you trust the file, set "
+            f"{N_READER_THREADS} readers. Shrink it or, if you trust the file, set "
             "PIL.Image.MAX_IMAGE_PIXELS = None, or drop the row."
         )
 

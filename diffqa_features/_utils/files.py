@@ -15,6 +15,7 @@ except ImportError:  # Windows, which itself refuses to replace a file in use
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LONGEST = 255  # bytes of a file name
+_PART = ".diffqa-part"
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def write_whole(path: Path, content: bytes | str, *, wait: bool = False) -> None
 def one_writer(path: Path) -> Iterator[None]:
     """Be the only process that writes `path`, for as long as this lasts.
 
-    For work of hours whose result is written at its end, or again and again.
+    For results of several files, which have to be of one writer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, descriptor = _claim(path, False, ".diffqa-lock")
@@ -103,13 +104,26 @@ def walk(
         yield Path(folder), sorted(names)
 
 
-def _claim(path: Path, wait: bool, suffix: str = ".diffqa-part") -> tuple[Path, int]:
-    """Open and lock the file beside `path` that only its writer has."""
+def remove_leftover(path: Path) -> None:
+    """Remove what a killed writer of `path` left, and not what one writes just now."""
+    if _beside(path, _PART).exists():
+        with suppress(OSError):
+            left, descriptor = _claim(path, False)
+            left.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _beside(path: Path, suffix: str) -> Path:
     name = f".{path.name}{suffix}"
     if len(os.fsencode(name)) > _LONGEST:
         digest = hashlib.blake2b(os.fsencode(path.name), digest_size=16)
         name = f".{digest.hexdigest()}{suffix}"
-    claimed = path.with_name(name)
+    return path.with_name(name)
+
+
+def _claim(path: Path, wait: bool, suffix: str = _PART) -> tuple[Path, int]:
+    """Open and lock the file beside `path` that only its writer has."""
+    claimed = _beside(path, suffix)
     while True:
         descriptor = _open(claimed)
         try:

@@ -14,7 +14,7 @@ from diffqa_features._engine.engine import extract
 from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._engine.request import FrameSpec, Request
 from diffqa_features._media.rows import as_rows
-from diffqa_features._media.video.video import READERS
+from diffqa_features._media.video.video import VIDEO_BACKENDS
 from diffqa_features._media.views import VIEWS
 from diffqa_features._store.store import FeatureStore, as_store
 from diffqa_features._utils.checks import InOrder
@@ -84,7 +84,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         "view": [StrOptions(set(VIEWS))],
         "frame_rate": [Interval(Real, 0, None, closed="neither")],
         "max_frames": [Interval(Integral, 1, None, closed="left"), None],
-        "reader": [StrOptions(set(READERS))],
+        "reader": [StrOptions(set(VIDEO_BACKENDS))],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
 

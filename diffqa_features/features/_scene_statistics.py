@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.special import gamma
 from sklearn.utils._param_validation import Interval
 
-from diffqa_features._engine.parallel import keep, map_rows
+from diffqa_features._engine.parallel import map_rows, put_or_disable
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.hashing import make_key
@@ -171,7 +171,7 @@ def _describe_rows(rows, advance, *, max_frames, store, on_error):
             stored = {} if store is None else store.get([key])
             if key not in stored:
                 stored = {key: _describe(media, max_frames)}
-                store = keep(store, stored)
+                store = put_or_disable(store, stored)
             matrix[i] = stored[key]
         except (ValueError, OSError) as error:
             if on_error == "raise":

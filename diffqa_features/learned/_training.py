@@ -21,7 +21,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
-from diffqa_features._utils.files import one_writer, whole_file
+from diffqa_features._utils.files import remove_leftover, whole_file
 from diffqa_features._utils.hashing import make_seed
 from diffqa_features.metrics import srcc_score
 
@@ -88,13 +88,11 @@ def train(
     if not any(p.requires_grad for p in network.parameters()):
         return []
     run = _Run(network, step, target, schedule, device, validate)
-    checkpoint = schedule.checkpoint
-    with one_writer(checkpoint) if checkpoint else contextlib.nullcontext():
-        run.resume()
-        # A caller may be in inference mode.
-        with torch.inference_mode(False), torch.enable_grad(), run.progress() as bar:
-            while not run.finished:
-                run.epoch(bar)
+    run.resume()
+    # A caller may be in inference mode.
+    with torch.inference_mode(False), torch.enable_grad(), run.progress() as bar:
+        while not run.finished:
+            run.epoch(bar)
     return run.conclude()
 
 
@@ -293,12 +291,17 @@ class _Run:
         state["network"] = self.network.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["scaler"] = self.scaler.state_dict()
-        with whole_file(self.schedule.checkpoint) as path, path.open("wb") as file:
+        # Two runs of one checkpoint are equal, so they may take turns.
+        checkpoint = whole_file(self.schedule.checkpoint, wait=True)
+        with checkpoint as path, path.open("wb") as file:
             torch.save(state, file)
 
     def resume(self):
         path = self.schedule.checkpoint
-        if path is None or not path.exists():
+        if path is None:
+            return
+        remove_leftover(path)
+        if not path.exists():
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)

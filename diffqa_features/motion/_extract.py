@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from diffqa_features._engine.parallel import keep, map_rows, work_ahead
+from diffqa_features._engine.parallel import map_rows, put_or_disable, work_ahead
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import make_key, pack_keys, unpack_keys
@@ -147,7 +147,7 @@ class _Run:
         for index, first in self.copies:
             self.results[index] = self.results[first].copy()
             if first in self.refused:
-                reason = f"Row{str(row_of[index])[3:]}: {self.refused[first]}"
+                reason = f"{row_of[index].label}: {self.refused[first]}"
                 self.failed.append((index, reason))
         return [self.results[row.index] for row in rows], sorted(self.failed)
 
@@ -240,7 +240,7 @@ class _Run:
                 watched.features[place] = entries[key]
                 rows[watched] = None
         finite = {k: v for k, v in entries.items() if np.isfinite(v).all()}
-        self.store = keep(self.store, finite)
+        self.store = put_or_disable(self.store, finite)
         for watched in rows:
             if watched.complete:
                 self._finish(watched)
@@ -267,6 +267,6 @@ class _Run:
             return
         if watched.list_key is not None and self.store is not None:
             entry = {watched.list_key: pack_keys(watched.keys)}
-            self.store = keep(self.store, entry)
+            self.store = put_or_disable(self.store, entry)
         self.results[watched.row.index] = self.finish(np.stack(watched.features))
         self.advance(1)

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils._param_validation import StrOptions
 
 from diffqa_features._media.rows import as_rows
-from diffqa_features._media.video.video import READERS
+from diffqa_features._media.video.video import VIDEO_BACKENDS
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
 from diffqa_features._utils.statistics import pool_rows
@@ -32,7 +32,7 @@ class MotionFeatures(MediaTransformer):
 
     Parameters
     ----------
-    weights : str or path, default="tiny"
+    motion_network : str or path, default="tiny"
         ``"tiny"``, a small network that ships with the package and was trained on
         procedural clips; ``"slowfast_r50"``, SlowFast-R50 8x8 trained on
         Kinetics-400, the motion input of GenzVQA, taken from the cache of
@@ -132,15 +132,15 @@ class MotionFeatures(MediaTransformer):
     """
 
     _parameter_constraints: dict = {
-        "weights": [str, os.PathLike],
+        "motion_network": [str, os.PathLike],
         "pooling": [str, InOrder()],
         **MediaTransformer._parameter_constraints,
-        "reader": [StrOptions(set(READERS))],
+        "reader": [StrOptions(set(VIDEO_BACKENDS))],
     }
 
     def __init__(
         self,
-        weights="tiny",
+        motion_network="tiny",
         *,
         pooling=("mean",),
         memory=None,
@@ -152,7 +152,7 @@ class MotionFeatures(MediaTransformer):
         verbose=0,
         reader="auto",
     ):
-        self.weights = weights
+        self.motion_network = motion_network
         self.pooling = pooling
         self.memory = memory
         self.batch_size = batch_size
@@ -259,7 +259,7 @@ class MotionFeatures(MediaTransformer):
 
     def _plan(self):
         self._statistics()
-        return find_weights(self.weights)
+        return find_weights(self.motion_network)
 
     def _request(self):
         info = self._plan()
@@ -283,4 +283,4 @@ class MotionFeatures(MediaTransformer):
         return self._choice("pooling", STATISTICS)
 
     def _channels(self):
-        return _CHANNELS[find_weights(self.weights, download=False).kind]
+        return _CHANNELS[find_weights(self.motion_network, download=False).kind]

@@ -25,8 +25,8 @@ SHA256 = None
 what is loaded has to have the names and shapes of the network, and is read as data."""
 
 _WANTED = (
-    "The {!r} parameter must be 'tiny', 'slowfast_r50' or a file with weights of "
-    "SlowFast-R50 8x8."
+    "The 'motion_network' parameter must be 'tiny', 'slowfast_r50' or a file with "
+    "weights of SlowFast-R50 8x8."
 )
 _STEM = "blocks.0.multipathway_blocks.0.conv.weight"
 _loading = threading.Lock()
@@ -47,12 +47,8 @@ class WeightsInfo:
         return hash_file(self.path)
 
 
-def find_weights(
-    name: str | os.PathLike, *, download: bool = True, parameter: str = "weights"
-) -> WeightsInfo:
+def find_weights(name: str | os.PathLike, *, download: bool = True) -> WeightsInfo:
     """Find the file that holds the weights; of an alias, download it if need be.
-
-    Errors call it what the caller's `parameter` is called.
 
     Raises
     ------
@@ -69,7 +65,7 @@ def find_weights(
         if not path.is_file() and download:
             _download(path)
         return WeightsInfo(text, path, "r50")
-    path, wanted = Path(text).expanduser(), _WANTED.format(parameter)
+    path, wanted = Path(text).expanduser(), _WANTED
     if not path.is_file():
         hint = f"{text!r} was not found (looked for {path.absolute()})."
         if not (path.suffix or path.name != text):  # a word, not a path
@@ -211,7 +207,7 @@ def _download(path: Path) -> None:
             f"The weights {ALIAS!r} are not on this machine ({path}), and they could "
             f"not be downloaded: {error}. Ways to get them:\n"
             f"  - on a machine with network: curl -O {URL}, then copy the file to "
-            f"{path} (TORCH_HOME names another folder), or pass its path as weights\n"
+            f"{path} (TORCH_HOME names another folder), or pass the path instead\n"
             "  - unset HF_HUB_OFFLINE where it is set, to download them here\n"
-            "  - weights='tiny', which ships with this package"
+            "  - motion_network='tiny', which ships with this package"
         ) from error

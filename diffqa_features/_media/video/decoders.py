@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from diffqa_features._media.images import array_pixels
-from diffqa_features._media.video.demux import (
-    Index,
+from diffqa_features._media.video.demux import Index
+from diffqa_features._media.video.opening import (
     VideoError,
     cause_of,
     damaged,

@@ -13,7 +13,7 @@ from diffqa_features._backbone.blocks import Stage
 from diffqa_features._backbone.capture import Tap
 from diffqa_features._backbone.sampling import decode, walk_back
 from diffqa_features._backbone.weights import load_decoder, quiet
-from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._engine.passes import draw_noise, rows_per_pass
 from diffqa_features._utils.batching import in_halves
 from diffqa_features._utils.hashing import make_key
@@ -193,7 +193,7 @@ def stored_features(
         )  # fmt: skip
         for i, key in enumerate(keys):
             known[key] = {name: maps[name][i] for name in chain.names}
-        store = keep(
+        store = put_or_disable(
             store,
             {
                 chain.key(key, name, reduction): known[key][name]

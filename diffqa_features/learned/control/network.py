@@ -11,7 +11,7 @@ from torch import nn
 from diffqa_features._backbone.capture import Tap
 from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._backbone.weights import layout_of, quiet
-from diffqa_features._utils.profiling import stage
+from diffqa_features._utils.profiling import timed
 
 _COPIED = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
 _HINT = "controlnet_cond_embedding"
@@ -55,7 +55,7 @@ def make_control(unet, weights: Mapping[str, np.ndarray] | None = None):
     return network
 
 
-@stage("unet")
+@timed("unet")
 def run_controlled(
     backbone,
     network,

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._engine.passes import rows_per_pass
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
@@ -126,7 +126,7 @@ def _finish(waiting, extractor, store):
     for opened in waiting:
         opened.values.update({key: found[key] for key in opened.pixels})
         entries = {key: opened.values[key] for key in (*opened.pixels, *opened.new)}
-        store = keep(store, entries)
+        store = put_or_disable(store, entries)
         opened.pixels, opened.new = {}, []
     return store
 

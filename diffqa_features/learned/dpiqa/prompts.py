@@ -14,7 +14,7 @@ import torch
 
 from diffqa_features._backbone.digests import hash_file
 from diffqa_features._backbone.settings import TEXT_ENCODER, check_settings, read_json
-from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import make_key
 
@@ -99,7 +99,7 @@ def encode_prompts(
                 part = encode(ids[rows, :longest], attended[rows, :longest])
                 parts.append(part.float().cpu())
         tokens = torch.cat(parts).numpy()
-        keep(store, {store_key: tokens})
+        put_or_disable(store, {store_key: tokens})
     with _lock:
         _kept[key] = tokens
         while len(_kept) > _KEPT:

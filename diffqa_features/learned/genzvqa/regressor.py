@@ -531,9 +531,7 @@ class GenzVQARegressor(GenzIQARegressor):
             )
 
     def _motion_weights(self, download=True):
-        return find_weights(
-            self.motion_network, download=download, parameter="motion_network"
-        )
+        return find_weights(self.motion_network, download=download)
 
     def _motion_identity(self):
         return self._motion_weights().identity if self.modulator else None

@@ -20,7 +20,7 @@ from sklearn.utils import _safe_indexing
 from tqdm.auto import tqdm
 
 from diffqa_features._backbone.info import describe_backbone
-from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._utils.hashing import make_key
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned._pictures import scratch
@@ -114,7 +114,7 @@ class TeacherCache:
         }
         if self.store is not None:
             entries = {self._name(*about): np.asarray(v) for about, v in new.items()}
-            self.store = keep(self.store, entries)
+            self.store = put_or_disable(self.store, entries)
         return new
 
     def _checked(self, kind, values, count):
@@ -171,7 +171,7 @@ def _add(digest, value):
             frozen = describe_backbone(value._backbone_name()).identity
             digest.update(frozen.encode())
         if isinstance(value, MotionFeatures):
-            digest.update(find_weights(value.weights).identity.encode())
+            digest.update(find_weights(value.motion_network).identity.encode())
         facts = {k: v for k, v in vars(value).items() if k not in _FREE}
         _add(digest, facts)
     elif isinstance(value, dict):
