@@ -320,7 +320,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y=None, groups=None, sample_weight=None, X_unlabelled=None):
+    def fit(self, X, y=None, groups=None, X_unlabelled=None, sample_weight=None):
         """Train the student on what its teacher says, on `y`, or on both.
 
         Parameters
@@ -332,12 +332,12 @@ class DistilledStudentRegressor(LearnedRegressor):
             to fit one, and for a `target` other than ``"teacher"``.
         groups : array-like of shape (N,), default=None
             With `validation_fraction`, rows of a group stay on one side.
+        X_unlabelled : list, array, Series or DataFrame of pictures, default=None
+            More pictures, which the teacher scores. All of them train.
         sample_weight : array-like of shape (N,), default=None
             What each row counts, not negative: the reciprocal variance of its opinion
             score, say. A row of weight 2 counts like two equal rows, in the loss, the
             fitted line and the validation; one of weight 0 is left out.
-        X_unlabelled : list, array, Series or DataFrame of pictures, default=None
-            More pictures, which the teacher scores. All of them train.
 
         Returns
         -------
