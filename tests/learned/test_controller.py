@@ -181,7 +181,7 @@ def fit_with_checkpoints(folder, checkpoints):
 
 def test_a_killed_training_goes_on(model, fitted, images, sd1_folder, tmp_path):
     train_and_die(fit_with_checkpoints, sd1_folder, tmp_path, step=3)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.pt")
     state = torch.load(path, weights_only=True)
     assert (state["done_epochs"], state["done_batches"]) == (1, 1)
     model.set_params(checkpoint_dir=tmp_path).fit(images)

@@ -260,7 +260,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(
     """Killed in the second epoch of three steps; only what is left is trained."""
     train_and_die(fit_with_checkpoints, sd1_folder, tmp_path, step=4)
     assert len(list(tmp_path.glob("genziqaregressor-*.pt"))) == 1
-    state = torch.load(next(tmp_path.iterdir()), weights_only=True)
+    state = torch.load(next(tmp_path.glob("*.pt")), weights_only=True)
     assert (state["done_epochs"], state["done_batches"]) == (1, 1)
     model = GenzIQARegressor(str(sd1_folder), checkpoint_dir=tmp_path, **SETTINGS)
     with counted_steps() as taken:

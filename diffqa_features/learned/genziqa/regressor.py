@@ -8,12 +8,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned._regression import BackboneRegressor, spread, take_weights
+from diffqa_features.learned._base import BackboneModel
+from diffqa_features.learned._regression import LearnedRegressor, spread, take_weights
 
 _PROBED = 128  # pictures that the scale of scores is read from
 
 
-class GenzIQARegressor(BackboneRegressor):
+class GenzIQARegressor(BackboneModel, LearnedRegressor):
     """Image quality from learned prompts and learned cross-attention (GenzIQA [1]_).
 
     A picture is encoded, noised and shown to the UNet of a latent diffusion model under
@@ -227,7 +228,7 @@ class GenzIQARegressor(BackboneRegressor):
     )
 
     _parameter_constraints: dict = {
-        **BackboneRegressor._parameter_constraints,
+        **BackboneModel._parameter_constraints,
         "prompts": BackboneTransformer._parameter_constraints["prompts"],
         "blocks": BackboneTransformer._parameter_constraints["blocks"],
         "normalization": [StrOptions({"clip", "vae"})],
