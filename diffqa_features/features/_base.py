@@ -27,7 +27,7 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
     """Base of the transformers that take media and learn nothing.
 
     It has no constructor: a subclass lists its parameters, as scikit-learn wants them,
-    and checks in ``_plan`` what spans several of them.
+    and checks in ``_check_parameters`` what spans several of them.
     """
 
     _parameter_constraints: dict = {
@@ -57,7 +57,7 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
         """
         self._validate_params()
         as_store(self.memory)
-        self._plan()
+        self._check_parameters()
         if X is not None:
             as_rows(X)
         return self
@@ -106,7 +106,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
 
     # -- parameters to plan ----------------------------------------------------------
 
-    def _plan(self):
+    def _check_parameters(self):
         """Check what spans several parameters or the backbone; read no weights."""
         info = describe_backbone(self._backbone_name())
         self._timesteps()
@@ -115,7 +115,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         return info
 
     def _request(self):
-        info = self._plan()
+        info = self._check_parameters()
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 

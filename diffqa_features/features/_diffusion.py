@@ -284,7 +284,7 @@ class DiffusionQAFeatures(BackboneTransformer):
             ``pandas.DataFrame`` takes the list as it is.
         """
         self._validate_params()
-        info = self._plan()
+        info = self._check_parameters()
         _, layout = self._recipe_and_layout(info)
         prompts = self._prompts()
         texts = {f"prompt{k}": text for k, text in enumerate(prompts)}
@@ -306,8 +306,8 @@ class DiffusionQAFeatures(BackboneTransformer):
             for column in layout.columns()
         ]
 
-    def _plan(self):
-        info = super()._plan()
+    def _check_parameters(self):
+        info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
 

@@ -4,9 +4,20 @@ import os
 import warnings
 from pathlib import Path
 
+_PAGES = Path(__file__).parents[2] / "docs/_build/html/generated/api"
+"""Where ``make docs`` puts the API pages."""
+
 
 class MediaParameters:
     """Mixin: parameters that are words, rows that failed, tags of what takes media."""
+
+    # The question mark in a notebook's diagram leads there, where pages were built.
+    _doc_link_module = "diffqa_features"
+
+    @property
+    def _doc_link_template(self):
+        page = _PAGES / f"diffqa_features.{type(self).__name__}.html"
+        return page.as_uri() if page.is_file() else ""
 
     def _choice(self, name, allowed):
         """A parameter that is one of a closed set of words, or several of them."""
