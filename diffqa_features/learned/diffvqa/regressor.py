@@ -676,7 +676,7 @@ class DiffVQARegressor(BackboneRegressor):
     # -- loss and scores -----------------------------------------------------------
 
     def _first_line(self, job):
-        """From scores of standard deviation 1 to the units of y, on a warm start too."""
+        """From unit standard deviation to the units of y; on a warm start too."""
         return self._standard_line(job)
 
     def _loss(self, job):
