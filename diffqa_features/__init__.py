@@ -83,9 +83,9 @@ if TYPE_CHECKING:  # editors and type checkers read this; nothing is loaded
     TRUSTED_TYPES: tuple[str, ...]
     """Names for ``skops.io.load(file, trusted=TRUSTED_TYPES)``.
 
-    They are what skops does not trust by itself in this library's pipelines and in
-    searches over them. None runs code when it is loaded. A loaded model may still name
-    a `memory` folder and a `backbone`, which its `transform` would use.
+    The types in this library's pipelines, and in searches over them, that skops does
+    not trust by default. Loading them runs no code. A loaded model can still name a
+    `memory` folder and a `backbone`, which its `transform` would use.
     """
 
 
@@ -104,7 +104,7 @@ def __dir__():
 
 
 class _SavedElsewhere(MetaPathFinder):
-    """Asked last of all: says why a pickle of another version cannot be opened."""
+    """Last import finder: says why a pickle of another version cannot be opened."""
 
     def find_spec(self, name, path=None, target=None):
         package, _, inside = name.partition(".")

@@ -1,4 +1,4 @@
-"""References and distortion families in, a graded data set with groups out."""
+"""References and distortion families in, a graded dataset with groups out."""
 
 import io
 import os
@@ -60,44 +60,43 @@ def make_distorted_images(
     return_X_y=False,
     as_frame=False,
 ):
-    """Distort photographs by known families at graded levels, as KADID-10k does.
+    """Distort photographs with known distortions at graded levels, as KADID-10k does.
 
-    The target is the negated level, so it is exact and comparable across families and
+    The target is the negated level. It is exact, but comparable across families and
     photographs only as far as the levels are: no human rated these pictures. Split by
-    `groups`, so that no photograph is on both sides.
+    `groups`, so that no photograph is on both sides of a split.
 
     Parameters
     ----------
     references : list of media, ndarray of shape (n, H, W, 3) or None, default=None
-        Still pictures: paths, PIL pictures or arrays. ``None`` takes
+        Still pictures: paths, PIL pictures or arrays. ``None`` uses
         :func:`load_sample_photos`.
     families : "all", str or list of str, default="all"
         Distortions: ``"gaussian_blur"``, ``"lens_blur"``, ``"motion_blur"``,
         ``"white_noise"``, ``"color_noise"``, ``"impulse_noise"``, ``"jpeg"``,
         ``"jpeg2000"``, ``"pixelate"``, ``"quantise"``, ``"oversharpen"``,
         ``"low_contrast"``, ``"brighten"``, ``"darken"``, ``"desaturate"``,
-        ``"oversaturate"``. ``"all"`` are these sixteen.
+        ``"oversaturate"``. ``"all"`` means all sixteen.
     n_levels : int, default=5
         Levels per family, at least 2. Level 1 is the mildest setting of a family,
-        visible to a careful eye; level `n_levels` is the strongest, clearly bad; the
-        ones between lie at even steps of severity.
+        visible to a careful observer; level `n_levels` is the strongest, clearly bad;
+        the levels in between are evenly spaced in severity.
     image_size : int or None, default=192
-        Height and width in pixels of the central square that is cut out of each
-        reference and reduced before it is distorted. ``None`` keeps the references
-        whole.
+        Side in pixels. The central square of each reference is cropped and downscaled
+        to this size before it is distorted. ``None`` keeps the references whole.
     folder : str, path-like or None, default=None
         Write the pictures there as lossless PNG files named
-        ``<group>_<family>_<level>.png`` and return their paths. The folder is made if
-        it does not exist. A file of that name that already holds the same bytes is
-        left alone; any other is replaced. A file is there whole or not at all.
-        ``None`` keeps the pictures in memory (110 kB each at the default size).
+        ``<group>_<family>_<level>.png`` and return their paths. The folder is created
+        if necessary. An existing file with the same bytes is left alone; any other file
+        of that name is replaced. Files are written atomically. ``None`` keeps the
+        pictures in memory (110 kB each at the default size).
     include_references : bool, default=False
-        Return the undistorted references too, with family ``"reference"``, level 0
-        and target 0.
+        Also return the undistorted references, with family ``"reference"``, level 0 and
+        target 0.
     random_state : int, RandomState instance or None, default=0
-        Seed of the noises and of the direction of motion blur. A picture depends on
-        the pixels of its reference, the family, the level and this seed only, and not
-        on what else is asked for in the same call.
+        Seed of the noise and of the direction of motion blur. A picture depends only on
+        the pixels of its reference, the family, the level and this seed, not on what
+        else the same call requests.
     return_X_y : bool, default=False
         Return ``(data, target)`` instead of a Bunch.
     as_frame : bool, default=False
@@ -113,21 +112,21 @@ def make_distorted_images(
         data : list of ndarray of shape (H, W, 3), dtype uint8; list of str; DataFrame
             The pictures, or their paths.
         target : ndarray of shape (n,), dtype float64, or Series
-            Minus the level, higher is better.
+            The negated level; higher is better.
         groups : ndarray of shape (n,), dtype str
-            Name of the reference: the file name without its ending, or
-            ``reference<row>`` where there is no file name.
+            Name of the reference: the file name without its extension, or
+            ``reference<row>`` if there is no file name.
         family : ndarray of shape (n,), dtype str
             Name of the distortion.
         level : ndarray of shape (n,), dtype int64
             1 to `n_levels`, and 0 for references.
         full_reference : ndarray of shape (n,), dtype float64
-            Structural similarity (SSIM) of the luminance to the reference, 1 is equal.
-            It does not see changes of colour alone.
+            Structural similarity (SSIM) to the reference in luminance; 1 means
+            identical. Pure colour changes do not affect it.
         family_names : list of str
-            The distortions that were asked for.
+            The requested distortions.
         frame : DataFrame or None
-            With ``as_frame=True`` all columns in one table.
+            With ``as_frame=True``, all columns in one table.
         DESCR : str
             How the pictures were made.
 
@@ -138,12 +137,12 @@ def make_distorted_images(
     ------
     ValueError
         If a family is unknown, if a reference is a video or smaller than `image_size`
-        (or than 11 pixels), or if ``as_frame=True`` comes without `folder`.
+        (or than 11 pixels), or if ``as_frame=True`` is used without `folder`.
 
     Notes
     -----
-    Where a distortion leaves a picture exactly as it is, as desaturation does with a
-    gray photograph, that picture is left out: it would carry a bad grade for nothing.
+    If a distortion does not change a picture at all, as desaturation does to a grey
+    photograph, the picture is left out: its bad grade would be unjustified.
 
     References
     ----------
@@ -194,7 +193,7 @@ def make_distorted_images(
 
 
 def _references(references, image_size) -> Iterator[tuple[str, np.ndarray]]:
-    """Names, all different, and pictures."""
+    """Unique names, and pictures."""
     if references is None:
         photos = load_sample_photos(image_size=image_size)
         yield from zip(photos.names, photos.data, strict=True)
@@ -231,7 +230,7 @@ def _similarity(reference: np.ndarray, image: np.ndarray) -> float:
 
 
 def _keep(image: np.ndarray, folder, name: str):
-    """The picture itself, or the path of the file that holds it."""
+    """The picture itself, or the path of its file."""
     if folder is None:
         return image
     path = local_path(folder, "The 'folder' parameter") / f"{name}.png"

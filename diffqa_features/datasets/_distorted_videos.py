@@ -1,4 +1,4 @@
-"""References and distortion families in, a graded data set of video files out."""
+"""References and distortion families in, a graded dataset of video files out."""
 
 import hashlib
 import os
@@ -59,51 +59,50 @@ def make_distorted_videos(
     return_X_y=False,
     as_frame=False,
 ):
-    """Write clips with known faults of picture and of timing, at graded levels.
+    """Write clips with known spatial and temporal distortions at graded levels.
 
-    The target is the negated level, so it is exact and comparable across families and
+    The target is the negated level. It is exact, but comparable across families and
     contents only as far as the levels are: no human rated these clips. Split by
-    `groups`, so that no content is on both sides.
+    `groups`, so that no content is on both sides of a split.
 
     Parameters
     ----------
     folder : str or path-like
-        The clips are written there, named ``<content>_<family>_<level>.mp4``. It is
-        made if it does not exist. A whole file that an equal call wrote is kept as it
-        is, so that a call that was stopped goes on; any other file of that name is
-        replaced. A file is there whole or not at all.
+        Folder for the clips, named ``<content>_<family>_<level>.mp4``. It is created if
+        necessary. Complete files of an identical call are kept, so an interrupted call
+        resumes; any other file of that name is replaced. Files are written atomically.
     references : list of media, ndarray of shape (n, T, H, W, 3) or None, default=None
-        Videos: paths or arrays of frames, of which the first `n_frames` are taken. A
-        still picture becomes a clip by a camera that moves over it. ``None`` does so
-        with procedural pictures.
+        Videos: paths or arrays of frames, of which the first `n_frames` are used. A
+        still picture becomes a clip by moving a camera over it. ``None`` does this with
+        procedural pictures.
     families : str or list of str, default="all"
-        Distortions. ``"spatial"`` are ``"x264"`` (lossy compression with rising CRF),
-        ``"gaussian_blur"`` and ``"white_noise"`` (new in each frame); ``"temporal"``
-        are ``"frame_drop"`` (bursts of frames are missing and the clip is shorter),
-        ``"freeze"`` (one or two stills; the clip then goes on where it would be),
-        ``"judder"`` (frames come early or late), ``"frame_rate"`` (fewer frames a
-        second, each held), ``"flicker"`` (the brightness jumps from frame to frame);
-        ``"all"`` are these eight.
+        Distortions. ``"spatial"``: ``"x264"`` (lossy compression with increasing CRF),
+        ``"gaussian_blur"`` and ``"white_noise"`` (new in each frame). ``"temporal"``:
+        ``"frame_drop"`` (bursts of frames are missing and the clip is shorter),
+        ``"freeze"`` (one or two freezes, after which playback catches up), ``"judder"``
+        (frames come early or late), ``"frame_rate"`` (fewer frames per second, each
+        held longer) and ``"flicker"`` (brightness changes from frame to frame).
+        ``"all"`` means all eight.
     n_levels : int, default=5
-        Levels per family, at least 2. Level 1 is the mildest setting of a family,
-        level `n_levels` the strongest, the ones between lie at even steps of severity.
+        Levels per family, at least 2. Level 1 is the mildest setting of a family, level
+        `n_levels` the strongest; the levels in between are evenly spaced in severity.
     n_references : int, default=6
-        Procedural contents, where `references` is None.
+        Number of procedural contents if `references` is None.
     n_frames : int, default=72
-        Frames per clip, at least 16. A video with fewer gives what it has.
+        Frames per clip, at least 16. A video with fewer frames is used whole.
     frame_rate : float, default=30.0
         Frames per second of the clips from stills, arrays and procedural pictures. A
-        video keeps its mean rate; all its frames are shown equally long.
+        video keeps its mean rate; all its frames get the same duration.
     image_size : int, default=128
-        Height and width in pixels of the central square that is cut out and reduced
-        before anything is distorted; even.
+        Side in pixels, an even number. The central square is cropped and downscaled to
+        this size before it is distorted.
     include_references : bool, default=False
-        Write the undistorted clips too, with family ``"reference"``, level 0 and
+        Also write the undistorted clips, with family ``"reference"``, level 0 and
         target 0.
     random_state : int, RandomState instance or None, default=0
-        Seed of motion, noise and of where faults happen. A clip depends on the frames
-        of its reference, the family, the level and this seed only, and not on what
-        else is asked for in the same call.
+        Seed of the motion, the noise and the positions of artefacts. A clip depends
+        only on the frames of its reference, the family, the level and this seed, not on
+        what else the same call requests.
     return_X_y : bool, default=False
         Return ``(data, target)`` instead of a Bunch.
     as_frame : bool, default=False
@@ -119,18 +118,18 @@ def make_distorted_videos(
         data : list of str, or DataFrame
             Paths of the clips.
         target : ndarray of shape (n,), dtype float64, or Series
-            Minus the level, higher is better.
+            The negated level; higher is better.
         groups : ndarray of shape (n,), dtype str
-            Name of the content: the file name without its ending, ``reference<row>``
-            where there is no file name, or ``procedural<number>``.
+            Name of the content: the file name without its extension, ``reference<row>``
+            if there is no file name, or ``procedural<number>``.
         distortion : ndarray of shape (n,), dtype str
             Name of the distortion.
         level : ndarray of shape (n,), dtype int64
             1 to `n_levels`, and 0 for references.
         distortion_names : list of str
-            The distortions that were asked for.
+            The requested distortions.
         frame : DataFrame or None
-            With ``as_frame=True`` all columns in one table.
+            With ``as_frame=True``, all columns in one table.
         DESCR : str
             How the clips were made.
 
@@ -145,13 +144,13 @@ def make_distorted_videos(
 
     Notes
     -----
-    All files are H.264 in MP4 with 4:2:0 chroma, at one rate. All but those of the
-    family ``"x264"`` are coded without loss, so that their only faults are the ones
-    asked for. A level that leaves the clip as it is is left out, as a freeze of a
-    clip without motion: it would carry a bad grade for nothing.
+    All files are H.264 in MP4 with 4:2:0 chroma at a constant frame rate. All except
+    those of the family ``"x264"`` are encoded losslessly, so they contain no other
+    artefacts. A level that does not change the clip, such as a freeze in a clip without
+    motion, is left out: its bad grade would be unjustified.
 
-    The shipped tiny motion network was trained on clips with the same five temporal
-    families over procedural pictures (other seeds).
+    The shipped tiny motion network was trained on clips of procedural pictures with the
+    same five temporal families (and other seeds).
 
     Examples
     --------
@@ -210,7 +209,7 @@ def _levels(names, n_levels, include_references) -> Iterator[tuple[str, int, flo
 
 
 def _make(path, source, family, level, severity, seed) -> bool:
-    """See to it that the file is there; False where the distortion changes nothing."""
+    """Write the file if necessary; False if the distortion changes nothing."""
     rng = grade_rng(seed, source.key, family, level)
     words = (_FORMAT, source.key, source.frame_rate, family, level, severity, seed)
     tag = hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Graded distortions of KADID-10k's kind: image and severity in, image out."""
+"""Graded distortions as in KADID-10k: image and severity in, image out."""
 
 import io
 
@@ -21,7 +21,7 @@ def distort(image, family, severity, rng):
     severity : float in [0, 1]
         0 is the mildest setting of the family (already a change), 1 the strongest.
     rng : numpy.random.Generator
-        Drawn from by the noises and by the direction of motion blur.
+        Source of the noise and of the direction of motion blur.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What both makers of graded sets do: families, names, sizes, seeds, the Bunch."""
+"""Shared by both makers of graded sets: families, names, sizes, seeds, the Bunch."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +13,9 @@ from diffqa_features._media.rows import Row, as_rows
 def check_families(
     families, sets: Mapping[str, Sequence[str]], owner: str
 ) -> list[str]:
-    """Names of the families that were asked for; ``sets["all"]`` are those there are.
+    """Names of the requested families; ``sets["all"]`` lists the known ones.
 
-    A str has been checked already, by the constraints of `owner`.
+    A str has already been checked by the constraints of `owner`.
     """
     if isinstance(families, str):
         return list(sets.get(families, (families,)))
@@ -32,7 +32,7 @@ def check_families(
 
 
 def named_rows(references) -> Iterator[tuple[str, Row]]:
-    """Rows with names that all differ: stems of files, or ``reference<row>``."""
+    """Rows with unique names: file stems, or ``reference<row>``."""
     taken = set()
     for row in as_rows(references):
         is_file = isinstance(row.source, str | os.PathLike)
@@ -56,7 +56,7 @@ def check_size(row: Row, picture: np.ndarray, side: int) -> None:
 
 
 def grade_rng(seed: int, content: str, family: str, level: int) -> np.random.Generator:
-    """Seeded by what the result is, not by where it stands in the call."""
+    """Seeded by the result's identity, not by its position in the call."""
     word = int.from_bytes(family.encode(), "big")
     return np.random.default_rng([seed, int(content, 16), word, level])
 
@@ -64,7 +64,7 @@ def grade_rng(seed: int, content: str, family: str, level: int) -> np.random.Gen
 def graded_set(
     data: list, columns: dict, description: str, *, return_X_y, as_frame, **facts
 ):
-    """What a maker returns; `columns` holds arrays, with "group" and "level" in it."""
+    """The Bunch of a maker; `columns` holds arrays, including "group" and "level"."""
     target = -columns["level"].astype(np.float64) + 0.0  # no negative zero
     frame = None
     if as_frame:
