@@ -65,7 +65,7 @@ def shard_pictures(references, shard):
         steps = [[]]
         families = list(FAMILIES)
         for family in rng.choice(families, SINGLES, replace=False):
-            steps.append([(str(family), float(rng.uniform(0, 1)))])
+            steps.append([(str(family), float(rng.random() ** 0.7))])
         for _ in range(CHAINS):
             steps.append(draw_chain(rng, rng.uniform(-0.1, 1)))
         images = [apply_chain(reference, chain, rng) for chain in steps]
