@@ -21,7 +21,8 @@ from diffqa_features.datasets import (
 )
 from diffqa_features.datasets._distortions import FAMILIES, distort
 
-COLOR_ONLY = {"desaturate", "oversaturate"}  # do nothing to gray pictures
+# They do nothing to gray pictures.
+COLOR_ONLY = {"desaturate", "oversaturate", "color_diffusion"}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ not there. A shard holds 64 references and 7 pictures of each: the reference its
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +126,7 @@ def save(path, made, measure):
         number=np.array(numbers),
         chain=np.array(chains),
     )
-    os.replace(part, path)
+    part.replace(path)
 
 
 if __name__ == "__main__":

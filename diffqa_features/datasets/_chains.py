@@ -69,9 +69,7 @@ def draw_chain(rng, severity, families=FAMILIES):
     weights = np.array([_WEIGHTS.get(kind, 1.0) for kind in places])
     counts, shares = zip(*_STEPS, strict=True)
     count = min(int(rng.choice(counts, p=shares)), len(places))
-    chosen = rng.choice(
-        len(places), count, replace=False, p=weights / weights.sum()
-    )
+    chosen = rng.choice(len(places), count, replace=False, p=weights / weights.sum())
     strengths = severity - rng.uniform(0, 0.5 + 0.5 * severity, count)
     strengths[rng.integers(count)] = severity
     chain = []

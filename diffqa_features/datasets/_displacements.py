@@ -52,7 +52,9 @@ def color_quantise(image, severity, rng):
 def mean_shift(image, severity, rng):
     """All of it brighter or darker by a constant."""
     sign = 1 if rng.random() < 0.5 else -1
-    return to_uint8(image.astype(np.float32) + sign * 255 * between(0.06, 0.4, severity))
+    return to_uint8(
+        image.astype(np.float32) + sign * 255 * between(0.06, 0.4, severity)
+    )
 
 
 def high_contrast(image, severity, rng):
