@@ -68,15 +68,16 @@ def test_too_small(tmp_path):
         make_distorted_videos(tmp_path, image_size=24, target="jod")
 
 
-class TestPictures:
-    @pytest.fixture(scope="class")
-    def images(self, cvvdp, photos):
-        families = ["gaussian_blur", "white_noise", "jpeg", "desaturate"]
-        return make_distorted_images(
-            photos, families=families, n_levels=4, image_size=128, target="jod",
-            include_references=True,
-        )  # fmt: skip
+@pytest.fixture(scope="module")
+def images(cvvdp, photos):
+    families = ["gaussian_blur", "white_noise", "jpeg", "desaturate"]
+    return make_distorted_images(
+        photos, families=families, n_levels=4, image_size=128, target="jod",
+        include_references=True,
+    )  # fmt: skip
 
+
+class TestPictures:
     def test_references_have_ten_and_others_less(self, images):
         reference = images.family == "reference"
         assert (images.target[reference] == 10).all()
@@ -116,14 +117,15 @@ class TestPictures:
         assert spearmanr(images.target, images.full_reference)[0] < 0.9
 
 
-class TestClips:
-    @pytest.fixture(scope="class")
-    def videos(self, cvvdp, photos, tmp_path_factory):
-        return make_distorted_videos(
-            tmp_path_factory.mktemp("clips"), photos[:1], n_levels=3, n_frames=24,
-            image_size=96, target="jod", include_references=True,
-        )  # fmt: skip
+@pytest.fixture(scope="module")
+def videos(cvvdp, photos, tmp_path_factory):
+    return make_distorted_videos(
+        tmp_path_factory.mktemp("clips"), photos[:1], n_levels=3, n_frames=24,
+        image_size=96, target="jod", include_references=True,
+    )  # fmt: skip
 
+
+class TestClips:
     def test_references_have_ten(self, videos):
         assert videos.target[videos.distortion == "reference"].tolist() == [10.0]
         assert (videos.target[videos.distortion != "reference"] < 10).all()

@@ -22,7 +22,7 @@ def _merge(luma, chroma):
 def color_diffusion(image, severity, rng):
     """Colours run over the edges of brightness."""
     luma, chroma = _chroma(image)
-    sigma = between(1.5, 14.0, severity)
+    sigma = between(1.2, 16.0, severity)
     return _merge(luma, ndimage.gaussian_filter(chroma, (sigma, sigma, 0)))
 
 
