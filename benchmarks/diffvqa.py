@@ -21,8 +21,8 @@ CHILD = """
 import json, resource, sys, time
 import torch
 from transformers.models.mamba.modeling_mamba import MambaMixer
-from diffqa_features.learned import _selective_scan
-from diffqa_features.learned._frame_mamba import FrameMamba
+from diffqa_features.learned.diffvqa import selective_scan as _selective_scan
+from diffqa_features.learned.diffvqa.mamba import FrameMamba
 
 frames, size, patch, width, layers, state, loop = map(int, sys.argv[1:])
 torch.set_num_threads(1)

@@ -31,12 +31,12 @@ from full_size import _VAE, UNETS  # noqa: E402
 from plain_dpiqa import PlainDPIQA, plain_name  # noqa: E402
 
 from diffqa_features import DPIQARegressor  # noqa: E402
-from diffqa_features._backbone import load_backbone  # noqa: E402
-from diffqa_features._meters import _attention  # noqa: E402
-from diffqa_features._resolve import describe_backbone  # noqa: E402
+from diffqa_features._backbone.backbone import load_backbone  # noqa: E402
+from diffqa_features._backbone.info import describe_backbone  # noqa: E402
 from diffqa_features.datasets import make_procedural_images  # noqa: E402
-from diffqa_features.learned._dpiqa_network import DPIQANetwork  # noqa: E402
+from diffqa_features.evaluation._meters import _attention  # noqa: E402
 from diffqa_features.learned._pictures import Pictures  # noqa: E402
+from diffqa_features.learned.dpiqa.network import DPIQANetwork  # noqa: E402
 
 BATCH = 8
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from diffqa_features import GenzIQARegressor
-from diffqa_features._backbone import load_backbone
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.datasets import make_procedural_images
 
 RESULTS = Path(__file__).parent / "results"

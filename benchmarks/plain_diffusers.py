@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler
 from diffusers import UNet2DConditionModel as UNet
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffqa_features._passes import draw_noise
+from diffqa_features._engine.passes import draw_noise
 
 PROMPTS = ["Good photo.", "Bad photo."]
 LAMBDA = 0.14

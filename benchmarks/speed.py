@@ -22,7 +22,7 @@ import torch
 from plain_diffusers import PlainLoop
 
 from diffqa_features import DiffusionQAFeatures
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.datasets import make_procedural_images
 
 HERE = Path(__file__).parent

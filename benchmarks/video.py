@@ -30,7 +30,7 @@ CHILD = """
 import json, sys, time
 import numpy as np
 from diffqa_features import DiffusionQAFeatures
-from diffqa_features._media import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media
 path, reader = sys.argv[1:]
 
 def held(what):
@@ -93,7 +93,7 @@ def encode(path, height, width, seconds, interval, rate=25):
 def throughput(path, interval, repeat):
     """Costs of the chosen frames and of all, in turns; and of the extraction."""
     from diffqa_features import DiffusionQAFeatures
-    from diffqa_features._media import as_rows, open_media
+    from diffqa_features._media.rows import as_rows, open_media
 
     def decode(reader, rate):
         media = open_media(as_rows([path])[0], reader)

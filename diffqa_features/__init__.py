@@ -1,16 +1,18 @@
 """Features of frozen diffusion models for image and video quality assessment.
 
-The data path, room by room::
+How data flows, room by room; imports point downwards only:
 
-    X ── _media ──> rows, frames (T, H, W, 3) and content keys
-         _views ──> what the backbone sees (T, h, w, 3)
-      _backbone ──> latents; noise; the frozen UNet
-       _capture ──> one pass, observed at named blocks
-       _pooling ──> vectors per (frame, timestep, prompt)      _store keeps them
-        _engine ──> the matrix (N, D), in order, in batches
-      _features, _alignment ──> scikit-learn transformers with named columns
-         motion ──> clips of frames, the two-pathway network, its transformer
-       learned ──> estimators that train beside the frozen model, or after one
+    X ── _media ──────> rows, frames (T, H, W, 3), content keys, views (T, h, w, 3)
+         _backbone ───> latents, text states; the frozen UNet, observed at named blocks
+         _engine ─────> the matrix (N, D), in order; _store keeps its parts
+         features ────> scikit-learn transformers with named columns
+         motion ──────> clips of frames, the two-pathway network, its transformer
+         learned ─────> estimators that train beside the frozen model, or after one
+         evaluation ──> splits, intervals, paired tests, ablations, efficiency
+         inspection ──> displays
+         _commands ───> the commands of `diffqa`, parsed in `cli`
+
+    Beside it: `datasets` and `metrics`, which know nothing of torch, and `_utils`.
 
 Letters for shapes: ``N`` media rows, ``T`` frames, ``H W`` pixels, ``h w`` UNet grid,
 ``C`` channels, ``L`` prompt tokens, ``K`` prompts, ``D`` features. An image is a clip
@@ -21,21 +23,23 @@ when features are first computed.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0.dev0"
 
+# Public name -> the module that it is fetched from at first use.
 _HOMES = {
-    "DPIQARegressor": "learned._dpiqa",
-    "DiffusionController": "learned._controller",
-    "DiffVQARegressor": "learned._diffvqa",
-    "DiffusionQAFeatures": "_features",
-    "DistilledStudentRegressor": "learned._student",
+    "DPIQARegressor": "learned.dpiqa",
+    "DiffVQARegressor": "learned.diffvqa",
+    "DiffusionController": "learned.control",
+    "DiffusionQAFeatures": "features",
+    "DistilledStudentRegressor": "learned.student",
     "FeatureStore": "_store",
+    "GenzIQARegressor": "learned.genziqa",
+    "GenzVQARegressor": "learned.genzvqa",
     "MotionFeatures": "motion",
-    "GenzIQARegressor": "learned._genziqa",
-    "GenzVQARegressor": "learned._genzvqa",
-    "PromptAlignmentMaps": "_alignment",
-    "TRUSTED_TYPES": "_persistence",
+    "NaturalSceneStatistics": "features",
+    "PromptAlignmentMaps": "features",
 }
 _ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 
@@ -50,6 +54,7 @@ __all__ = [
     "GenzIQARegressor",
     "GenzVQARegressor",
     "MotionFeatures",
+    "NaturalSceneStatistics",
     "PromptAlignmentMaps",
     "datasets",
     "evaluation",
@@ -57,14 +62,53 @@ __all__ = [
     "metrics",
 ]
 
+if TYPE_CHECKING:  # editors and type checkers read this; nothing is loaded
+    from diffqa_features import datasets, evaluation, inspection, metrics
+    from diffqa_features._store import FeatureStore
+    from diffqa_features.features import (
+        DiffusionQAFeatures,
+        NaturalSceneStatistics,
+        PromptAlignmentMaps,
+    )
+    from diffqa_features.learned.control import DiffusionController
+    from diffqa_features.learned.diffvqa import DiffVQARegressor
+    from diffqa_features.learned.dpiqa import DPIQARegressor
+    from diffqa_features.learned.genziqa import GenzIQARegressor
+    from diffqa_features.learned.genzvqa import GenzVQARegressor
+    from diffqa_features.learned.student import DistilledStudentRegressor
+    from diffqa_features.motion import MotionFeatures
+
+    TRUSTED_TYPES: tuple[str, ...]
+    """Names for ``skops.io.load(file, trusted=TRUSTED_TYPES)``.
+
+    They are what skops does not trust by itself in this library's pipelines and in
+    searches over them. None runs code when it is loaded. A loaded model may still name
+    a `memory` folder and a `backbone`, which its `transform` would use.
+    """
+
 
 def __getattr__(name):
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
+    if name == "TRUSTED_TYPES":
+        return _name_trusted_types()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
     return sorted([*globals(), *__all__])
+
+
+def _name_trusted_types():
+    metrics = import_module(f"{__name__}.metrics")
+    scores = metrics.krcc_score, metrics.plcc_score, metrics.rmse, metrics.srcc_score
+    ours = [*map(__getattr__, _HOMES), metrics.LogisticMapping, *scores]
+    return (
+        *sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in ours),
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+        "sklearn.metrics._scorer._Scorer",
+        "sklearn.model_selection._split.GroupKFold",
+    )

@@ -18,7 +18,7 @@ from sklearn.metrics import get_scorer_names as get_sklearn_scorer_names
 from sklearn.metrics import make_scorer
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
-from diffqa_features._logistic import LogisticMapping
+from diffqa_features._utils.logistic import LogisticMapping
 
 __all__ = [
     "LogisticMapping",

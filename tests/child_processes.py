@@ -16,7 +16,7 @@ import os, random, resource, signal, sys, threading, time, warnings
 from pathlib import Path
 import numpy as np
 from child_processes import spawn, value_of, wrong_in
-from diffqa_features._store import FeatureStore
+from diffqa_features._store.store import FeatureStore
 """
 
 

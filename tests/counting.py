@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from diffqa_features._backbone import load_backbone
+from diffqa_features._backbone.backbone import load_backbone
 
 
 @dataclass

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from diffqa_features._media import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media
 
 
 def damage(data, dice):

@@ -11,7 +11,7 @@ from diffusers.models.adapter import FullAdapter
 from torch import nn
 from torch.nn import functional as F
 
-from diffqa_features.learned._dpiqa_released import decoder_name
+from diffqa_features.learned.dpiqa.released import decoder_name
 
 
 def text_name(name):

@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from diffqa_features import PromptAlignmentMaps
-from diffqa_features._backbone import load_backbone
-from diffqa_features._passes import draw_noise
-from diffqa_features._views import to_pixels
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._engine.passes import draw_noise
+from diffqa_features._media.views import to_pixels
 
 SIZE = 64
 

@@ -22,9 +22,9 @@ from hub_server import lay_out_cache
 from random_models import write_json, write_model
 from safetensors.torch import load_file, save_file
 
-from diffqa_features import _backbone
-from diffqa_features._backbone import load_backbone
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone import backbone as _backbone
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.info import describe_backbone
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -179,7 +179,7 @@ def test_nothing_is_printed_and_the_logging_of_others_is_left_alone(folder):
         from transformers.utils import logging as t
         before = [x() for lib in (d, t) for x in
                   (lib.get_verbosity, lib.is_progress_bar_enabled)]
-        from diffqa_features._backbone import load_backbone
+        from diffqa_features._backbone.backbone import load_backbone
         load_backbone({str(folder)!r}, "cpu").encode_text(["word " * 200])
         print(before == [x() for lib in (d, t) for x in
                          (lib.get_verbosity, lib.is_progress_bar_enabled)])
@@ -590,7 +590,7 @@ def test_a_forked_child_loads_for_itself_though_a_lock_is_held(deep_folder):
         f"""
         import os, threading, torch
         torch.set_num_threads(1)
-        from diffqa_features import _backbone
+        from diffqa_features._backbone import backbone as _backbone
         parent = _backbone.load_backbone({str(deep_folder)!r}, "cpu")
         held = threading.Event()
         def hold():

@@ -8,8 +8,8 @@ from diffusers import UNet2DConditionModel
 from full_size import UNETS
 from random_models import KINDS
 
-from diffqa_features._blocks import list_blocks, list_stages, select_blocks
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.blocks import list_blocks, list_stages, select_blocks
+from diffqa_features._backbone.info import describe_backbone
 
 NO_MID = {**KINDS["odd"]["unet"], "mid_block_type": None}
 NESTED = {

@@ -10,10 +10,10 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from golden_unet import load_golden, make_golden_unet, recipe
 
-from diffqa_features import _pooling
-from diffqa_features._backbone import load_backbone
-from diffqa_features._blocks import list_blocks
-from diffqa_features._capture import Tap, run_unet
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.blocks import list_blocks
+from diffqa_features._backbone.capture import Tap, run_unet
+from diffqa_features._engine import pooling
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def observe_golden(unet, golden):
             Tap(
                 f"{block.module}.to_k",
                 lambda k, b=block: alignments.update(
-                    {b.name: _pooling.alignment(queries[b.name], k, b.heads)}
+                    {b.name: pooling.alignment(queries[b.name], k, b.heads)}
                 ),
             )
         )
@@ -52,14 +52,14 @@ def test_agrees_with_the_released_genziqa(golden_unet, golden):
     with torch.inference_mode():
         queries, alignments, output = observe_golden(golden_unet, golden)
     noise = recipe("eps", (1, 4, 16, 16), 1)
-    totals = _pooling.error_spectrum(output, noise.expand(2, -1, -1, -1))[:, -1]
+    totals = pooling.error_spectrum(output, noise.expand(2, -1, -1, -1))[:, -1]
     bias = (totals[0] - totals[1]).item() * noise.numel() ** 0.5
     assert bias == pytest.approx(float(golden["bias_0"][0]), abs=1e-4)
     scores = [values.mean().item() + bias for values in alignments.values()]
     np.testing.assert_allclose(scores, golden["score_0"], atol=1e-4)
     for index, q in enumerate(queries.values()):
         expected = golden[f"query_0_{index:02d}"]
-        pooled = _pooling.pool_space(q, ("mean",))[:, 0]
+        pooled = pooling.pool_space(q, ("mean",))[:, 0]
         np.testing.assert_allclose(pooled, expected, atol=1e-4)
     np.testing.assert_allclose(output[:1].flatten(1), golden["eps_good_0"], atol=1e-4)
     np.testing.assert_allclose(output[1:].flatten(1), golden["eps_bad_0"], atol=1e-4)
@@ -122,7 +122,7 @@ def test_maps_are_the_eager_processors_attention(model_folder):
                 f"{block.module}.to_k",
                 lambda k, b=block: maps.update(
                     {
-                        b.name: _pooling.attention_maps(
+                        b.name: pooling.attention_maps(
                             queries[b.name], k, b.heads, content, signed=False
                         )
                     }

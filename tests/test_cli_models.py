@@ -17,8 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from skops import io as skops_io
 
-from diffqa_features import metrics
-from diffqa_features._persistence import TRUSTED_TYPES
+from diffqa_features import TRUSTED_TYPES, metrics
 
 pytest_plugins = ["command_line_fixtures"]
 

@@ -9,17 +9,17 @@ from test_hooks import hooks_on
 from torch import nn
 
 from diffqa_features import FeatureStore
-from diffqa_features._backbone import load_backbone
-from diffqa_features._passes import draw_noise
-from diffqa_features.learned import _controlled_features
-from diffqa_features.learned._control_network import make_control, run_controlled
-from diffqa_features.learned._controlled_features import (
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._engine.passes import draw_noise
+from diffqa_features.learned.control import features as _controlled_features
+from diffqa_features.learned.control.features import (
     Chain,
     controlled_features,
     default_stages,
     fingerprint,
     stored_features,
 )
+from diffqa_features.learned.control.network import make_control, run_controlled
 
 
 @pytest.fixture(params=["sd1", "sd2", "deep"])

@@ -31,11 +31,11 @@ from diffqa_features import (
     GenzIQARegressor,
     datasets,
 )
-from diffqa_features._backbone import load_backbone
+from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features.datasets import make_procedural_images
 from diffqa_features.learned import _training
-from diffqa_features.learned._control_network import make_control
-from diffqa_features.learned._controlled_features import Chain, controlled_features
+from diffqa_features.learned.control.features import Chain, controlled_features
+from diffqa_features.learned.control.network import make_control
 
 SETTINGS = {
     "image_size": 64,
@@ -174,7 +174,7 @@ def test_untrained_it_adds_nothing(model, images):
 
 
 def encoded(model, images):
-    from diffqa_features._media import as_rows
+    from diffqa_features._media.rows import as_rows
 
     return model._encode(as_rows(images), model._framing(model._plan()))
 

@@ -617,8 +617,8 @@ class TestLiveQualcomm:
         assert data["frame_rate"].tolist() == [25] * 4
 
     def test_the_rows_can_be_read(self, copies):
-        from diffqa_features._media import as_rows
-        from diffqa_features._raw_video import RawVideo
+        from diffqa_features._media.rows import as_rows
+        from diffqa_features._media.video.raw import RawVideo
 
         data = datasets.load_live_qualcomm(copies("load_live_qualcomm").root).data
         row = as_rows(data)[1]

@@ -22,10 +22,10 @@ from diffqa_features import (
     DiffVQARegressor,
     FeatureStore,
 )
-from diffqa_features._backbone import Backbone, load_backbone
+from diffqa_features._backbone.backbone import Backbone, load_backbone
 from diffqa_features.datasets import make_distorted_videos
 from diffqa_features.inspection import FrameScoresDisplay
-from diffqa_features.learned import _view_features
+from diffqa_features.learned.diffvqa import view_features as _view_features
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
@@ -278,7 +278,7 @@ def test_a_frame_that_is_known_is_not_decoded(model, tmp_path, monkeypatch):
     model.set_params(memory=tmp_path / "store", frame_rate=5).fit(data.data, [1, 2])
     expected = model.predict(data.data)
     monkeypatch.setattr(
-        "diffqa_features._media.Media.read", lambda *args: pytest.fail("decoded")
+        "diffqa_features._media.rows.Media.read", lambda *args: pytest.fail("decoded")
     )
     np.testing.assert_array_equal(model.predict(data.data), expected)
 

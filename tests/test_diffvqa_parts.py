@@ -5,25 +5,25 @@ import pytest
 import torch
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._views import view_frames
-from diffqa_features.learned._clip_batches import LOSSES, collate, standardise
-from diffqa_features.learned._diffvqa_network import (
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.views import view_frames
+from diffqa_features.learned.diffvqa.batches import LOSSES, collate, standardise
+from diffqa_features.learned.diffvqa.mamba import FrameMamba
+from diffqa_features.learned.diffvqa.network import (
     Clips,
     DiffVQANetwork,
     FeatureFusion,
     Sizes,
     with_change,
 )
-from diffqa_features.learned._frame_mamba import FrameMamba
-from diffqa_features.learned._frame_views import Viewing, open_rows
-from diffqa_features.learned._selective_scan import (
+from diffqa_features.learned.diffvqa.selective_scan import (
     BothWays,
     LinearMixer,
     selective_scan,
     turn_around,
 )
-from diffqa_features.learned._view_features import ViewedClip
+from diffqa_features.learned.diffvqa.view_features import ViewedClip
+from diffqa_features.learned.diffvqa.views import Viewing, open_rows
 
 CHANNELS = (8, 12, 12, 8, 4)
 SMALL = Sizes(

@@ -19,10 +19,10 @@ from test_dpiqa_parts import write_clip
 from test_hooks import hooks_on
 
 from diffqa_features import TRUSTED_TYPES, DPIQARegressor, FeatureStore, datasets
-from diffqa_features import _latents as latents_module
-from diffqa_features._backbone import Backbone, load_backbone
+from diffqa_features._backbone.backbone import Backbone, load_backbone
+from diffqa_features._engine import latents as latents_module
 from diffqa_features.learned import _training
-from diffqa_features.learned._dpiqa_network import DPIQANetwork
+from diffqa_features.learned.dpiqa.network import DPIQANetwork
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])

@@ -19,25 +19,25 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from diffqa_features import FeatureStore
-from diffqa_features._backbone import Backbone, load_backbone
-from diffqa_features._weights import load_vae
-from diffqa_features.learned import _prompt_grid
-from diffqa_features.learned._dpiqa_network import (
+from diffqa_features._backbone.backbone import Backbone, load_backbone
+from diffqa_features._backbone.weights import load_vae
+from diffqa_features.learned._pictures import Pictures
+from diffqa_features.learned.dpiqa import prompts as _prompt_grid
+from diffqa_features.learned.dpiqa.decoder import QualityDecoder
+from diffqa_features.learned.dpiqa.losses import margin_ranking_loss
+from diffqa_features.learned.dpiqa.network import (
     DPIQANetwork,
     TextAdapter,
     default_width,
 )
-from diffqa_features.learned._dpiqa_released import decoder_name
-from diffqa_features.learned._losses import margin_ranking_loss
-from diffqa_features.learned._pictures import Pictures
-from diffqa_features.learned._prompt_grid import (
+from diffqa_features.learned.dpiqa.prompts import (
     DISTORTIONS,
     QUALITIES,
     SCENES,
     encode_prompts,
     make_prompts,
 )
-from diffqa_features.learned._quality_decoder import QualityDecoder
+from diffqa_features.learned.dpiqa.released import decoder_name
 
 FILE = Path(__file__).parent / "data" / "dpiqa.npz"
 

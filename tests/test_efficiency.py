@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore, evaluation
-from diffqa_features._backbone import load_backbone
-from diffqa_features._meters import ClockMeter, CostMeter
-from diffqa_features._stages import _watchers, stage, watched
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._utils.profiling import _watchers, stage, watched
+from diffqa_features.evaluation._meters import ClockMeter, CostMeter
 
 SMALL = {"image_size": 64, "device": "cpu", "dtype": "float32"}
 

@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import SVR
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore
-from diffqa_features._backbone import load_backbone
+from diffqa_features._backbone.backbone import load_backbone
 
 SIZE = 64
 

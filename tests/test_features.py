@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore
-from diffqa_features._passes import Passes, draw_noise
+from diffqa_features._engine.passes import Passes, draw_noise
 
 SIZE, T = 64, 60
 PROMPTS = ("Good photo.", "Bad photo.", "a cat")

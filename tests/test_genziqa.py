@@ -21,7 +21,7 @@ from diffqa_features import (
     GenzIQARegressor,
     datasets,
 )
-from diffqa_features._backbone import Backbone, load_backbone
+from diffqa_features._backbone.backbone import Backbone, load_backbone
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])

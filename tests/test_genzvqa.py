@@ -27,8 +27,8 @@ from diffqa_features import (
     GenzVQARegressor,
     MotionFeatures,
 )
-from diffqa_features._backbone import Backbone, load_backbone
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.backbone import Backbone, load_backbone
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.inspection import FrameScoresDisplay
 from diffqa_features.metrics import srcc_score
 from diffqa_features.motion._passes import MotionPasses

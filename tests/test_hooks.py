@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from diffqa_features import DiffusionQAFeatures, PromptAlignmentMaps
-from diffqa_features._backbone import load_backbone
-from diffqa_features._capture import Tap, run_unet
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.capture import Tap, run_unet
 
 
 def hooks_on(module):

@@ -17,10 +17,10 @@ from sklearn.utils import Bunch
 from video_files import encode, numbers_in, pan
 
 from diffqa_features import DiffusionQAFeatures, datasets
-from diffqa_features._backbone import Backbone, load_backbone
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._passes import Passes
-from diffqa_features._round_trip import round_trip
+from diffqa_features._backbone.backbone import Backbone, load_backbone
+from diffqa_features._engine.passes import Passes
+from diffqa_features._engine.round_trip import round_trip
+from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features.evaluation import bootstrap_interval
 from diffqa_features.inspection import (
     EmbeddingDisplay,

@@ -5,11 +5,11 @@ A key that changes with intent goes with a new FORMAT in its file.
 
 import numpy as np
 
-from diffqa_features._keys import pack_keys, unpack_keys
-from diffqa_features._latents import Framing
-from diffqa_features._passes import draw_noise
-from diffqa_features._records import Recipe
-from diffqa_features._request import Request
+from diffqa_features._engine.latents import Framing
+from diffqa_features._engine.passes import draw_noise
+from diffqa_features._engine.records import Recipe
+from diffqa_features._engine.request import Request
+from diffqa_features._utils.hashing import pack_keys, unpack_keys
 from diffqa_features.learned._training import seed_of
 from diffqa_features.motion._extract import MotionRequest
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from diffqa_features import GenzIQARegressor
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.info import describe_backbone
 
 Y = [1.0, 5.0, 2.0, 4.0, 3.0, 2.5]
 SETTINGS = {

@@ -11,15 +11,19 @@ from full_size import UNETS
 from golden_unet import load_golden, make_golden_unet, recipe
 from test_hooks import hooks_on
 
-from diffqa_features._backbone import load_backbone
-from diffqa_features._blocks import list_blocks
-from diffqa_features.learned._block_scores import read_blocks
-from diffqa_features.learned._context import PromptContext
-from diffqa_features.learned._genziqa_network import (
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.blocks import list_blocks
+from diffqa_features.learned.genziqa.block_scores import read_blocks
+from diffqa_features.learned.genziqa.context import PromptContext
+from diffqa_features.learned.genziqa.low_rank import (
+    LAYERS,
+    LowRankAdapters,
+    factor_name,
+)
+from diffqa_features.learned.genziqa.network import (
     GenzIQANetwork,
     ensemble_timesteps,
 )
-from diffqa_features.learned._low_rank import LAYERS, LowRankAdapters, factor_name
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from diffqa_features._media import as_rows, open_media, pixel_key
+from diffqa_features._media.rows import as_rows, open_media, pixel_key
 
 PATHS = ["photos/a.jpg", "photos/b.jpg", "photos/c.jpg"]
 

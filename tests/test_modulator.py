@@ -10,8 +10,8 @@ from full_size import UNETS
 from golden_unet import recipe
 from torch import nn
 
-from diffqa_features._blocks import Block, list_blocks
-from diffqa_features.learned._modulator import TemporalModulator, normalise
+from diffqa_features._backbone.blocks import Block, list_blocks
+from diffqa_features.learned.genzvqa.modulator import TemporalModulator, normalise
 
 GOLDEN = Path(__file__).parent / "data" / "tqm.npz"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffqa_features._media import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features.motion._clips import choose_clips, read_clips
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffqa_features._media import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media
 
 HEIGHT, WIDTH = 24, 40
 

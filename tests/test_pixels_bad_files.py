@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._pixels import decode_image
+from diffqa_features._media.images import decode_image
+from diffqa_features._media.rows import as_rows, open_media
 
 
 def read(source):

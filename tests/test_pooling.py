@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import logsumexp, softmax
 
-from diffqa_features import _pooling
+from diffqa_features._engine import pooling
 
 
 def random(*shape):
@@ -14,7 +14,7 @@ def random(*shape):
 
 def test_alignment_of_zero_logits_is_the_logarithm_of_the_places():
     # GenzIQA at 512 px: ln(4096)/0.14 = 59.41 at the outermost level.
-    value = _pooling.alignment(torch.zeros(1, 4096, 64), random(1, 77, 64), heads=1)
+    value = pooling.alignment(torch.zeros(1, 4096, 64), random(1, 77, 64), heads=1)
     assert value.item() == pytest.approx(np.log(4096) / 0.14, rel=1e-6)
 
 
@@ -35,7 +35,7 @@ def test_alignment_by_numpy(heads, size):
             for h in range(heads)
         ]
         expected.append(np.mean(per_head))
-    result = _pooling.alignment(queries, keys, heads)
+    result = pooling.alignment(queries, keys, heads)
     np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
@@ -44,13 +44,13 @@ def test_alignment_in_half_precision_does_not_overflow():
     keys = torch.full((1, 4, 8), 200.0, dtype=torch.float16)
     logit = 200.0 * 200 * 8 / 8**0.5
     expected = logit + np.log(64) / 0.14
-    assert _pooling.alignment(queries, keys, 1).item() == pytest.approx(expected)
+    assert pooling.alignment(queries, keys, 1).item() == pytest.approx(expected)
 
 
 def test_alignment_has_the_gradient_of_torchs_log_sum_exp():
     queries, keys = random(2, 30, 8).requires_grad_(), random(2, 5, 8)
     (gradient,) = torch.autograd.grad(
-        _pooling.alignment(queries, keys, 1).sum(), queries
+        pooling.alignment(queries, keys, 1).sum(), queries
     )
     logits = queries @ keys.transpose(1, 2) / 8**0.5
     pooled = torch.logsumexp(0.14 * logits, 1) / 0.14
@@ -61,11 +61,11 @@ def test_alignment_has_the_gradient_of_torchs_log_sum_exp():
 def test_chunks_do_not_change_the_result(monkeypatch):
     queries, keys = random(5, 40, 8), random(5, 6, 8)
     content = torch.rand(5, 6) > 0.4
-    whole = _pooling.alignment(queries, keys, 2)
-    maps = _pooling.attention_maps(queries, keys, 2, content, signed=True)
-    monkeypatch.setattr(_pooling, "_CHUNK", 1)
-    torch.testing.assert_close(_pooling.alignment(queries, keys, 2), whole)
-    parts = _pooling.attention_maps(queries, keys, 2, content, signed=True)
+    whole = pooling.alignment(queries, keys, 2)
+    maps = pooling.attention_maps(queries, keys, 2, content, signed=True)
+    monkeypatch.setattr(pooling, "_CHUNK", 1)
+    torch.testing.assert_close(pooling.alignment(queries, keys, 2), whole)
+    parts = pooling.attention_maps(queries, keys, 2, content, signed=True)
     torch.testing.assert_close(parts, maps)
 
 
@@ -73,7 +73,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
 def test_attention_maps_by_numpy(signed):
     queries, keys = random(2, 30, 8), random(2, 5, 8)
     content = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 1, 0]], dtype=torch.bool)
-    result = _pooling.attention_maps(queries, keys, 2, content, signed=signed)
+    result = pooling.attention_maps(queries, keys, 2, content, signed=signed)
     for row in range(2):
         maps = []
         for h in (slice(0, 4), slice(4, 8)):
@@ -85,7 +85,7 @@ def test_attention_maps_by_numpy(signed):
 
 def test_a_prompt_without_words_attends_to_nothing():
     content = torch.zeros(1, 5, dtype=torch.bool)
-    maps = _pooling.attention_maps(
+    maps = pooling.attention_maps(
         random(1, 9, 4), random(1, 5, 4), 1, content, signed=False
     )
     assert (maps == 0).all()
@@ -98,18 +98,18 @@ def test_pool_space_by_numpy_on_both_layouts():
         [f(x.numpy(), axis=(2, 3)) for f in (np.max, np.mean, np.std)], 1
     )
     for layout in (x, flat):
-        pooled = _pooling.pool_space(layout, ("max", "mean", "std"))
+        pooled = pooling.pool_space(layout, ("max", "mean", "std"))
         np.testing.assert_allclose(pooled, expected, rtol=1e-5)
 
 
 def test_error_spectrum_of_a_known_error():
     noise = random(1, 3, 8, 8)
     offsets = torch.tensor([0.5, 2.0, 0.1]).view(1, 3, 1, 1)
-    values = _pooling.error_spectrum(noise + offsets, noise)[0]
+    values = pooling.error_spectrum(noise + offsets, noise)[0]
     np.testing.assert_allclose(values[:3], np.log([0.5, 2.0, 0.1]), rtol=1e-5)
     assert values[3].item() == pytest.approx(np.sqrt((0.25 + 4 + 0.01) / 3), rel=1e-6)
 
 
 def test_error_spectrum_of_a_perfect_prediction_is_finite():
     noise = random(1, 3, 8, 8)
-    assert torch.isfinite(_pooling.error_spectrum(noise, noise)).all()
+    assert torch.isfinite(pooling.error_spectrum(noise, noise)).all()

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore
-from diffqa_features._raw_video import RawVideo, is_raw_video
+from diffqa_features._media.video.raw import RawVideo, is_raw_video
 
 W, H = 126, 50
 # (rows, columns) of luma per chroma sample, bits, and how far FFmpeg may be off: its

@@ -14,9 +14,9 @@ from hub_server import lay_out_cache, serve_hub
 from random_models import write_json, write_model
 from safetensors.torch import load_file, save_file
 
-from diffqa_features._hub import MIRRORS, find_folder
-from diffqa_features._parts import list_parts
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.files import list_parts
+from diffqa_features._backbone.hub import MIRRORS, find_folder
+from diffqa_features._backbone.info import describe_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -58,7 +58,7 @@ def run_python(code, **environment):
 
 DESCRIBE = """
 import json, sys
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.info import describe_backbone
 heavy = [m for m in ("torch", "diffusers", "transformers") if m in sys.modules]
 try:
     info = describe_backbone({name!r})

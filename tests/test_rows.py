@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from diffqa_features._rows import read_ahead
+from diffqa_features._engine.parallel import read_ahead
 
 
 class Reader:

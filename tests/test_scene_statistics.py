@@ -12,14 +12,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from diffqa_features._scene_statistics import (
-    NaturalSceneStatistics,
+from diffqa_features import FeatureStore, NaturalSceneStatistics
+from diffqa_features.datasets import load_sample_photos
+from diffqa_features.features._scene_statistics import (
     fit_asymmetric,
     fit_symmetric,
     neighbour_products,
     normalise,
 )
-from diffqa_features.datasets import load_sample_photos
 
 
 @pytest.fixture(scope="module")
@@ -153,19 +153,52 @@ def test_paths_pictures_and_arrays_are_the_same(photos, tmp_path):
 def test_frames_are_averaged(photos):
     still = NaturalSceneStatistics().transform(photos[:3])
     clip = NaturalSceneStatistics().transform([np.stack(photos[:3])])
-    np.testing.assert_allclose(clip[0], still.mean(axis=0))
+    assert still.dtype == np.float32
+    # Averaged in float64, and rounded once: a difference of statistics may lie near 0.
+    np.testing.assert_allclose(clip[0], still.mean(axis=0), rtol=1e-5, atol=1e-6)
     middle = NaturalSceneStatistics(max_frames=1).transform([np.stack(photos[:3])])
     np.testing.assert_array_equal(middle[0], still[1])
 
 
 def test_grammar(photos):
     baseline = NaturalSceneStatistics(max_frames=4)
-    assert clone(baseline).get_params() == {"max_frames": 4}
+    assert clone(baseline).get_params()["max_frames"] == 4
     assert vars(clone(baseline).fit(photos[:1])) == vars(baseline)
     assert len(pickle.dumps(baseline)) < 1000
     model = make_pipeline(NaturalSceneStatistics(), StandardScaler(), SVR())
     y = np.arange(6.0)
     assert model.fit(photos[:6], y).predict(photos[6:9]).shape == (3,)
+
+
+def test_a_store_gives_what_was_computed(photos, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(photos[0]).save(path)
+    kept = NaturalSceneStatistics(memory=tmp_path / "store")
+    first = kept.transform([path])
+    np.testing.assert_array_equal(first, NaturalSceneStatistics().transform([path]))
+    store = FeatureStore(tmp_path / "store")
+    assert store.info().entries == 1
+    np.testing.assert_array_equal(kept.transform([photos[0], path])[1], first[0])
+    # The array has a key of its own; another number of frames too.
+    assert store.info().entries == 2
+    kept.set_params(max_frames=1).transform([path])
+    assert store.info().entries == 3
+
+
+def test_unreadable_rows_are_nan_and_listed(photos):
+    baseline = NaturalSceneStatistics(on_error="nan")
+    with pytest.warns(RuntimeWarning, match="1 of 3 rows could not be read"):
+        found = baseline.transform([photos[0], "missing.png", photos[1]])
+    assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2]]).all()
+    assert [index for index, _ in baseline.failed_] == [1]
+
+
+def test_processes_share_rows(photos):
+    rows = photos[:3]
+    np.testing.assert_array_equal(
+        NaturalSceneStatistics(n_jobs=2).transform(rows),
+        NaturalSceneStatistics().transform(rows),
+    )
 
 
 @pytest.mark.parametrize("method", ["fit", "transform"])

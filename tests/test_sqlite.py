@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from child_processes import run_script, value_of, wrong_in
 
-from diffqa_features._store import FeatureStore
+from diffqa_features._store.store import FeatureStore
 
 KEYS = [f"key{i}" for i in range(25)]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.base import BaseEstimator, clone
 
-from diffqa_features._store import FeatureStore, as_store
+from diffqa_features._store.store import FeatureStore, as_store
 
 
 @pytest.fixture

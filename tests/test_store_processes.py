@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from child_processes import run_script, value_of, wrong_in
 
-from diffqa_features._store import FeatureStore
+from diffqa_features._store.store import FeatureStore
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

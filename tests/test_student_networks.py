@@ -19,7 +19,7 @@ from torchvision_layout import EfficientNet, ReleasedStudent, randomised
 from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
 from diffqa_features import DistilledStudentRegressor, DPIQARegressor
-from diffqa_features.learned._efficientnet import (
+from diffqa_features.learned.student.efficientnet import (
     VARIANTS,
     EfficientNetBody,
     find_config,

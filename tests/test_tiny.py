@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from diffqa_features import DiffusionQAFeatures, datasets
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.metrics import srcc_score
 
 GOLDEN = Path(__file__).parent / "data" / "tiny.npz"

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from video_files import QUIET, decode, encode, numbers_in, pan
 
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._video import choose_frames, open_video
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.video.video import choose_frames, open_video
 
 TOLERANCE = 0  # levels of 255 between the readers, where decord is used at all
 

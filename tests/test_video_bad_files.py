@@ -11,7 +11,7 @@ import pytest
 from video_files import QUIET, decode, encode, pan, silence, write_sound
 
 from diffqa_features import DiffusionQAFeatures
-from diffqa_features._media import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media
 
 READERS = ["auto", "decord", "imageio"]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffqa_features._views import to_pixels, view_frames
+from diffqa_features._media.views import to_pixels, view_frames
 
 
 def ramp(height, width):

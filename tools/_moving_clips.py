@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from diffqa_features.datasets._moving import Motion, Scene, draw_motion
+from diffqa_features.datasets._camera_path import Motion, Scene, draw_motion
 from diffqa_features.datasets._procedural import make_procedural_images
-from diffqa_features.datasets._temporal import FAMILIES, retime
+from diffqa_features.datasets._timing_faults import FAMILIES, retime
 
 SIZE, FRAMES = 96, 32
 CLASSES = ("none", *FAMILIES)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.cluster import MiniBatchKMeans
 
-from diffqa_features.learned import _scorer_network as network
+from diffqa_features.learned.scorer import network
 
 SIZE = 7
 _STEP = 1 / 255

@@ -26,7 +26,7 @@ from diffqa_features import (
     datasets,
     evaluation,
 )
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.datasets._distortions import distort
 
 FAMILIES = (

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from diffqa_features import DiffusionQAFeatures, PromptAlignmentMaps, datasets
-from diffqa_features._scene_statistics import NaturalSceneStatistics
+from diffqa_features.features import NaturalSceneStatistics
 from diffqa_features.metrics import plcc_score, srcc_score
 
 FAMILIES = (
@@ -118,7 +118,7 @@ def randomise(args, folder):
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from diffqa_features._resolve import describe_backbone
+    from diffqa_features._backbone.info import describe_backbone
 
     source = Path(describe_backbone(args.backbone).folder)
     shutil.copytree(source, folder, dirs_exist_ok=True)

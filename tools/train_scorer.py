@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional
 
 from diffqa_features.datasets._chains import FAULT_OF, FAULTS
-from diffqa_features.learned._scorer_network import (
+from diffqa_features.learned.scorer.network import (
     Front,
     Layers,
     ScorerNetwork,
@@ -262,7 +262,7 @@ def choose(data, settings):
 
 
 def write(network, data, args):
-    from diffqa_features.learned._scorer import save_scorer
+    from diffqa_features.learned.scorer.scorer import save_scorer
 
     save_scorer(network, data.kinds, args.out, {"pictures": len(data.jod)})
 

@@ -18,13 +18,13 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from diffqa_features import DiffusionController, datasets
-from diffqa_features._round_trip import decode
-from diffqa_features._views import to_pixels
-from diffqa_features._weights import load_decoder, quiet
+from diffqa_features._backbone.weights import load_decoder, quiet
+from diffqa_features._engine.round_trip import decode
+from diffqa_features._media.views import to_pixels
 from diffqa_features.datasets._distortions import FAMILIES, distort
 from diffqa_features.inspection._noise_round_trip import _SSIM as SSIM
 from diffqa_features.inspection._style import LUMINANCE
-from diffqa_features.learned._controlled_features import Chain, controlled_features
+from diffqa_features.learned.control.features import Chain, controlled_features
 
 PICTURE, CROP, CROPS = 224, 64, 16
 # At a rate of 3e-3, with gradients clipped at 1, a run fell apart after 430 steps.

@@ -12,10 +12,10 @@ from sklearn.svm import SVR
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from diffqa_features import DiffusionQAFeatures, datasets, metrics
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._commands._demo_pictures import draw_pictures
 from diffqa_features._commands._outputs import whole_file
-from diffqa_features._resolve import describe_backbone
-from diffqa_features._scene_statistics import NaturalSceneStatistics
+from diffqa_features.features import NaturalSceneStatistics
 
 FAMILIES = (
     "gaussian_blur", "white_noise", "jpeg", "jpeg2000", "pixelate", "oversharpen",

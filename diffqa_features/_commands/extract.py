@@ -9,6 +9,7 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 from diffqa_features import __version__
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._commands._chunks import Chunks
 from diffqa_features._commands._estimator import (
     MACHINE,
@@ -23,7 +24,6 @@ from diffqa_features._commands._outputs import (
     report_bad,
     whole_file,
 )
-from diffqa_features._resolve import describe_backbone
 
 
 def run(args):

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from diffqa_features import FeatureStore, __version__
-from diffqa_features._resolve import describe_backbone
+from diffqa_features._backbone.info import describe_backbone
 
 _PACKAGES = (
     "numpy", "scikit-learn", "torch", "diffusers", "transformers", "Pillow",

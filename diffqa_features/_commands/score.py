@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline
 from skops import io as skops_io
 from tqdm import tqdm
 
-from diffqa_features import DiffusionQAFeatures
+from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures
 from diffqa_features._commands._estimator import prompt_columns, transform_files
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import (
@@ -18,7 +18,6 @@ from diffqa_features._commands._outputs import (
     report_bad,
     whole_file,
 )
-from diffqa_features._persistence import TRUSTED_TYPES
 
 
 def run(args):

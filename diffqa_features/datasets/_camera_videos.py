@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils._param_validation import Interval
 
-from diffqa_features._raw_video import RawVideo
+from diffqa_features._media.video.raw import RawVideo
 from diffqa_features.datasets._description import Dataset, Option, Score, documented
 from diffqa_features.datasets._folder import some
 from diffqa_features.datasets._labels import (

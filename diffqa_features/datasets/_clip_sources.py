@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffqa_features._media import open_media, pixel_key
-from diffqa_features.datasets._grading import check_size, named_rows
-from diffqa_features.datasets._moving import Scene, draw_motion
+from diffqa_features._media.rows import open_media, pixel_key
+from diffqa_features.datasets._camera_path import Scene, draw_motion
+from diffqa_features.datasets._graded import check_size, named_rows
 from diffqa_features.datasets._procedural import make_procedural_images
 from diffqa_features.datasets._sample_photos import central_square
 

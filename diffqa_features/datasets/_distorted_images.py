@@ -14,10 +14,10 @@ from skimage.metrics import structural_similarity
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from diffqa_features._media import open_media, pixel_key
+from diffqa_features._media.rows import open_media, pixel_key
 from diffqa_features.datasets._chains import apply_chain, draw_chain
 from diffqa_features.datasets._distortions import BASIC, FAMILIES
-from diffqa_features.datasets._grading import (
+from diffqa_features.datasets._graded import (
     check_families,
     check_size,
     grade_rng,

@@ -11,17 +11,17 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from diffqa_features._media import as_rows, open_media
-from diffqa_features.datasets import _distortions, _temporal
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features.datasets import _distortions, _timing_faults
 from diffqa_features.datasets._clip_sources import clip_sources
-from diffqa_features.datasets._grading import check_families, grade_rng, graded_set
+from diffqa_features.datasets._graded import check_families, grade_rng, graded_set
 from diffqa_features.datasets._jod import jod_of_clip
 from diffqa_features.datasets._video_files import is_intact, write_video
 
 _CRF = 20, 44
 _PICTURES = ("gaussian_blur", "white_noise")
 SPATIAL = ("x264", *_PICTURES)
-TEMPORAL = tuple(_temporal.FAMILIES)
+TEMPORAL = tuple(_timing_faults.FAMILIES)
 FAMILIES = (*SPATIAL, *TEMPORAL)
 _SETS = {"all": FAMILIES, "spatial": SPATIAL, "temporal": TEMPORAL}
 
@@ -262,7 +262,7 @@ def _make(path, source, family, level, severity, seed) -> np.ndarray | None:
     frames = source.frames
     crf = None
     if family in TEMPORAL:
-        indices, gains = _temporal.retime(family, len(frames), severity, rng)
+        indices, gains = _timing_faults.retime(family, len(frames), severity, rng)
         if _unchanged(frames, indices, gains):
             return None
         shown = (

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
-from diffqa_features._media import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media
 
 _CC0 = "CC0 1.0"
 _PUBLIC = "no known copyright restrictions"

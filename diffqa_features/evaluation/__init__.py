@@ -38,5 +38,5 @@ __all__ = [
 def __getattr__(name):
     # It knows torch, this package does not: it lives above and comes at first use.
     if name == "efficiency":
-        return import_module("diffqa_features._efficiency").efficiency
+        return import_module("diffqa_features.evaluation._efficiency").efficiency
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils._param_validation import validate_params
 
-from diffqa_features._media import as_rows, pixel_key
+from diffqa_features._media.rows import as_rows, pixel_key
 from diffqa_features.evaluation._extraction import Extraction, temporary_store
 from diffqa_features.evaluation._held_out import RULES, say_intervals, summarise
 from diffqa_features.evaluation._measures import METRICS, check_mapping, check_metrics

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import get_tags
 
-from diffqa_features._store import FeatureStore
+from diffqa_features._store.store import FeatureStore
 
 
 class Extraction:

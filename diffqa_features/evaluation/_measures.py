@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.exceptions import UndefinedMetricWarning
 
 from diffqa_features import metrics as measured
-from diffqa_features._logistic import LogisticMapping
+from diffqa_features._utils.logistic import LogisticMapping
 
 METRICS = ("srcc", "plcc", "krcc", "rmse")
 ALIGNED = ("plcc", "rmse")

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._views import view_frames
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.views import view_frames
 from diffqa_features.evaluation._extraction import temporary_store, with_store
 from diffqa_features.inspection._style import (
     COLUMN,

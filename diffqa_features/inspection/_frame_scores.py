@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.utils import _safe_indexing, column_or_1d
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._video import check_indices, spread
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.video.video import check_indices, spread
 from diffqa_features.inspection._checks import numbers
 from diffqa_features.inspection._style import COLORS, one_axes, small, tidy
 

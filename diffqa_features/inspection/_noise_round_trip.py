@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from diffqa_features._media import as_rows, open_media
-from diffqa_features._views import view_frames
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.views import view_frames
 from diffqa_features.inspection._style import (
     COLUMN,
     LUMINANCE,
@@ -214,8 +214,8 @@ class NoiseRoundTripDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         from skimage.metrics import structural_similarity
 
-        from diffqa_features._passes import Passes
-        from diffqa_features._round_trip import round_trip
+        from diffqa_features._engine.passes import Passes
+        from diffqa_features._engine.round_trip import round_trip
 
         one = _safe_indexing(X, [index])
         (row,) = as_rows(one)

@@ -5,11 +5,11 @@ from sklearn.base import RegressorMixin
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from diffqa_features._latents import Framing, encode_rows
-from diffqa_features._resolve import describe_backbone
-from diffqa_features._store import as_store
-from diffqa_features._transformer import BackboneTransformer
-from diffqa_features.learned._trained import TrainedModel
+from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._engine.latents import Framing, encode_rows
+from diffqa_features._store.store import as_store
+from diffqa_features.features._base import BackboneTransformer
+from diffqa_features.learned._base import TrainedModel
 
 
 class TrainedRegressor(RegressorMixin, TrainedModel):
@@ -77,7 +77,7 @@ class LearnedModel(TrainedModel, BackboneTransformer):
 
     def _encode(self, rows, framing, see=None):
         """Latents of every frame of every row, each encoded once; `see` gets views."""
-        from diffqa_features._passes import Passes
+        from diffqa_features._engine.passes import Passes
 
         # The VAE in float32 everywhere: latents are computed once, and stay.
         passes = Passes(self._backbone_name(), self.device, "float32", seed=0)
@@ -91,7 +91,7 @@ class LearnedModel(TrainedModel, BackboneTransformer):
         )
 
     def _load_backbone(self):
-        from diffqa_features._backbone import load_backbone
+        from diffqa_features._backbone.backbone import load_backbone
 
         # Weights in float32; `dtype` is that of the arithmetic, by autocast.
         return load_backbone(self._backbone_name(), self.device, "float32")

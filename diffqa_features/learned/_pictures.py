@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from tqdm.auto import tqdm
 
-from diffqa_features._latents import Encoded
-from diffqa_features._media import Row, open_media
-from diffqa_features._rows import read_ahead
-from diffqa_features._views import view_frames
+from diffqa_features._engine.latents import Encoded
+from diffqa_features._engine.parallel import read_ahead
+from diffqa_features._media.rows import Row, open_media
+from diffqa_features._media.views import view_frames
 
 _AHEAD = 16  # rows that are read while others are worked on
 _ROWS = 64  # encoded at a time; more are never in memory

@@ -21,7 +21,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
-from diffqa_features._keys import make_seed
+from diffqa_features._utils.hashing import make_seed
 from diffqa_features.learned._files import write_whole
 from diffqa_features.metrics import srcc_score
 

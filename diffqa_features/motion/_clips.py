@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffqa_features._media import Media
-from diffqa_features._views import view_frames
+from diffqa_features._media.rows import Media
+from diffqa_features._media.views import view_frames
 
 LENGTH = 32
 """Frames of a clip."""

@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from diffqa_features._keys import make_key, pack_keys, unpack_keys
-from diffqa_features._media import Row, open_media
-from diffqa_features._rows import keep, share_rows, work_ahead
-from diffqa_features._store import FeatureStore
+from diffqa_features._engine.parallel import keep, share_rows, work_ahead
+from diffqa_features._media.rows import Row, open_media
+from diffqa_features._store.store import FeatureStore
+from diffqa_features._utils.hashing import make_key, pack_keys, unpack_keys
 from diffqa_features.motion._clips import LENGTH, RULE, read_clips
 from diffqa_features.motion._weights import WeightsInfo
 
@@ -153,7 +153,7 @@ class _Run:
     def _batch_size(self):
         if self.request.batch_size is not None:
             return self.request.batch_size
-        from diffqa_features._devices import pick_device
+        from diffqa_features._utils.devices import pick_device
 
         # On a CPU a larger batch gains little and holds a clip of frames each.
         if pick_device(self.request.device).type == "cpu":

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 from sklearn.utils._param_validation import StrOptions
 
-from diffqa_features._estimator import MediaTransformer
-from diffqa_features._media import as_rows
-from diffqa_features._store import as_store
-from diffqa_features._video import READERS
+from diffqa_features._media.rows import as_rows
+from diffqa_features._media.video.video import READERS
+from diffqa_features._store.store import as_store
+from diffqa_features.features._estimator import MediaTransformer
 from diffqa_features.motion._extract import MotionRequest, extract_motion
 from diffqa_features.motion._weights import find_weights
 
@@ -260,7 +260,7 @@ class MotionFeatures(MediaTransformer):
     def _request(self):
         info = self._plan()
         # torch loads here, at first use.
-        from diffqa_features._devices import pick_device, pick_dtype
+        from diffqa_features._utils.devices import pick_device, pick_dtype
 
         dtype = pick_dtype(self.dtype, pick_device(self.device))
         return MotionRequest(

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from diffqa_features._devices import pick_device, pick_dtype
-from diffqa_features._halving import in_halves
+from diffqa_features._utils.batching import in_halves
+from diffqa_features._utils.devices import pick_device, pick_dtype
 from diffqa_features.motion._weights import WeightsInfo, load_network
 
 log = logging.getLogger(__name__)

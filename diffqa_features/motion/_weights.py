@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from diffqa_features._resolve import hash_file
+from diffqa_features._backbone.info import hash_file
 
 log = logging.getLogger(__name__)
 

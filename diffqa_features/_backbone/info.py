@@ -1,0 +1,239 @@
+"""A backbone's name -> what is known of it before its weights are loaded."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffqa_features._backbone.blocks import Block, Stage, list_blocks, list_stages
+from diffqa_features._backbone.files import Parts, list_parts
+from diffqa_features._backbone.hub import find_commit, find_folder, list_files
+
+# (path, inode, size, times) -> SHA-256, so that gigabytes are read once per process.
+_digests: dict[tuple, str] = {}
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What the configuration files of a backbone say.
+
+    Attributes
+    ----------
+    name : str
+        The alias or hub id asked for, or the absolute path of a local folder.
+    folder : Path
+        Folder in diffusers layout.
+    commit : str or None
+        Hub commit, if the folder is a snapshot in the hub cache.
+    blocks : tuple of Block
+        Cross-attention blocks in execution order.
+    stages : tuple of Stage
+        UNet stages in execution order.
+    latent_channels : int
+    latent_factor : int
+        Pixels per latent cell, along each side.
+    image_size : int
+        Native side length in pixels.
+    multiple : int
+        Sides in pixels must divide by this.
+    prediction_type : {'epsilon', 'v_prediction', 'sample'}
+        What the UNet predicts.
+    text_length : int
+        Tokens per prompt, with start, end and padding.
+    parts : Parts
+        The files that are read, relative to the folder.
+    """
+
+    name: str
+    folder: Path
+    commit: str | None
+    blocks: tuple[Block, ...]
+    stages: tuple[Stage, ...]
+    latent_channels: int
+    latent_factor: int
+    image_size: int
+    multiple: int
+    prediction_type: str
+    text_length: int
+    parts: Parts = field(repr=False)
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint (hex) of configurations and weights, whatever the folder's name.
+
+        Large files are read once per process; in a hub cache they are not read at all,
+        since there the name of the blob is the SHA-256 of its content.
+        """
+        return _fingerprint(self.folder, self.parts)
+
+
+def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
+    """Read a backbone's JSON files; load no weights and import no torch.
+
+    Parameters
+    ----------
+    name : str or path
+        Alias, hub id or folder, see :func:`diffqa_features._backbone.hub.find_folder`.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the model is not a text-to-image latent diffusion
+        model of the Stable Diffusion 1 and 2 kind.
+    OSError
+        If files are missing.
+    """
+    name, folder = find_folder(name)
+    unet = _read_json(folder / "unet/config.json")
+    vae = _read_json(folder / "vae/config.json")
+    text = _read_json(folder / "text_encoder/config.json")
+    text = text.get("text_config") or text
+    scheduler = _read_json(folder / "scheduler/scheduler_config.json")
+    problem = _find_problem(unet, vae, text, scheduler)
+    if problem:
+        raise ValueError(f"The backbone {name!r} is not supported: {problem}")
+
+    blocks = list_blocks(unet)
+    if not blocks:
+        raise ValueError(
+            f"The backbone {name!r} is not supported: its UNet has no "
+            "cross-attention block."
+        )
+    factor = _latent_factor(vae)
+    levels = len(unet.get("block_out_channels", (320, 640, 1280, 1280)))
+    return BackboneInfo(
+        name=name,
+        folder=folder,
+        commit=find_commit(folder),
+        blocks=blocks,
+        stages=list_stages(unet),
+        latent_channels=unet.get("in_channels", 4),
+        latent_factor=factor,
+        image_size=_sample_size(unet, vae, folder, factor),
+        multiple=factor * 2 ** (levels - 1),
+        prediction_type=scheduler.get("prediction_type", "epsilon"),
+        text_length=_text_length(folder, text),
+        parts=list_parts(list_files(folder)),
+    )
+
+
+def _find_problem(unet: dict, vae: dict, text: dict, scheduler: dict) -> str | None:
+    """Say why these configurations cannot be used, or None if they can."""
+    if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        return f"its UNet is a {unet['_class_name']}, not a UNet2DConditionModel."
+    for key in (
+        "addition_embed_type",
+        "class_embed_type",
+        "num_class_embeds",
+        "encoder_hid_dim",
+        "encoder_hid_dim_type",
+        "dual_cross_attention",
+    ):
+        if unet.get(key):
+            return (
+                f"its UNet wants a condition beside the prompt ({key}={unet[key]!r}), "
+                "as Stable Diffusion XL and unCLIP models do."
+            )
+    if unet.get("attention_type", "default") != "default":
+        return f"its UNet has attention_type={unet['attention_type']!r}."
+    if vae.get("_class_name") not in ("AutoencoderKL", "AutoencoderTiny"):
+        return (
+            f"its VAE is a {vae.get('_class_name')}, not an AutoencoderKL or "
+            "AutoencoderTiny."
+        )
+    latent_channels = vae.get("latent_channels", 4)
+    in_channels, out_channels = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if in_channels != latent_channels:
+        return (
+            f"its UNet takes {in_channels} channels and its VAE makes "
+            f"{latent_channels}, as in inpainting, depth and upscaling models."
+        )
+    if out_channels != in_channels:
+        return f"its UNet takes {in_channels} channels and returns {out_channels}."
+    if text.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
+        return f"its text encoder is a {text['model_type']!r}, not a CLIP text model."
+    made, taken = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
+    if any(made != dim for dim in (taken if isinstance(taken, list) else [taken])):
+        return f"its text encoder makes {made} channels and its UNet takes {taken}."
+    if not (scheduler.get("beta_schedule") or scheduler.get("trained_betas")):
+        return f"its scheduler {scheduler.get('_class_name')} names no betas."
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction", "sample"):
+        return f"its scheduler has prediction_type={prediction!r}."
+    return None
+
+
+def _latent_factor(vae: dict[str, Any]) -> int:
+    if vae["_class_name"] == "AutoencoderTiny":
+        return 2 ** (len(vae.get("num_encoder_blocks", (1, 3, 3, 3))) - 1)
+    return 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
+
+
+def _sample_size(unet: dict, vae: dict, folder: Path, factor: int) -> int:
+    size = unet.get("sample_size")
+    pixels = vae.get("sample_size") if size is None else None
+    sides = size if isinstance(size, list) else [size, size]
+    if pixels is None and (size is None or sides[0] != sides[1]):
+        raise ValueError(
+            f"{folder / 'unet/config.json'} gives no square sample_size. Set it to the "
+            "latent side length that the UNet was trained at."
+        )
+    return pixels if pixels is not None else sides[0] * factor
+
+
+def _text_length(folder: Path, text: dict[str, Any]) -> int:
+    positions = text.get("max_position_embeddings", 77)
+    path = folder / "tokenizer/tokenizer_config.json"
+    if not path.is_file():
+        return positions
+    # A tokenizer without a limit says 1e30.
+    return int(min(_read_json(path).get("model_max_length") or positions, positions))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object.")
+    return content
+
+
+def _fingerprint(folder: Path, parts: Parts) -> str:
+    digest = hashlib.sha256()
+    for name in parts.configs:
+        path = folder / name
+        if path.suffix == ".json":
+            # Parsed, so that a file that was only written anew counts as the same.
+            content = _read_json(path)
+            content.pop("_diffusers_version", None)
+            content.pop("_name_or_path", None)
+            payload = json.dumps(content, sort_keys=True).encode()
+        else:
+            payload = path.read_bytes()
+        digest.update(f"{name}:{hashlib.sha256(payload).hexdigest()}\n".encode())
+    for part, _, names in parts.weights:
+        for name in names:
+            digest.update(f"{part}:{hash_file(folder / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 (hex) of a file, read once per process while it does not change."""
+    real = path.resolve()
+    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
+        return real.name
+    stat = real.stat()
+    key = (real, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if key not in _digests:
+        digest = hashlib.sha256()
+        with real.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+        _digests[key] = digest.hexdigest()
+    return _digests[key]

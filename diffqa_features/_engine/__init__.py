@@ -1,0 +1,7 @@
+"""Rows in, one float32 matrix out: what is stored is read, the rest is computed.
+
+In: rows of media and a `Request` with everything that decides the numbers. Out: the
+matrix in the order of the rows, and a list of the rows that failed. Open `engine`
+first; `passes` runs the backbone in batches that fit, `latents` encodes each picture
+once, and `parallel` shares rows out among processes and reads ahead.
+"""

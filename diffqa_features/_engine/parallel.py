@@ -1,0 +1,170 @@
+"""Rows and a way to take them in, results in the order of the rows out.
+
+What every extractor does, whatever it computes: share rows out among processes, work
+ahead of the model in a thread, tell progress, keep what was computed.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from joblib.parallel import get_active_backend
+from tqdm.auto import tqdm
+
+from diffqa_features._media.rows import Row
+from diffqa_features._store.store import FeatureStore
+
+READERS = 3
+"""Threads that read and decode."""
+
+_ROWS_PER_TASK = 32
+
+Result = TypeVar("Result")
+Taken = tuple[Result, list[tuple[int, str]]]
+
+
+def share_rows(
+    rows: Sequence[Row],
+    take: Callable[[Sequence[Row], Callable[[int], object]], Taken],
+    *,
+    device: str | None,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> tuple[list[tuple[Sequence[int], Result]], list[tuple[int, str]]]:
+    """Call `take`, in several processes if so asked.
+
+    ``take(rows, advance)`` returns the result for its rows and the (index, reason) of
+    those that could not be read; it calls ``advance(count)`` as rows are finished, and
+    can be pickled. Returned are the results of parts of the rows, each with the places
+    of its rows. Rows of one file or object are in one part, so that no two processes
+    compute the same.
+    """
+    jobs = min(effective_n_jobs(n_jobs), len(rows))
+    with tqdm(total=len(rows), unit="row", disable=not verbose) as progress:
+        if jobs == 1:
+            result, failed = take(rows, progress.update)
+            return [(range(len(rows)), result)], failed
+        _refuse_shared_gpu(device, jobs)
+        tasks = _split(rows)
+        parallel = Parallel(
+            n_jobs=n_jobs, return_as="generator", pre_dispatch="2*n_jobs"
+        )
+        results, failed = [], []
+        parts = parallel(
+            delayed(_take)([rows[place] for place in places], take) for places in tasks
+        )
+        for places, (result, bad) in zip(tasks, parts, strict=True):
+            results.append((places, result))
+            failed += bad
+            progress.update(len(places))
+    return results, sorted(failed)
+
+
+def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
+    """Yield the items while the next `depth` of them are made in a thread."""
+    end = object()
+    upcoming: deque[Future] = deque()
+    with ThreadPoolExecutor(1, "diffqa-ahead") as worker:
+        try:
+            while True:
+                while len(upcoming) < depth:
+                    upcoming.append(worker.submit(next, items, end))
+                item = upcoming.popleft().result()
+                if item is end:
+                    return
+                yield item
+        finally:
+            worker.shutdown(cancel_futures=True)
+            items.close()
+
+
+def read_ahead(
+    rows: Sequence[Row],
+    read: Callable[[Row], Result],
+    depth: int,
+    size: Callable[[Result], int] = lambda result: 1,
+) -> Iterator[tuple[Row, Future[Result]]]:
+    """Yield rows in order, with what `read` makes of each in the background.
+
+    At most `depth` rows are ahead, and no new one is begun while those that are read
+    and wait come to twice that by `size`: long rows are not piled up.
+    """
+    upcoming: deque[tuple[Row, Future]] = deque()
+    iterator = iter(rows)
+    with ThreadPoolExecutor(READERS, "diffqa-read") as readers:
+        try:
+            while True:
+                while len(upcoming) < depth and _waiting(upcoming, size) < 2 * depth:
+                    row = next(iterator, None)
+                    if row is None:
+                        break
+                    upcoming.append((row, readers.submit(read, row)))
+                if not upcoming:
+                    return
+                yield upcoming.popleft()
+        finally:
+            for _, future in upcoming:
+                future.cancel()
+
+
+def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
+    """Put entries into the store; a store that cannot be written is given up."""
+    if store is None or not entries:
+        return store
+    try:
+        store.put(entries)
+    except OSError as error:
+        warnings.warn(
+            f"The feature store cannot be written; this call goes on without it. "
+            f"{error}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None
+    return store
+
+
+def _waiting(upcoming, size):
+    done = [future for _, future in upcoming if future.done()]
+    return sum(size(f.result()) for f in done if f.exception() is None)
+
+
+def _split(rows: Sequence[Row]) -> list[list[int]]:
+    """Places of the rows of each task."""
+    together: dict[object, list[int]] = {}
+    for place, row in enumerate(rows):
+        source = row.source
+        named = isinstance(source, (str, os.PathLike))
+        together.setdefault(os.fspath(source) if named else id(source), []).append(
+            place
+        )
+    tasks: list[list[int]] = [[]]
+    for places in together.values():
+        if len(tasks[-1]) >= _ROWS_PER_TASK:
+            tasks.append([])
+        tasks[-1] += places
+    return tasks
+
+
+def _take(rows, take):
+    with parallel_config(n_jobs=1):
+        return take(rows, lambda count: None)
+
+
+def _refuse_shared_gpu(device, jobs):
+    from diffqa_features._utils.devices import pick_device
+
+    kind = pick_device(device).type
+    backend, _ = get_active_backend()
+    if kind != "cpu" and not backend.supports_sharedmem:
+        raise ValueError(
+            f"n_jobs asks for {jobs} processes, and each would load the backbone on "
+            f"the same {kind} device. Use n_jobs=1 there (passes are batched), raise "
+            "batch_size instead, or set device='cpu'."
+        )

@@ -1,0 +1,352 @@
+"""X in any accepted form goes in; rows, and of each row frames and a key, come out.
+
+A key follows the content: the bytes of a file, whatever its name, or the 8-bit RGB
+pixels of an image or array. How content becomes pixels is written in `images`,
+`animations` and `video/`.
+"""
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffqa_features._media.animations import Animation, open_animation
+from diffqa_features._media.images import array_pixels, decode_image, image_pixels
+from diffqa_features._media.video.containers import PREFIX, is_video
+from diffqa_features._media.video.raw import RawVideo, is_raw_video
+from diffqa_features._media.video.video import (
+    Video,
+    check_indices,
+    choose_frames,
+    open_video,
+    spread,
+)
+
+# Loading or converting a PIL image changes it, and rows in several threads may share
+# one. The locks do too, so that no lock has to be kept per image.
+_IMAGE_LOCKS = tuple(threading.Lock() for _ in range(64))
+_PIECE = 1 << 20  # bytes of a video file that are in memory at once
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row of X: its position, its media, and the other columns of its table."""
+
+    index: int
+    source: object
+    columns: dict[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if isinstance(self.source, (str, os.PathLike)):
+            name = f"'{os.fsdecode(self.source)}'"
+        elif isinstance(self.source, Image.Image):
+            name = "PIL image"
+        elif isinstance(self.source, np.ndarray):
+            name = "array"
+        else:
+            name = type(self.source).__name__
+        return f"row {self.index} ({name})"
+
+
+class Media:
+    """The content of one row: known by its key, decoded by each call of `frames`."""
+
+    __slots__ = ("_content", "_moving", "_reader", "key", "row")
+
+    def __init__(self, row: Row, content, key: str, reader: str = "auto") -> None:
+        self.row = row
+        self.key = key
+        # (T, H, W, 3), the bytes of an image file, or a video file that was hashed
+        self._content: np.ndarray | bytes | _File = content
+        self._reader = reader
+        self._moving: Video | Animation | RawVideo | None = None
+
+    @property
+    def is_still(self) -> bool:
+        """Whether this is a picture, or an array of a single frame."""
+        if self.is_array:
+            return len(self._content) == 1
+        if isinstance(self._content, _File):
+            return False
+        with _blame(self.row):
+            return self._video() is None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether pixels came in, and not a file."""
+        return isinstance(self._content, np.ndarray)
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames per second on average; None for stills, arrays and pages."""
+        with _blame(self.row):
+            video = self._video()
+            return None if video is None else video.frame_rate
+
+    def times(self) -> np.ndarray | None:
+        """When each frame appears, float64 seconds (T,), 0 for the first one.
+
+        None where there is no clock: of stills, arrays, and pages of a TIFF.
+        """
+        with _blame(self.row):
+            video = self._video()
+            return None if video is None else video.times()
+
+    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Frames uint8 (H, W, 3) at increasing indices, decoded one at a time.
+
+        What came in as an array of uint8 RGB is not copied: do not write to it.
+        """
+        with _blame(self.row):
+            content = self._content
+            if isinstance(content, np.ndarray):
+                for at in check_indices(indices, len(content)):
+                    yield content[at]
+            elif (video := self._video()) is None:
+                for _ in check_indices(indices, 1):
+                    yield decode_image(content)
+            elif isinstance(video, Animation):
+                yield from video.read(check_indices(indices, len(video)))
+            else:
+                yield from video.read(indices)
+                content.check()
+
+    def frames(
+        self, frame_rate: float = 1.0, max_frames: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """The frames of a row, one at a time: those of `choose`."""
+        yield from self.read(self.choose(frame_rate, max_frames))
+
+    def choose(
+        self, frame_rate: float = 1.0, max_frames: int | None = None
+    ) -> np.ndarray:
+        """Indices of the frames that `choose_frames` takes of a video.
+
+        Of what has no clock all are taken, or `max_frames` of them, spread uniformly.
+        """
+        times = self.times()
+        if times is not None:
+            duration = self._video().duration
+            return choose_frames(times, duration, frame_rate, max_frames)
+        with _blame(self.row):
+            several = self._content if self.is_array else self._video() or [0]
+            return spread(len(several), max_frames)
+
+    def _video(self) -> Video | Animation | RawVideo | None:
+        if self._moving is None:
+            if isinstance(self._content, _File) and self._content.raw is not None:
+                self._moving = self._content.raw
+            elif isinstance(self._content, _File):
+                self._moving = open_video(self._content.path, self._reader)
+            elif isinstance(self._content, bytes):
+                self._moving = open_animation(self._content)
+        return self._moving
+
+
+def as_rows(X) -> list[Row]:
+    """Split X into rows; the container is checked, no media is opened."""
+    sources, columns = _split(X)
+    if not sources:
+        raise ValueError(
+            "Found array with 0 sample(s) while a minimum of 1 is required."
+        )
+    return [
+        Row(index, source, {name: values[index] for name, values in columns.items()})
+        for index, source in enumerate(sources)
+    ]
+
+
+def open_media(row: Row, reader: str = "auto") -> Media:
+    """Read the bytes of a file, or take the pixels of an image or array.
+
+    Of a video file only the hash is taken, a piece at a time. `reader` decodes it.
+    """
+    source = row.source
+    with _blame(row):
+        if isinstance(source, (str, os.PathLike)):
+            return Media(row, *_read(os.fspath(source), row.columns), reader)
+        frames = None
+        if isinstance(source, np.ndarray):
+            frames = array_pixels(source)
+        elif isinstance(source, Image.Image):
+            with _IMAGE_LOCKS[id(source) % len(_IMAGE_LOCKS)]:
+                frames = image_pixels(source)[None]
+        if frames is not None:
+            return Media(row, frames, _frames_key(frames))
+        missing = type(source).__name__ in ("NoneType", "NAType", "NaTType")
+        if missing or (isinstance(source, float) and source != source):
+            raise ValueError("the media is missing; fill in a path or drop the row.")
+        raise ValueError(
+            f"a {type(source).__name__} is not media; pass a path, a PIL image, or an "
+            "array of shape (H, W), (H, W, 3) or (T, H, W, 3)."
+        )
+
+
+def pixel_key(frame: np.ndarray) -> str:
+    """Key of one decoded frame, uint8 (H, W, 3); the same as of a still's pixels."""
+    return _frames_key(frame[None])
+
+
+def _frames_key(frames: np.ndarray) -> str:
+    shape = "x".join(map(str, frames.shape))
+    return _digest(f"pixels 1 {shape}".encode(), np.ascontiguousarray(frames))
+
+
+def _digest(kind: bytes, content: bytes | np.ndarray) -> str:
+    # The digit in `kind` counts changes of what the same content decodes to.
+    digest = hashlib.blake2b(kind + b"\0", digest_size=16)
+    digest.update(content)
+    return digest.hexdigest()
+
+
+@dataclass(slots=True, frozen=True)
+class _File:
+    """A video file as it was when it was hashed."""
+
+    path: str
+    size: int
+    changed: int
+    raw: RawVideo | None = None
+
+    def check(self) -> None:
+        now = Path(self.path).stat()
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.changed):
+            raise ValueError(
+                "the file changed while it was read; pass it again when it is finished."
+            )
+
+
+@contextmanager
+def _blame(row: Row) -> Iterator[None]:
+    """Name the row in whatever goes wrong with its media."""
+    try:
+        yield
+    except MemoryError:
+        raise  # says nothing about the row
+    except Exception as error:  # decoders raise nearly every type on broken files
+        # Decoders derive errors of their own from OSError, which take other arguments.
+        plain = isinstance(error, OSError) and type(error).__module__ == "builtins"
+        kind = type(error) if plain else ValueError
+        raise kind(f"Row{str(row)[3:]}: {error}") from error
+
+
+# -- containers --
+
+
+def _split(X) -> tuple[list, dict[str, list]]:
+    """X -> the media of its rows, and the values of its other columns."""
+    name = type(X).__name__
+    if isinstance(X, np.ndarray):
+        return _split_array(X), {}
+    if isinstance(X, (str, bytes, os.PathLike, Image.Image)):
+        raise TypeError(f"X is a single {name}; wrap it in a list: [X].")
+    if hasattr(X, "__next__"):
+        raise TypeError(
+            f"X is a {name}, which can be traversed only once; pass list(X)."
+        )
+    sequence = hasattr(X, "__len__") and hasattr(X, "__getitem__")
+    if not sequence or isinstance(X, Mapping):
+        raise TypeError(
+            f"X is a {name}; pass a list, Series or array of media, or a DataFrame "
+            "with the media in its column 'path'."
+        )
+    if hasattr(X, "columns"):
+        return _split_table(X)
+    if getattr(X, "ndim", 1) != 1:
+        raise TypeError(
+            f"X is a {name} with {X.ndim} axes; pass a NumPy array of shape "
+            "(n, H, W, 3) or (n, T, H, W, 3)."
+        )
+    return list(X), {}
+
+
+def _split_table(X) -> tuple[list, dict[str, list]]:
+    columns = {str(label): label for label in X.columns}
+    if len(columns) < len(X.columns):
+        raise ValueError(
+            f"The columns of X must have different names. Got {list(X.columns)}."
+        )
+    path = next(iter(columns)) if len(columns) == 1 else "path"
+    if path not in columns:
+        raise ValueError(
+            f"X must have a column 'path' with the media. Got columns {list(columns)}; "
+            "rename the one that holds the media."
+        )
+    values = {name: list(X[label]) for name, label in columns.items()}
+    return values.pop(path), values
+
+
+def _split_array(X: np.ndarray) -> list:
+    if X.ndim and len(X) == 0:
+        return []
+    if X.dtype.kind in "OUT":  # objects, and the two kinds of strings
+        if X.ndim == 2 and X.shape[1] == 1:
+            X = X[:, 0]
+        if X.ndim == 1:
+            return X.tolist()
+        raise ValueError(
+            f"X is an array of {X.dtype} with shape {X.shape}; expected (n,) or "
+            "(n, 1): one path, PIL image or numeric array per row."
+        )
+    if X.dtype.kind in "buif" and X.ndim in (4, 5) and X.shape[-1] in (1, 3, 4):
+        return list(X)
+    raise ValueError(
+        f"X is an array of {X.dtype} with shape {X.shape}; expected images "
+        "(n, H, W, 3) or clips (n, T, H, W, 3). Wrap a single image or clip in a "
+        "list: [X]; give grey images (n, H, W) a channel axis: X[..., None]."
+    )
+
+
+# -- files --
+
+
+def _read(name: str | bytes, columns: Mapping) -> tuple[bytes | _File, str]:
+    """Content and key of a file; `columns` say what a raw video does not."""
+    if not name:
+        raise ValueError("the path is empty; fill it in or drop the row.")
+    try:
+        path = Path(os.fsdecode(name))
+        status = path.stat()
+        mode = status.st_mode
+        if stat.S_ISDIR(mode):
+            raise ValueError(
+                "this is a directory; pass the files in it, for example "
+                "sorted(Path(folder).glob('*.jpg'))."
+            )
+        if not stat.S_ISREG(mode):
+            raise ValueError("this is not a regular file; copy its content to one.")
+        raw = RawVideo.from_columns(name, columns) if is_raw_video(name) else None
+        with path.open("rb") as file:
+            prefix = file.read(PREFIX)
+            if prefix and (raw is not None or is_video(prefix)):
+                kind = "file 1" if raw is None else f"raw 1 {raw.facts}"
+                digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=16)
+                digest.update(prefix)
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+                content = _File(
+                    str(path.absolute()), status.st_size, status.st_mtime_ns, raw
+                )
+                return content, digest.hexdigest()
+            data = prefix + file.read()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no such file; relative paths start in '{Path.cwd()}', and URLs must be "
+            "downloaded first."
+        ) from error
+    except PermissionError as error:
+        raise PermissionError(
+            "no permission to read the file; change its mode or its owner."
+        ) from error
+    except OSError as error:
+        raise OSError(f"cannot be read ({error.strerror}); check the path.") from error
+    if not data:
+        raise ValueError("the file is empty; restore it or drop the row.")
+    return data, _digest(b"file 1", data)

@@ -1,0 +1,129 @@
+"""A video in, when its frames are shown and chosen frames of it out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from diffqa_features._media.video.decoders import (
+    DecordError,
+    check_damage,
+    objection,
+    read_decord,
+    read_imageio,
+)
+from diffqa_features._media.video.demux import VideoError, absolute, index_video
+
+READERS = ("auto", "decord", "imageio")
+
+log = logging.getLogger(__name__)
+
+
+class Video:
+    """The first video stream of a file; frames are decoded as they are asked for.
+
+    Pixels are those that are stored (a ratio of pixel sides other than 1 is left
+    alone), brought upright; BT.601 or BT.709 and the range as the stream says, BT.601
+    where it does not say; alpha on white; 10 bits and more rounded to 8.
+    """
+
+    def __init__(self, source: str | bytes, reader: str = "auto") -> None:
+        self._index = index_video(source)
+        self._reader = reader
+
+    def times(self) -> np.ndarray:
+        """When each frame appears, seconds from the first: float64 (T,)."""
+        return self._index.times
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's appearance to the last one's end."""
+        return self._index.end
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, on average."""
+        return self._index.frame_rate
+
+    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Frames (H, W, 3) uint8 at increasing indices into `times`, one at a time."""
+        wanted = check_indices(indices, len(self._index.times))
+        refused = "" if self._reader == "imageio" else _refusal(self._index)
+        if refused and self._reader == "decord":
+            raise _decord_refuses(refused)
+        done = 0
+        if self._reader != "imageio" and not refused:
+            try:
+                check_damage(self._index, wanted)
+                for frame in read_decord(self._index, wanted):
+                    yield frame
+                    done += 1
+                return
+            except DecordError as error:
+                if self._reader == "decord":
+                    raise _decord_refuses(error) from error
+                log.info("decord: %s; the imageio reader goes on.", error)
+        yield from read_imageio(self._index, wanted[done:])
+
+
+def open_video(source: str | os.PathLike | bytes, reader: str = "auto") -> Video:
+    """Open the path or the content of a video file.
+
+    ``"auto"`` reads with decord where it gives the same frames as imageio's PyAV, and
+    with that one elsewhere; see `diffqa_features._media.video.decoders.objection`.
+    """
+    if reader not in READERS:
+        raise ValueError(f"reader must be one of {READERS}. Got {reader!r} instead.")
+    return Video(source if isinstance(source, bytes) else absolute(source), reader)
+
+
+def choose_frames(
+    times: np.ndarray, duration: float, frame_rate: float, max_frames: int | None = None
+) -> np.ndarray:
+    """Indices of the frames shown at 0.5 s + k / frame_rate, each of them once.
+
+    k is any integer that leads into [0, duration); where none does, the frame in the
+    middle is taken. `max_frames` thins as `spread` does.
+    """
+    # Container clocks round to their ticks: a frame due at 0.5 s may say 0.5000001.
+    slack = 1e-6
+    start, end = times - slack, np.append(times[1:], duration) - slack
+    # The first moment that is not before the frame appears.
+    due = 0.5 + np.ceil((np.maximum(start, -slack) - 0.5) * frame_rate) / frame_rate
+    chosen = np.flatnonzero(due < end)
+    if not len(chosen):
+        chosen = [max(0, np.searchsorted(times, duration / 2, "right") - 1)]
+    chosen = np.asarray(chosen)
+    return chosen[spread(len(chosen), max_frames)]
+
+
+def spread(count: int, max_frames: int | None) -> np.ndarray:
+    """Middles of `max_frames` equal segments of `count` frames; all where fewer."""
+    if max_frames is None or count <= max_frames:
+        return np.arange(count)
+    return (2 * np.arange(max_frames) + 1) * count // (2 * max_frames)
+
+
+def check_indices(indices: Sequence[int], count: int) -> list[int]:
+    """The indices as ints, refused unless they increase within [0, count)."""
+    wanted = [int(at) for at in indices]
+    if any(b <= a for a, b in zip([-1, *wanted], [*wanted, count])):
+        raise ValueError(f"indices must increase within [0, {count}). Got {wanted}.")
+    return wanted
+
+
+def _refusal(index) -> str:
+    try:
+        import decord  # noqa: F401
+    except (ImportError, OSError) as error:  # no wheel, or a library that is not there
+        return f"it cannot be imported ({error})"
+    return objection(index)
+
+
+def _decord_refuses(why) -> VideoError:
+    return VideoError(
+        f"cannot be read with decord ({why}); use reader='auto' or 'imageio'."
+    )

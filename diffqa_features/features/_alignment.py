@@ -1,0 +1,228 @@
+"""`PromptAlignmentMaps`: media in, where each prompt is attended to out."""
+
+from numbers import Integral
+
+import numpy as np
+
+from diffqa_features._engine.layout import MapLayout
+from diffqa_features.features._base import BackboneTransformer
+
+
+class PromptAlignmentMaps(BackboneTransformer):
+    """Attention of a frozen diffusion model to each prompt, over the picture.
+
+    One noised pass per prompt; at each chosen block the attention of every place to
+    the prompt's own words (start, end and padding tokens left out) is averaged over
+    heads and words, brought to one grid, and averaged over blocks and timesteps.
+
+    Parameters
+    ----------
+    backbone : str or path, default="tiny"
+        See `DiffusionQAFeatures`.
+
+    timesteps : int or sequence of int, default=(50,)
+        DDPM training steps in [0, 999]; averaged over.
+
+    blocks : str or list of str, default="all"
+        Cross-attention blocks by name or pattern; averaged over.
+
+    prompts : str or sequence of str, default=("Good photo.", "Bad photo.")
+        One map each. ``"{column}"`` is filled per row from a DataFrame `X`.
+
+    map_size : (int, int), default=(16, 16)
+        Rows and columns of the grid, whatever the levels of the UNet have.
+
+    signed : bool, default=False
+        ``False``: the softmax over all tokens, in [0, 1], as the UNet weighs them.
+        ``True``: the logits before the softmax less their mean over the picture, in
+        units of the logits, so that a place may also repel a prompt.
+
+    image_size : int, default=None
+        Side of the picture that the backbone sees, pixels; ``None`` is its own.
+
+    view : {"stretch", "fit", "crop"}, default="stretch"
+        How a picture is brought to that size.
+
+    frame_rate : float, default=1.0
+        Frames per second taken from a video; see `DiffusionQAFeatures`.
+
+    max_frames : int, default=None
+        At most this many frames per row; maps are averaged over frames.
+
+    reader : {"auto", "decord", "imageio"}, default="auto"
+        What decodes video files; see `DiffusionQAFeatures`.
+
+    random_state : int, default=0
+        Seeds the noise.
+
+    memory : str, path or FeatureStore, default=None
+        Folder in which passes are kept, per picture.
+
+    batch_size : int, default=None
+        UNet rows (picture and prompt) per pass.
+
+    device : str, default=None
+        ``None`` takes the first accelerator there is, else the CPU.
+
+    dtype : {"float32", "float16", "bfloat16"}, default=None
+        Precision of the backbone; ``None`` is float16 on CUDA, else float32.
+
+    n_jobs : int, default=None
+        Processes, each with a backbone of its own.
+
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with a row that cannot be read.
+
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    failed_ : list of (int, str)
+        Position and reason of every row of the last call that could not be read.
+
+    See Also
+    --------
+    DiffusionQAFeatures : Numbers pooled over the picture.
+
+    Notes
+    -----
+    Attention is observed where the UNet computes its queries and keys; the forward pass
+    is the library's own, and the picture is real, not generated. Averaging heads and
+    layers follows DAAM [1]_.
+
+    References
+    ----------
+    .. [1] R. Tang et al., "What the DAAM: Interpreting Stable Diffusion using cross
+       attention", ACL 2023.
+
+    Examples
+    --------
+    >>> from diffqa_features import PromptAlignmentMaps
+    >>> from diffqa_features.datasets import make_procedural_images
+    >>> images = make_procedural_images(1)
+    >>> maps = PromptAlignmentMaps(prompts=["sharp photo.", "blurred photo."])
+    >>> maps.maps(images).shape
+    (1, 2, 16, 16)
+    """
+
+    _parameter_constraints: dict = {
+        **BackboneTransformer._parameter_constraints,
+        "map_size": [tuple, list],
+        "signed": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        backbone="tiny",
+        *,
+        timesteps=(50,),
+        blocks="all",
+        prompts=("Good photo.", "Bad photo."),
+        map_size=(16, 16),
+        signed=False,
+        image_size=None,
+        view="stretch",
+        frame_rate=1.0,
+        max_frames=None,
+        reader="auto",
+        random_state=0,
+        memory=None,
+        batch_size=None,
+        device=None,
+        dtype=None,
+        n_jobs=None,
+        on_error="raise",
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.timesteps = timesteps
+        self.blocks = blocks
+        self.prompts = prompts
+        self.map_size = map_size
+        self.signed = signed
+        self.image_size = image_size
+        self.view = view
+        self.frame_rate = frame_rate
+        self.max_frames = max_frames
+        self.reader = reader
+        self.random_state = random_state
+        self.memory = memory
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.on_error = on_error
+        self.verbose = verbose
+
+    def transform(self, X):
+        """Compute the maps as named columns.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            See `DiffusionQAFeatures.transform`.
+
+        Returns
+        -------
+        ndarray of shape (N, K * h * w), dtype float32
+            Prompt by prompt, row by row of the grid. A DataFrame after ``set_output``.
+        """
+        return self._extract(X)
+
+    def maps(self, X):
+        """Compute the maps as pictures.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            See `DiffusionQAFeatures.transform`.
+
+        Returns
+        -------
+        ndarray of shape (N, K, h, w), dtype float32
+            One map per row of `X` and prompt, whatever ``set_output`` says.
+        """
+        matrix = self._extract(X)
+        return matrix.reshape(len(matrix), len(self._prompts()), *self._map_size())
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns; needs no weights in memory.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
+
+        Returns
+        -------
+        ndarray of str of shape (K * h * w,)
+            For example ``map__prompt0__y03__x11``.
+        """
+        self._validate_params()
+        _, layout = self._recipe_and_layout(self._plan())
+        return np.array(layout.names(), dtype=object)
+
+    def _plan(self):
+        info = super()._plan()
+        self._recipe_and_layout(info)
+        return info
+
+    def _map_size(self):
+        size = tuple(self.map_size)
+        if len(size) != 2 or not all(isinstance(s, Integral) and s > 0 for s in size):
+            raise self._complaint("map_size", "two positive ints (rows, columns)")
+        return int(size[0]), int(size[1])
+
+    def _recipe_and_layout(self, info):
+        blocks, _ = self._selected(info)
+        if not blocks:
+            raise ValueError(
+                f"blocks={self.blocks!r} names stages of {info.name} without "
+                "cross-attention, where no prompt is attended to."
+            )
+        kind = "signed_map" if self.signed else "map"
+        size = self._map_size()
+        recipe = self._recipe(info, (kind,), blocks, (), (), (), map_size=size)
+        layout = MapLayout(self._timesteps(), len(self._prompts()), kind, blocks, size)
+        return recipe, layout

@@ -1,0 +1,122 @@
+"""Clips of any length in padded batches; what a network says of them; losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from diffqa_features.learned._training import precision
+from diffqa_features.learned.diffvqa.network import Clips, DiffVQANetwork
+from diffqa_features.learned.diffvqa.view_features import ViewedClip
+
+_SMALL = 1e-8
+
+
+@dataclass
+class Told:
+    """What the network says of one clip, the mean over its crops."""
+
+    quality: np.ndarray  # (T,) float64
+    weights: np.ndarray  # (T,) float64, with the sum 1
+    described: np.ndarray  # (D,) float32
+
+    @property
+    def score(self) -> float:
+        return float(self.quality @ self.weights)
+
+
+def collate(
+    clips: Sequence[ViewedClip], copies: Sequence[int], device: torch.device
+) -> tuple[dict[str, Clips], torch.Tensor]:
+    """One batch of clips by view, with zeros behind their ends, and the mask (B, T).
+
+    `copies` says which crop of each is taken.
+    """
+    counts = [len(clip.numbers) for clip in clips]
+    mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+
+    def padded(parts):
+        whole = np.zeros((len(parts), max(counts), *parts[0].shape[1:]), parts[0].dtype)
+        for row, part in zip(whole, parts, strict=True):
+            row[: len(part)] = part
+        return torch.from_numpy(whole).to(device)
+
+    def chosen(arrays):
+        # The resized view has one copy only.
+        return [a[copy % len(a)] for a, copy in zip(arrays, copies, strict=True)]
+
+    batch = {
+        view: Clips(
+            padded(chosen([clip.features[view] for clip in clips])),
+            padded(chosen([clip.frames[view] for clip in clips]))
+            if clips[0].frames
+            else None,
+        )
+        for view in clips[0].features
+    }
+    return batch, mask.to(device)
+
+
+@torch.inference_mode()
+def tell(
+    network: DiffVQANetwork,
+    clips: Sequence[ViewedClip],
+    device: torch.device,
+    dtype: torch.dtype,
+    n_copies: int,
+    batch_size: int,
+) -> list[Told]:
+    """Ask about clips in batches, once for each crop."""
+    told = []
+    for start in range(0, len(clips), batch_size):
+        chunk = clips[start : start + batch_size]
+        answers = []
+        for copy in range(n_copies):
+            batch, mask = collate(chunk, [copy] * len(chunk), device)
+            with precision(device, dtype):
+                answers.append(network(batch, mask))
+        quality, weights, described = (
+            torch.stack(copies).mean(0).cpu().double().numpy()
+            for copies in zip(*answers, strict=True)
+        )
+        for i, clip in enumerate(chunk):
+            count = len(clip.numbers)
+            vector = described[i].astype(np.float32)
+            told.append(Told(quality[i, :count], weights[i, :count], vector))
+    return told
+
+
+def standardise(network: DiffVQANetwork, clips: Sequence[ViewedClip]) -> None:
+    """Give every branch the mean and spread of each channel over these clips."""
+    for view, branch in network.branches.items():
+        # Sums in float64, clip by clip: all features at once would be copied.
+        count, total, squares = 0, 0.0, 0.0
+        for clip in clips:
+            values = clip.features[view].astype(np.float64)  # (K, T, C, g, g)
+            count += values.size // values.shape[2]
+            total = total + values.sum((0, 1, 3, 4))
+            squares = squares + np.square(values).sum((0, 1, 3, 4))
+        mean = total / count
+        spread = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        # A channel that never changes says nothing, and must not be blown up.
+        spread[spread <= 1e-5 * np.maximum(np.abs(mean), 1e-5)] = 1.0
+        branch.fusion.mean.copy_(torch.from_numpy(mean))
+        branch.fusion.scale.copy_(torch.from_numpy(spread))
+
+
+def _compare(scores, target):
+    """1 - PLCC, halved, and what pairs lack of the distance that they should have."""
+    s, t = scores - scores.mean(), target - target.mean()
+    norms = (s.square().sum() * t.square().sum() + _SMALL).sqrt()
+    correlated = (1 - (s * t).sum() / norms) / 2
+    wanted = t[:, None] - t
+    lacking = F.relu(wanted.abs() - wanted.sign() * (s[:, None] - s))
+    pairs = (wanted != 0).sum().clamp(min=1)
+    return correlated + (lacking * (wanted != 0)).sum() / pairs
+
+
+LOSSES = {"plcc+rank": _compare, "l1": F.l1_loss}

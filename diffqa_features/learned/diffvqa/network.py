@@ -1,0 +1,237 @@
+"""Diffusion features and frames of two views in, quality and weight per frame out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from diffqa_features.learned.diffvqa.mamba import FrameMamba
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of the network; the paper gives none."""
+
+    width: int
+    mamba: bool
+    mamba_size: int
+    patch_size: int
+    mamba_width: int
+    mamba_layers: int
+    mamba_state: int
+
+
+@dataclass
+class Clips:
+    """A batch of clips, as one view shows them; padded behind their ends."""
+
+    features: torch.Tensor  # (B, T, C, g, g) float32: four levels, then the latent
+    frames: torch.Tensor | None  # (B, T, s, s, 3) uint8
+
+
+class DiffVQANetwork(nn.Module):
+    """Stage 2 of DiffVQA: the first view weighs the frames, the last one grades them.
+
+    With a single view that one does both.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of the four levels of the denoising network, and of the latent.
+    views : sequence of str
+        ``"resize"``, ``"crop"`` or both, in this order.
+    sizes : Sizes
+    seed : int
+        Of the first weights; the global generator is left as it was.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], views: Sequence[str], sizes: Sizes, seed: int
+    ):
+        super().__init__()
+        self._views = tuple(views)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.branches = nn.ModuleDict(
+                {view: Branch(channels, sizes) for view in self._views}
+            )
+            described = self.branches[self._views[0]].described
+            self.weigh = _head(described, sizes.width)
+            self.grade = _head(described, sizes.width)
+        # All frames weigh the same until there is a reason.
+        nn.init.zeros_(self.weigh[-1].weight)
+
+    def forward(
+        self, clips: Mapping[str, Clips], mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Grade the frames of clips and weigh them.
+
+        Parameters
+        ----------
+        clips : mapping of str to Clips
+            By view.
+        mask : bool tensor of shape (B, T)
+            True at frames, False behind a clip's end.
+
+        Returns
+        -------
+        quality, weights : tensors of shape (B, T)
+            Weights of a clip add up to 1. Both are 0 behind its end.
+        described : tensor of shape (B, D)
+            What the branches say of the clip as a whole, view by view.
+        """
+        told = {view: self.branches[view](clips[view], mask) for view in self._views}
+        logits = self.weigh(told[self._views[0]])[..., 0].float()
+        weights = logits.masked_fill(~mask, -torch.inf).softmax(1)
+        quality = self.grade(told[self._views[-1]])[..., 0].float()
+        # The first frame has its clip beside it, as all others.
+        clip = torch.cat(
+            [
+                self.branches[view].of_clip(vectors[:, 0])
+                for view, vectors in told.items()
+            ],
+            -1,
+        )
+        return quality.masked_fill(~mask, 0.0), weights, clip.float()
+
+
+class Branch(nn.Module):
+    """One view: DFF, TDM and FFF over diffusion features, TCAB over the frames."""
+
+    def __init__(self, channels: Sequence[int], sizes: Sizes):
+        super().__init__()
+        width = sizes.width
+        self.fusion = FeatureFusion(channels, width)
+        self.frames = FrameFusion(2 * width, width)
+        self.temporal = None
+        self.widths = [width]
+        if sizes.mamba:
+            self.temporal = FrameMamba(
+                sizes.mamba_size,
+                sizes.patch_size,
+                sizes.mamba_width,
+                sizes.mamba_layers,
+                sizes.mamba_state,
+            )
+            self.widths.append(sizes.mamba_width)
+        self.described = 2 * sum(self.widths)
+
+    def forward(self, clips: Clips, mask: torch.Tensor) -> torch.Tensor:
+        """Describe every frame, and its clip beside it: (B, T, described)."""
+        fused = self.fusion(clips.features.flatten(0, 1)).unflatten(0, mask.shape)
+        told = [self.frames(with_change(fused), mask)]
+        if self.temporal is not None:
+            told.append(self.temporal(clips.frames, mask.sum(1)))
+        return torch.cat([part for each in told for part in _beside(each, mask)], -1)
+
+    def of_clip(self, described: torch.Tensor) -> torch.Tensor:
+        """The part of a frame's description (..., described) that is its clip's."""
+        parts = described.split([width for width in self.widths for _ in range(2)], -1)
+        return torch.cat(parts[1::2], -1)
+
+
+class FeatureFusion(nn.Module):
+    """DFF: features of all levels become one map of `width` channels.
+
+    A 1 x 1 convolution per level (the paper's dimension adjustment), the latent beside
+    them, a 3 x 3 convolution, then attention to channels and to places. Features come
+    in pooled to one grid: an average and a 1 x 1 convolution may change places.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int):
+        super().__init__()
+        *levels, latent = channels
+        self._channels = list(channels)
+        # Of training features, so that levels of any scale train alike.
+        self.register_buffer("mean", torch.zeros(sum(channels)))
+        self.register_buffer("scale", torch.ones(sum(channels)))
+        self.adjust = nn.ModuleList(nn.Conv2d(level, width, 1) for level in levels)
+        self.fuse = nn.Conv2d(len(levels) * width + latent, width, 3, padding=1)
+        self.attend = nn.Sequential(ChannelAttention(width), SpatialAttention())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Fuse (N, C, g, g) to (N, width, g, g)."""
+        features = (features - self.mean[:, None, None]) / self.scale[:, None, None]
+        *levels, latent = features.split(self._channels, 1)
+        adjusted = [
+            adjust(level) for adjust, level in zip(self.adjust, levels, strict=True)
+        ]
+        return self.attend(F.silu(self.fuse(torch.cat([*adjusted, latent], 1))))
+
+
+class ChannelAttention(nn.Module):
+    """A factor per channel, from its mean and its maximum over the map."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        inner = max(width // 4, 1)
+        self.tell = nn.Sequential(
+            nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, width)
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        told = self.tell(maps.mean((2, 3))) + self.tell(maps.amax((2, 3)))
+        return maps * told.sigmoid()[:, :, None, None]
+
+
+class SpatialAttention(nn.Module):
+    """A factor per place, from the mean and the maximum of its channels."""
+
+    def __init__(self):
+        super().__init__()
+        # 3 x 3, not CBAM's 7 x 7: the grid itself may be four places wide.
+        self.tell = nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        told = torch.cat([maps.mean(1, keepdim=True), maps.amax(1, keepdim=True)], 1)
+        return maps * self.tell(told).sigmoid()
+
+
+def with_change(maps: torch.Tensor) -> torch.Tensor:
+    """TDM: maps (B, T, C, g, g) beside what changed since the frame before.
+
+    The first frame has none before it: its change is 0.
+    """
+    change = torch.zeros_like(maps)
+    change[:, 1:] = maps[:, 1:] - maps[:, :-1]
+    return torch.cat([maps, change], 2)
+
+
+class FrameFusion(nn.Module):
+    """FFF: what the frames of a clip say together, for any number of frames.
+
+    The paper puts N frames side by side before a convolution and flattens, which
+    fixes N. Here a convolution over space, a mean over it, and one over time.
+    """
+
+    def __init__(self, entering: int, width: int):
+        super().__init__()
+        self.space = nn.Conv2d(entering, width, 3, padding=1)
+        self.time = nn.Conv1d(width, width, 3, padding=1)
+
+    def forward(self, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Bring maps (B, T, C, g, g) to vectors (B, T, width)."""
+        seen = F.silu(self.space(maps.flatten(0, 1))).mean((2, 3))
+        seen = seen.unflatten(0, mask.shape) * mask[..., None]
+        # Zeros behind the end are what the convolution itself pads with.
+        return F.silu(self.time(seen.transpose(1, 2))).transpose(1, 2)
+
+
+def _beside(vectors: torch.Tensor, mask: torch.Tensor):
+    """Vectors of frames (B, T, C), and for each the mean over its clip."""
+    vectors = vectors.masked_fill(~mask[..., None], 0.0)
+    mean = vectors.sum(1, keepdim=True) / mask.sum(1)[:, None, None]
+    return vectors, mean.expand_as(vectors)
+
+
+def _head(entering: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(entering),
+        nn.Linear(entering, width),
+        nn.SiLU(),
+        nn.Linear(width, 1),
+    )

@@ -1,0 +1,400 @@
+"""`DiffVQARegressor`: videos and opinion scores in, quality frame by frame out."""
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from diffqa_features.learned.diffvqa.two_views import TwoViewRegressor
+
+
+class DiffVQARegressor(TwoViewRegressor):
+    """Video quality from two views of each frame and of the whole clip (DiffVQA [1]_).
+
+    Each frame is seen twice: resized, for what it shows, and as a crop of the pixels as
+    they are, for what was done to them. Of both, a diffusion model that is steered to
+    rebuild the frame (:class:`DiffusionController`) gives features of several levels.
+    These are fused and compared from frame to frame, and beside them Mamba reads the
+    frames themselves in both directions of time. The resized view then says what each
+    frame counts, the crops how good it is; the score is the weighted sum.
+
+    Features are computed once. What trains on them is a small network, in minutes.
+
+    Parameters
+    ----------
+    backbone : str or path, default="tiny"
+        The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``),
+        a hub id, or a folder in diffusers layout.
+
+    controller : DiffusionController, str, path or None, default=None
+        What steers the backbone. A fitted one is taken as it is; one that is not is
+        copied and fitted first, on the rows of `fit`, and ``None`` does so with its
+        defaults. A str or path is a folder that its ``save_pretrained`` wrote. A search
+        copies estimators without what they learned: give it a folder, or
+        ``FrozenEstimator(controller)``.
+
+    control : bool, default=True
+        False leaves the backbone as it is, whatever `controller` is.
+
+    branches : str or sequence of str, default=("resize", "crop")
+        Views, one or both. A single one weighs the frames and grades them.
+
+    n_steps : int, default=1
+        Steps of the reverse chain, at the last of which features are taken. 1 noises
+        the frame to `last_timestep`; with more the chain begins at nothing but noise,
+        and costs as many passes.
+
+    last_timestep : int, default=0
+        DDPM training step of the last pass, in [0, 999].
+
+    image_size : int, default=None
+        Side of the resized view, pixels. ``None`` is the backbone's own.
+
+    crop_size : int, default=None
+        Side of a crop, pixels; a frame that is smaller is enlarged first. ``None`` is
+        that of the resized view.
+
+    n_crops : int, default=1
+        Crops. All frames of a clip are cut at the same place, which follows from the
+        clip's content and `random_state`. Training takes one of them at each step, a
+        prediction the mean. It may be changed after `fit`.
+
+    frame_rate : float, default=1.0
+        Frames per second taken from a video, as in :class:`DiffusionQAFeatures`.
+
+    max_frames : int, default=None
+        At most this many of those frames per row, spread uniformly.
+
+    reader : {"auto", "decord", "imageio"}, default="auto"
+        What decodes video files.
+
+    grid_size : int, default=4
+        Places to a side of the grid to which features of every level are averaged
+        before they are stored.
+
+    width : int, default=64
+        Channels of the fused features.
+
+    mamba : bool, default=True
+        Read the frames themselves with Mamba, in both directions of time.
+
+    mamba_size : int, default=64
+        Side of what Mamba sees, pixels: the frame reduced, or the middle of the crop.
+
+    patch_size : int, default=16
+        Side of its patches, pixels; a divisor of `mamba_size`.
+
+    mamba_width : int, default=64
+        Channels of its tokens.
+
+    mamba_layers : int, default=2
+        Its layers.
+
+    mamba_state : int, default=16
+        Numbers that each of its inner channels remembers.
+
+    loss : {"plcc+rank", "l1"}, default="plcc+rank"
+        ``"plcc+rank"``: (1 - PLCC) / 2 of a batch, and by how much the difference of
+        two predictions falls short of that of their scores, over all pairs. ``"l1"``:
+        the mean absolute error. Scores have the standard deviation 1 in both.
+
+    max_epochs : int, default=30
+        Passes over the clips. 0 only fits the scale.
+
+    batch_size : int, default=16
+        Clips per step.
+
+    learning_rate : float, default=1e-3
+        Of AdamW, constant.
+
+    weight_decay : float, default=1e-2
+        Of AdamW.
+
+    gradient_clip : float, default=1.0
+        Largest norm of a step's gradient.
+
+    validation_fraction : float, default=None
+        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
+        The weights of the epoch with the best SRCC there are kept.
+
+    patience : int, default=5
+        With `validation_fraction`: stop after this many epochs without a better SRCC.
+
+    warm_start : bool, default=False
+        Go on from the weights of the last `fit`, with its control.
+
+    checkpoint_dir : str or path, default=None
+        Folder for the state of a training that runs. The same `fit` after a kill goes
+        on from there and ends with the same weights.
+
+    random_state : int, default=0
+        Seeds the first weights, the order, the places of crops, and the noise of
+        features, which is the same for every frame.
+
+    memory : str, path or FeatureStore, default=None
+        Where features are kept, per frame and view. A frame whose features are there is
+        not decoded again.
+
+    device : str, default=None
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
+        accelerator there is, else the CPU.
+
+    dtype : {"float32", "float16", "bfloat16"}, default=None
+        Arithmetic of all networks, by autocast; weights are in float32. ``None`` is
+        bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
+        elsewhere.
+
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    weights_ : dict of str to ndarray of float32
+        What was trained in both stages.
+    slope_, intercept_ : float
+        The prediction is ``intercept_ + slope_ * Q``, with Q the network's score.
+    history_ : list of dict
+        Per epoch of stage 2: ``epoch``, ``loss``, ``srcc`` (of the predictions that
+        were trained on) and, with validation, ``validation_srcc``.
+    design_ : dict
+        The parameters that the weights belong to. Changed, they are refused.
+    backbone_identity_ : str
+        Fingerprint of the backbone.
+
+    See Also
+    --------
+    DiffusionController : Stage 1.
+    MotionFeatures : Motion at the video's own frame rate, for any regressor.
+
+    Notes
+    -----
+    *From the paper* (its figures and the authors' page; no code was released): the two
+    views and what each is for, features of four levels and the latent at the last step,
+    their fusion (1 x 1 convolutions, the latent beside them, a convolution, channel and
+    then spatial attention), the change since the frame before, Mamba on the frames
+    beside it, the two heads and the weighted sum.
+
+    *Ours, since it is not published*: every default above; the change of the first
+    frame, 0; separate weights for the views; features standardised by channel over the
+    training clips; crops that stay where they are for a whole clip, since change
+    between crops of two places would be no motion; the losses.
+
+    *Any number of frames.* The paper's layers flatten N frames and so fix N. Here the
+    heads look at one frame, described by convolutions over space and time, and at the
+    mean over its clip. What is behind the end of a clip in a batch is masked: alone and
+    in a batch it gets the same numbers, to about 1e-5 relative.
+
+    *Mamba* is transformers' mixer, one per direction in every layer, over the patches
+    of all frames. Time and memory are linear in their number; where `mamba_ssm` and
+    `causal_conv1d` are installed, a GPU uses their kernels.
+
+    *Units of y.* Any range and direction: a line brings the network's score to `y`, by
+    least squares over the training clips.
+
+    *Memory.* Stage 2 holds the features of all clips: 4 bytes times `grid_size`² times
+    the channels of the levels (352 on ``tiny``, about 3,200 on Stable Diffusion) for
+    each frame and view. The control module (12 MB on ``tiny``, 1.4 GB on Stable
+    Diffusion) is a part of `weights_`, and so of pickles and saved files.
+
+    References
+    ----------
+    .. [1] W.-T. Chen, Y.-J. Vong, Y.-T. Lee, S.-Y. Kuo, Q. Gao, S. Ma and J. Wang,
+       "DiffVQA: Video Quality Assessment Using Diffusion Feature Extractor", arXiv
+       2505.03261.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from diffqa_features import DiffVQARegressor
+    >>> rng = np.random.default_rng(0)
+    >>> clips = [rng.integers(0, 256, (t, 48, 48, 3), np.uint8) for t in (2, 3, 4, 2)]
+    >>> model = DiffVQARegressor(control=False, image_size=32, max_epochs=2)
+    >>> model.set_params(width=8, mamba_size=32, mamba_width=8, mamba_layers=1)
+    DiffVQARegressor(...)
+    >>> model.fit(clips, [1.0, 2.0, 3.0, 4.0]).predict(clips[:2]).shape
+    (2,)
+    >>> model.frame_scores(clips[1:2])[0].weight.shape
+    (3,)
+    >>> model.get_feature_names_out()[[0, 1, -1]].tolist()
+    ['quality', 'resize__fusion__0000', 'crop__mamba__0007']
+    """
+
+    def __init__(
+        self,
+        backbone="tiny",
+        *,
+        controller=None,
+        control=True,
+        branches=("resize", "crop"),
+        n_steps=1,
+        last_timestep=0,
+        image_size=None,
+        crop_size=None,
+        n_crops=1,
+        frame_rate=1.0,
+        max_frames=None,
+        reader="auto",
+        grid_size=4,
+        width=64,
+        mamba=True,
+        mamba_size=64,
+        patch_size=16,
+        mamba_width=64,
+        mamba_layers=2,
+        mamba_state=16,
+        loss="plcc+rank",
+        max_epochs=30,
+        batch_size=16,
+        learning_rate=1e-3,
+        weight_decay=1e-2,
+        gradient_clip=1.0,
+        validation_fraction=None,
+        patience=5,
+        warm_start=False,
+        checkpoint_dir=None,
+        random_state=0,
+        memory=None,
+        device=None,
+        dtype=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.controller = controller
+        self.control = control
+        self.branches = branches
+        self.n_steps = n_steps
+        self.last_timestep = last_timestep
+        self.image_size = image_size
+        self.crop_size = crop_size
+        self.n_crops = n_crops
+        self.frame_rate = frame_rate
+        self.max_frames = max_frames
+        self.reader = reader
+        self.grid_size = grid_size
+        self.width = width
+        self.mamba = mamba
+        self.mamba_size = mamba_size
+        self.patch_size = patch_size
+        self.mamba_width = mamba_width
+        self.mamba_layers = mamba_layers
+        self.mamba_state = mamba_state
+        self.loss = loss
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.gradient_clip = gradient_clip
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.memory = memory
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    def fit(self, X, y, groups=None):
+        """Fit the control if there is none yet, then train on features.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            Videos (paths or arrays (T, H, W, 3)) or pictures, of any sizes and lengths.
+        y : array-like of shape (N,)
+            Opinion scores in any unit and direction; finite, at least two.
+        groups : array-like of shape (N,), default=None
+            With `validation_fraction`, rows of a group stay on one side. Ignored
+            otherwise.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator. After an error it is as it was before.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a row or `y` cannot be used.
+        FloatingPointError
+            If a loss is not finite; the message names the step and the way out.
+        OSError
+            If the backbone, a file or a checkpoint cannot be read.
+        """
+        return self._fit(X, y, groups)
+
+    def predict(self, X):
+        """Predict the quality of videos.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N,), dtype float64
+            Scores in the units and direction of the `y` of `fit`. A row's score depends
+            on neither order nor neighbours.
+        """
+        told, _ = self._told(X)
+        return self.intercept_ + self.slope_ * np.array([each.score for each in told])
+
+    def frame_scores(self, X):
+        """Quality and weight of each frame, for :class:`FrameScoresDisplay`.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            As in `fit`.
+
+        Returns
+        -------
+        list of N :class:`~sklearn.utils.Bunch`
+            For the T frames that are taken of a row: ``score``, an ndarray of shape
+            (T,), in the units of `y`; ``weight`` (T,), not negative and with the sum
+            1; ``frame`` (T,), their numbers in the medium; ``time`` (T,), seconds, or
+            None where there is no clock. The prediction is the sum of score times
+            weight.
+        """
+        told, clips = self._told(X)
+        return [
+            Bunch(
+                score=self.intercept_ + self.slope_ * each.quality,
+                weight=each.weights,
+                frame=clip.numbers,
+                time=clip.times,
+            )
+            for each, clip in zip(told, clips, strict=True)
+        ]
+
+    def transform(self, X):
+        """What the network says of each video before the heads.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N, D), dtype float32
+            The network's score, then per view the means over frames of the fused
+            features and of what Mamba says. A DataFrame after ``set_output``.
+        """
+        told, _ = self._told(X)
+        rows = [np.append(np.float32(each.score), each.described) for each in told]
+        return np.stack(rows)
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`; needs no weights in memory.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
+
+        Returns
+        -------
+        ndarray of str of shape (D,)
+            ``quality``, then ``resize__fusion__0000`` and so on.
+        """
+        return self._column_names()

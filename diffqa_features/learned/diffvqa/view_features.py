@@ -1,0 +1,146 @@
+"""Rows in, diffusion features of both views of their frames out, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.passes import rows_per_pass
+from diffqa_features._media.rows import Row
+from diffqa_features._store.store import FeatureStore
+from diffqa_features.learned.control.features import Chain, controlled_features
+from diffqa_features.learned.control.network import make_control
+from diffqa_features.learned.diffvqa.views import Viewed, Viewing, open_rows
+
+
+@dataclass(frozen=True)
+class ViewedClip:
+    """One row as stage 2 takes it; by view, with K copies (crops) of T frames."""
+
+    numbers: np.ndarray  # (T,)
+    times: np.ndarray | None  # (T,) seconds
+    features: dict[str, np.ndarray]  # (K, T, C, g, g) float32
+    frames: dict[str, np.ndarray]  # (K, T, s, s, 3) uint8
+
+
+class Extractor:
+    """The backbone and its control, as a function of pixels; loaded at first use.
+
+    Parameters
+    ----------
+    passes : Passes
+        The backbone in float32.
+    control : mapping of str to ndarray or None
+        Weights of the control module; None leaves the frozen model alone.
+    chain : Chain
+    grid_size : int
+        Places to a side that every map is averaged to.
+    """
+
+    def __init__(self, passes, control, chain: Chain, grid_size: int):
+        self._passes = passes
+        self._control = control
+        self._chain = chain
+        self._grid = grid_size
+
+    @cached_property
+    def at_once(self) -> int:
+        """Frames that go through the networks together."""
+        return rows_per_pass(self._passes.backbone)
+
+    @cached_property
+    def _network(self):
+        if self._control is None:
+            return None
+        with torch.inference_mode(False):
+            return make_control(self._passes.backbone.unet, self._control)
+
+    def __call__(self, views: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Look at uint8 views of one size: for each float32 (C, g, g)."""
+        found = []
+        for start in range(0, len(views), self.at_once):
+            maps = controlled_features(
+                self._passes.backbone,
+                self._network,
+                self._passes.latents(views[start : start + self.at_once]),
+                self._chain,
+                reduce=lambda maps: F.adaptive_avg_pool2d(maps, self._grid),
+                batch_size=self.at_once,
+            )
+            found += list(np.concatenate([maps[n] for n in self._chain.names], 1))
+        if not all(np.isfinite(features).all() for features in found):
+            raise ValueError(
+                f"The denoising network overflows in {self._chain.dtype}. Choose "
+                "dtype='float32' or 'bfloat16'."
+            )
+        return found
+
+
+def view_rows(
+    rows: Sequence[Row],
+    viewing: Viewing,
+    extractor: Extractor,
+    *,
+    store: FeatureStore | None = None,
+    verbose: int = 0,
+) -> list[ViewedClip]:
+    """Features of all rows; frames of several rows share a pass."""
+    clips, waiting = [], []
+    opened = open_rows(rows, viewing, store)
+    with tqdm(total=len(rows), unit="row", desc="look", disable=not verbose) as bar:
+        for viewed in opened:
+            waiting.append(viewed)
+            pending = sum(len(each.pixels) for each in waiting)
+            if pending and pending < extractor.at_once:
+                continue
+            store = _finish(waiting, extractor, store)
+            clips += [_as_clip(each, viewing) for each in waiting]
+            bar.update(len(waiting))
+            waiting = []
+        _finish(waiting, extractor, store)
+        clips += [_as_clip(each, viewing) for each in waiting]
+        bar.update(len(waiting))
+    return clips
+
+
+def _finish(waiting, extractor, store):
+    """Get the features that are missing, by size; keep all that is new."""
+    by_size: dict[tuple, dict[str, np.ndarray]] = {}
+    for viewed in waiting:
+        for key, pixels in viewed.pixels.items():
+            by_size.setdefault(pixels.shape, {})[key] = pixels
+    found = {}
+    for views in by_size.values():
+        found.update(zip(views, extractor(list(views.values())), strict=True))
+    for viewed in waiting:
+        viewed.values.update({key: found[key] for key in viewed.pixels})
+        entries = {key: viewed.values[key] for key in (*viewed.pixels, *viewed.new)}
+        store = keep(store, entries)
+        viewed.pixels, viewed.new = {}, []
+    return store
+
+
+def _as_clip(viewed: Viewed, viewing: Viewing) -> ViewedClip:
+    def gathered(keys, view):
+        return np.stack(
+            [
+                [viewed.values[keys[view, copy, int(n)]] for n in viewed.numbers]
+                for copy in range(viewing.copies(view))
+            ]
+        )
+
+    return ViewedClip(
+        viewed.numbers,
+        viewed.times,
+        {view: gathered(viewed.features, view) for view in viewing.views},
+        {view: gathered(viewed.frames, view) for view in viewing.views}
+        if viewed.frames
+        else {},
+    )

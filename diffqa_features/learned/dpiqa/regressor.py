@@ -1,0 +1,400 @@
+"""`DPIQARegressor`: pictures and opinion scores in, a UNet with adapters out."""
+
+import numpy as np
+
+from diffqa_features._media.rows import as_rows
+from diffqa_features.learned.dpiqa.adapted_unet import AdaptedUNetRegressor
+
+
+class DPIQARegressor(AdaptedUNetRegressor):
+    """Image quality from all levels of a diffusion model's UNet (DP-IQA [1]_).
+
+    A picture is encoded and shown to the UNet of a latent diffusion model, without
+    noise and at timestep 1. Two adapters stand around the UNet: one shifts the text
+    features of 1485 prompts, which name a quality, a scene and a distortion and are one
+    token each; the other adds maps of the pixels to the UNet's way down. The states
+    that leave the blocks of its way up are brought to one grid, weighed, fused and
+    shrunk to 8 maps of quality, of which a small network makes the score.
+
+    With ``train_unet=True``, as published, all of this trains but the VAE and the text
+    encoder: 981 million numbers on Stable Diffusion. The UNet that trains is a copy;
+    the backbone that other estimators share stays as it is.
+
+    Parameters
+    ----------
+    backbone : str or path, default="tiny"
+        The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, which the paper
+        takes, ``"sd21-base"``), a hub id, or a folder in diffusers layout.
+
+    qualities, scenes, distortions : sequence of str, default=None
+        Words for the prompts: each quality is combined with each scene and each
+        distortion. ``None`` are the published lists: 5 qualities from "bad" to
+        "perfect"; animal, cityscape, human, indoor, landscape, night, plant, still_life
+        and others; 33 distortions from "jpeg2000 compression" to "other realistic".
+
+    text_model : str or path, default=None
+        Text encoder with a projection, in the layout of transformers' ``CLIPModel``:
+        a hub id or folder. The published one is ``"openai/clip-vit-large-patch14"``.
+        ``None`` takes the backbone's own text encoder, which has no projection.
+
+    train_unet : bool, default=True
+        Train a copy of the UNet, as published. False trains adapters and decoder only,
+        on the shared UNet.
+
+    decoder_width : int, default=None
+        Channels in the decoder. ``None`` is the published 512 for Stable Diffusion, and
+        for narrower UNets as much less (48 for ``"tiny"``).
+
+    timestep : int, default=1
+        What the UNet is told, in [0, 999].
+
+    image_size : int, default=None
+        Side of what the backbone sees, pixels. ``None`` is the backbone's own.
+
+    view : {"stretch", "crop"}, default="stretch"
+        Stretched to that size as a square, or its centre cut out without scaling.
+
+    normalization : {"unit", "vae"}, default="unit"
+        Range of the pixels that are encoded. ``"unit"``, [0, 1], is what the released
+        code does; ``"vae"`` is [-1, 1], which the autoencoder was trained on. The image
+        adapter always sees [0, 1].
+
+    ranking_weight : float, default=0.0
+        Weight of a margin ranking loss over all pairs of a step beside the squared
+        error. 0 is the released code; the paper adds the two.
+
+    ranking_margin : float, default=0.25
+        Its margin, in standard deviations of the step's scores.
+
+    max_epochs : int, default=30
+        Passes over the training pictures.
+
+    batch_size : int, default=16
+        Pictures per step.
+
+    accumulation : int, default=1
+        Parts in which a batch goes through, where it does not fit into memory. The
+        ranking loss sees pairs inside a part only.
+
+    learning_rate : float, default=1e-5
+        Of AdamW, which is Adam without weight decay.
+
+    milestones : sequence of int, default=(5,)
+        Epochs after which the learning rate is multiplied by `decay`.
+
+    decay : float, default=0.2
+        That factor, in (0, 1].
+
+    weight_decay : float, default=0.0
+        Of AdamW.
+
+    gradient_clip : float, default=None
+        Largest norm of a step's gradient, if any.
+
+    validation_fraction : float, default=None
+        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
+        The weights of the epoch with the best SRCC there are kept. ``None`` trains on
+        everything, for `max_epochs`.
+
+    patience : int, default=3
+        With `validation_fraction`: stop after this many epochs without a better SRCC.
+
+    warm_start : bool, default=False
+        Go on from the weights and the scale of the last `fit`.
+
+    checkpoint_dir : str or path, default=None
+        Folder for the state of a training that runs, saved every epoch and every two
+        minutes. After a kill the same `fit` goes on and ends with the same weights.
+
+    random_state : int, default=0
+        Seeds first weights, order and split; predictions have no chance in them.
+
+    memory : str, path or FeatureStore, default=None
+        Where latents and text features are kept. Without it: once per call.
+
+    device : str, default=None
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
+        accelerator there is, else the CPU.
+
+    dtype : {"float32", "float16", "bfloat16"}, default=None
+        Arithmetic of the network, by autocast; all weights are in float32. ``None`` is
+        bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
+        elsewhere.
+
+    verbose : int, default=0
+        1 shows progress bars with loss and SRCC.
+
+    Attributes
+    ----------
+    weights_ : dict of str to ndarray of float32
+        What was trained, and the text features that it was trained with.
+    slope_, intercept_ : float
+        The prediction is ``intercept_ + slope_ * s``, with s the network's score.
+    history_ : list of dict
+        Per epoch: ``epoch``, ``loss`` (squared error, and the ranking loss if there is
+        one, in units in which the training scores have a range of 1), ``srcc`` (of the
+        predictions that were trained on) and, with validation, ``validation_srcc``.
+    design_ : dict
+        The parameters that the weights belong to. Changed, they are refused.
+    backbone_identity_ : str
+        Fingerprint of the backbone.
+
+    See Also
+    --------
+    GenzIQARegressor : Trains prompts and low-rank factors; a thousandth of the weights.
+    DiffusionQAFeatures : ``kinds="hidden"`` is the frozen UNet's states, pooled.
+
+    Notes
+    -----
+    *Units of y.* The network trains on scores around 0 with a range of 1, and a line
+    brings these to the units of `y` and back. So any range and direction will do.
+    `score` is scikit-learn's R²; for the field's measures see
+    :mod:`diffqa_features.metrics`.
+
+    *Prompts* read "a photo of a {scene} with {distortion} artifacts, which is of
+    {quality} quality", as published, or "{quality} {scene} {distortion}" for a text
+    encoder that reads fewer than 64 tokens (``tiny``: 24). A prompt's token is the text
+    encoder's state at its end. ``tiny`` knows no scenes: one is enough, and cheaper.
+
+    *Cost.* Latents are computed once per picture, and each picture is decoded once per
+    call; both wait in a temporary file (0.85 MB per picture at 512 pixels, in the
+    folder that ``TMPDIR`` names), so that memory does not grow with their number. What
+    the cross-attention layers make of the text depends on no picture: it is computed
+    once per step in training, and once per call in predictions. The UNet's output
+    convolution does not run.
+
+    *Sizes.* The maps have a cell for each cell of the latent: 64 × 64 at 512 pixels on
+    Stable Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``. The default
+    learning rate is for ten thousand pictures; a few hundred on ``tiny`` need a larger
+    one, such as 3e-4.
+
+    *What differs from the released code.* The latent is the mode of the posterior, not
+    a sample, so that predictions are deterministic. Pictures are reduced by Pillow's
+    bicubic filter. Scores are centred, as said above, not divided by 100. Two fits with
+    the same seed agree exactly on one machine with one number of threads.
+
+    References
+    ----------
+    .. [1] H. Fu, Y. Wang, W. Yang, A. C. Kot and B. Wen, "DP-IQA: Utilizing Diffusion
+       Prior for Blind Image Quality Assessment in the Wild", arXiv 2405.19996.
+
+    Examples
+    --------
+    >>> from diffqa_features import DPIQARegressor
+    >>> from diffqa_features.datasets import make_distorted_images
+    >>> data = make_distorted_images(families="white_noise", n_levels=2, image_size=32)
+    >>> model = DPIQARegressor(scenes=["photo"], distortions=["noise"], image_size=32)
+    >>> model.set_params(max_epochs=1, learning_rate=1e-3)
+    DPIQARegressor(...)
+    >>> model.fit(data.data[:4], data.target[:4]).predict(data.data[:2]).shape
+    (2,)
+    >>> model.quality_maps(data.data[:2]).shape
+    (2, 8, 8, 8)
+    """
+
+    def __init__(
+        self,
+        backbone="tiny",
+        *,
+        qualities=None,
+        scenes=None,
+        distortions=None,
+        text_model=None,
+        train_unet=True,
+        decoder_width=None,
+        timestep=1,
+        image_size=None,
+        view="stretch",
+        normalization="unit",
+        ranking_weight=0.0,
+        ranking_margin=0.25,
+        max_epochs=30,
+        batch_size=16,
+        accumulation=1,
+        learning_rate=1e-5,
+        milestones=(5,),
+        decay=0.2,
+        weight_decay=0.0,
+        gradient_clip=None,
+        validation_fraction=None,
+        patience=3,
+        warm_start=False,
+        checkpoint_dir=None,
+        random_state=0,
+        memory=None,
+        device=None,
+        dtype=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.qualities = qualities
+        self.scenes = scenes
+        self.distortions = distortions
+        self.text_model = text_model
+        self.train_unet = train_unet
+        self.decoder_width = decoder_width
+        self.timestep = timestep
+        self.image_size = image_size
+        self.view = view
+        self.normalization = normalization
+        self.ranking_weight = ranking_weight
+        self.ranking_margin = ranking_margin
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.learning_rate = learning_rate
+        self.milestones = milestones
+        self.decay = decay
+        self.weight_decay = weight_decay
+        self.gradient_clip = gradient_clip
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.memory = memory
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    def fit(self, X, y, groups=None):
+        """Train adapters, decoder and, with `train_unet`, a copy of the UNet.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures
+            Each row a path, a ``PIL.Image`` or an array (H, W) or (H, W, 3).
+        y : array-like of shape (N,)
+            Opinion scores in any unit and direction; finite, at least two.
+        groups : array-like of shape (N,), default=None
+            With `validation_fraction`, rows of a group stay on one side: the versions
+            of one reference picture, say. Ignored otherwise.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator. After an error it is as it was before.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a picture or `y` cannot be used.
+        FloatingPointError
+            If a loss is not finite; the message names the step and the way out.
+        OSError
+            If the backbone, a file or a checkpoint cannot be read.
+        """
+        self._validate_params()
+        rows = as_rows(X)
+        y = self._check_target(rows, y)
+        info = self._plan()
+        train, held = self._split(y, groups)
+        again = self.warm_start and hasattr(self, "weights_")
+        if again:
+            self._check_fitted()
+        return self._fit(rows, y, train, held, info, again)
+
+    def predict(self, X):
+        """Predict the quality of pictures.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N,), dtype float64
+            Scores in the units and direction of the `y` of `fit`. A picture's score
+            depends on neither order nor neighbours.
+        """
+        (scores,) = self._read(X, lambda quality: [quality.scores])
+        return self._in_units(scores)
+
+    def quality_maps(self, X, return_scores=False):
+        """Where quality shows: the decoder's maps, which a student can learn from.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures
+            As in `fit`.
+        return_scores : bool, default=False
+            Return what `predict` gives too, from the same passes.
+
+        Returns
+        -------
+        maps : ndarray of shape (N, 8, g, g), dtype float32
+            Not negative. The grid g is that of the latents: `image_size` over the
+            pixels per latent cell.
+        scores : ndarray of shape (N,), dtype float64
+            Only with `return_scores`.
+        """
+        maps, scores = self._read(X, lambda quality: [quality.maps, quality.scores])
+        return (maps, self._in_units(scores)) if return_scores else maps
+
+    def transform(self, X):
+        """Means of the quality maps, and the features that the score is made of.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N, 8 + width), dtype float32
+            The means of the 8 maps over space, and then the activations of the last
+            hidden layer, of which the score is a linear function. A DataFrame after
+            ``set_output``.
+        """
+        means, hidden = self._read(X, lambda q: [q.maps.mean((2, 3)), q.hidden])
+        return np.concatenate([means, hidden], 1)
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`; needs no weights in memory.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
+
+        Returns
+        -------
+        ndarray of str
+            ``map0__mean`` and so on, then ``hidden__0042``.
+        """
+        self._check_fitted()
+        width = self.weights_["decoder.score.weight"].shape[1]
+        names = [f"map{i}__mean" for i in range(8)]
+        return np.array([*names, *(f"hidden__{i:04d}" for i in range(width))], object)
+
+    @classmethod
+    def from_released(cls, path, backbone="sd15", **parameters):
+        """Load a teacher's checkpoint of the authors' released training code.
+
+        Parameters
+        ----------
+        path : str or path
+            One state dict with the whole model in it. Only tensors are read; the VAE
+            is the backbone's.
+        backbone : str or path, default="sd15"
+            The model that it was trained on.
+        **parameters : object
+            Other parameters. `text_model` is CLIP ViT-L/14 if it is not given: the file
+            does not hold the text features. It has `image_size` and `decoder_width`.
+
+        Returns
+        -------
+        DPIQARegressor
+            A fitted estimator that predicts MOS: 100 times the network's score, which
+            is trained on MOS / 100.
+
+        Raises
+        ------
+        ValueError
+            If the file holds something else or does not fit the backbone.
+        OSError
+            If the file, the backbone or the text model is not there.
+        """
+        parameters = {"text_model": "openai/clip-vit-large-patch14", **parameters}
+        return cls(backbone, **parameters)._take_released(path)

@@ -1,0 +1,381 @@
+"""`GenzIQARegressor`: pictures and opinion scores in, a tuned diffusion model out."""
+
+import numpy as np
+
+from diffqa_features._media.rows import as_rows
+from diffqa_features.learned.genziqa.prompt_guided import PromptGuidedRegressor
+
+
+class GenzIQARegressor(PromptGuidedRegressor):
+    """Image quality from learned prompts and learned cross-attention (GenzIQA [1]_).
+
+    A picture is encoded, noised and shown to the UNet of a latent diffusion model under
+    a good and a bad prompt. Each cross-attention block says how well the picture and
+    the prompts go together; the mean over blocks is the score. What trains are context
+    vectors that all prompts share, in front of their words, and low-rank changes of the
+    cross-attention layers: 447 thousand numbers on Stable Diffusion 2.1. Everything
+    else stays frozen, and the backbone that other estimators share stays as it is.
+
+    The fitted estimator is also a transformer: block scores and tuned queries for a
+    Pipeline.
+
+    Parameters
+    ----------
+    backbone : str or path, default="tiny"
+        The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``,
+        which the paper takes), a hub id, or a folder in diffusers layout.
+
+    prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
+        At least two with `bias`, which compares the first two.
+
+    n_context : int, default=16
+        Learned vectors beside the words of each prompt. 0 keeps the prompts fixed.
+        They and the prompt have to fit into the tokens that the text encoder reads.
+
+    context_position : {"end", "front"}, default="end"
+        Where a prompt's own words stand: ``"end"``, behind the learned vectors, or
+        ``"front"``, before them.
+
+    lora_rank : int, default=4
+        Rank of the changes of the cross-attention layers (q, k, v and out). 0 leaves
+        these as they are.
+
+    blocks : str or list of str, default="all"
+        Cross-attention blocks that are scored and changed, by name or pattern:
+        ``"up*"``, ``["mid.0", "down[01].*"]``.
+
+    bias : bool, default=True
+        Add to every block the difference between the norms of the denoising errors
+        under the first and the second prompt. Without it a pass ends at the last of
+        `blocks`.
+
+    pooling_lambda : float, default=0.14
+        Sharpness of the log-sum-exp over space, above 0: towards 0 it is a mean,
+        towards infinity a maximum.
+
+    timestep_range : (int, int), default=(0, 100)
+        Lowest timestep, and the one behind the highest, in [0, 1000]. In training each
+        picture of a step gets a random one.
+
+    n_timesteps : int, default=8
+        Number of fixed timesteps in that range over which a prediction is averaged. It
+        may be changed after `fit`.
+
+    image_size : int, default=None
+        Side of the picture that the backbone sees, pixels. ``None`` is the backbone's
+        own.
+
+    view : {"stretch", "crop"}, default="stretch"
+        How a picture is brought to that size: stretched to a square, or its centre cut
+        out without scaling.
+
+    normalization : {"clip", "vae"}, default="clip"
+        Range of the pixels that are encoded. ``"clip"``, CLIP's mean and standard
+        deviation, is what the released code does; ``"vae"`` is [-1, 1], which the
+        autoencoder was trained on and the other estimators of this library use.
+
+    max_epochs : int, default=10
+        Passes over the training pictures. 0 only fits the scale, for the scores of an
+        untrained model.
+
+    batch_size : int, default=16
+        Pictures per step. All prompts of all of them are one pass of the UNet.
+
+    accumulation : int, default=1
+        Parts in which a batch goes through the UNet, where it does not fit into
+        memory.
+
+    learning_rate : float, default=1e-4
+        Of AdamW, constant.
+
+    weight_decay : float, default=1e-2
+        Of AdamW.
+
+    gradient_clip : float, default=1.0
+        Largest norm of a step's gradient.
+
+    validation_fraction : float, default=None
+        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
+        The weights of the epoch with the best SRCC there are kept. ``None`` trains on
+        everything, for `max_epochs`.
+
+    patience : int, default=3
+        With `validation_fraction`: stop after this many epochs without a better SRCC.
+
+    warm_start : bool, default=False
+        Go on from the weights and the scale of the last `fit`.
+
+    checkpoint_dir : str or path, default=None
+        Folder for the state of a training that runs, saved after every epoch and every
+        two minutes. The same `fit` after a kill goes on from there and ends with the
+        same weights. The file is named after all that the result depends on, so that a
+        search may share a folder; it stays, and may be deleted when `fit` is through.
+
+    random_state : int, default=0
+        Seeds the first weights, the order, the training noise and timesteps, the split,
+        and the fixed noise of predictions.
+
+    memory : str, path or FeatureStore, default=None
+        Where latents are kept. Without it they are computed once per call, never once
+        per epoch.
+
+    device : str, default=None
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
+        accelerator there is, else the CPU.
+
+    dtype : {"float32", "float16", "bfloat16"}, default=None
+        Arithmetic of the UNet, by autocast; all weights are in float32. ``None`` is
+        bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
+        elsewhere.
+
+    verbose : int, default=0
+        1 shows progress bars with loss and SRCC.
+
+    Attributes
+    ----------
+    weights_ : dict of str to ndarray of float32
+        What was trained.
+    slope_, intercept_ : float
+        The prediction is ``intercept_ + slope_ * Q``, with Q the model's score.
+    history_ : list of dict
+        Per epoch: ``epoch``, ``loss`` (mean squared error over the variance of `y`: 1
+        is what the mean of `y` gets), ``srcc`` (of the predictions that were trained
+        on) and, with validation, ``validation_srcc``.
+    design_ : dict
+        The parameters that the weights belong to. Changed, they are refused.
+    backbone_identity_ : str
+        Fingerprint of the backbone.
+
+    See Also
+    --------
+    DiffusionQAFeatures : The same block scores from the frozen model, nothing trained.
+
+    Notes
+    -----
+    *Units of y.* The score Q is a soft maximum over space and has a size of its own,
+    48.27 plus the logits' part on Stable Diffusion at 512 pixels. The released code
+    trains it on MOS as they are, which works for MOS in [0, 100]. Here a line brings Q
+    to the units of `y`: from untrained scores before training, with a negative slope
+    where they fall with `y` (DMOS); and after training once more, by least squares over
+    at most 128 training pictures. So any range and direction will do, and both stay
+    what they are in predictions. `score` is scikit-learn's R²; for the field's measures
+    see :mod:`diffqa_features.metrics`.
+
+    *Relations.* With ``n_context=0, lora_rank=0`` nothing trains and Q is the mean of
+    the ``alignment`` columns of :class:`DiffusionQAFeatures` over blocks and prompts,
+    plus the bias.
+
+    *Few pictures.* The default learning rate is the published one, for tens of
+    thousands of pictures. ``tiny`` with some hundred needs a larger one, such as 1e-3
+    to 3e-3, to learn in a few epochs. Context vectors begin at random and take away
+    what prompts mean: ``n_context=0`` learns faster there, and no worse.
+
+    *What differs from the released code.* The latent is the mode of the posterior, not
+    a sample. Pictures are not flipped. The noise of predictions is seeded.
+
+    A batch of n and n batches of one agree to about 1e-5 relative in float32, not
+    bitwise. Two fits with the same seed agree exactly on one machine with one number of
+    threads.
+
+    References
+    ----------
+    .. [1] S. Mitra, D. De, S. Rao and R. Soundararajan, "Image and Video Quality
+       Assessment using Prompt-Guided Latent Diffusion Models for Cross-Dataset
+       Generalization", arXiv 2406.04654.
+
+    Examples
+    --------
+    >>> from diffqa_features import GenzIQARegressor
+    >>> from diffqa_features.datasets import make_distorted_images
+    >>> data = make_distorted_images(families="white_noise", n_levels=2, image_size=32)
+    >>> model = GenzIQARegressor(blocks="down0.*", bias=False, image_size=32)
+    >>> model.set_params(max_epochs=1, n_timesteps=1)
+    GenzIQARegressor(...)
+    >>> model.fit(data.data[:4], data.target[:4]).predict(data.data[:2]).shape
+    (2,)
+    >>> model.get_feature_names_out()[:2]
+    array(['down0.0__score', 'down0.1__score'], dtype=object)
+    """
+
+    def __init__(
+        self,
+        backbone="tiny",
+        *,
+        prompts=("Good Photo.", "Bad Photo."),
+        n_context=16,
+        context_position="end",
+        lora_rank=4,
+        blocks="all",
+        bias=True,
+        pooling_lambda=0.14,
+        timestep_range=(0, 100),
+        n_timesteps=8,
+        image_size=None,
+        view="stretch",
+        normalization="clip",
+        max_epochs=10,
+        batch_size=16,
+        accumulation=1,
+        learning_rate=1e-4,
+        weight_decay=1e-2,
+        gradient_clip=1.0,
+        validation_fraction=None,
+        patience=3,
+        warm_start=False,
+        checkpoint_dir=None,
+        random_state=0,
+        memory=None,
+        device=None,
+        dtype=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.prompts = prompts
+        self.n_context = n_context
+        self.context_position = context_position
+        self.lora_rank = lora_rank
+        self.blocks = blocks
+        self.bias = bias
+        self.pooling_lambda = pooling_lambda
+        self.timestep_range = timestep_range
+        self.n_timesteps = n_timesteps
+        self.image_size = image_size
+        self.view = view
+        self.normalization = normalization
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.gradient_clip = gradient_clip
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.memory = memory
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    def fit(self, X, y, groups=None):
+        """Train context vectors and low-rank factors.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures
+            Each row a path, a ``PIL.Image`` or an array (H, W) or (H, W, 3).
+        y : array-like of shape (N,)
+            Opinion scores in any unit and direction; finite, at least two.
+        groups : array-like of shape (N,), default=None
+            With `validation_fraction`, rows of a group stay on one side: the versions
+            of one reference picture, say. Ignored otherwise.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator. After an error it is as it was before.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a picture or `y` cannot be used.
+        FloatingPointError
+            If a loss is not finite; the message names the step and the way out.
+        OSError
+            If the backbone, a file or a checkpoint cannot be read.
+        """
+        self._validate_params()
+        rows = as_rows(X)
+        y = self._check_target(rows, y)
+        info = self._plan()
+        train, held = self._split(y, groups)
+        again = self.warm_start and hasattr(self, "weights_")
+        if again:
+            self._check_fitted()
+        return self._fit(self._latents(rows, info), y, train, held, info, again)
+
+    def predict(self, X):
+        """Predict the quality of pictures.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N,), dtype float64
+            Scores in the units and direction of the `y` of `fit`. A picture's score
+            depends on neither order nor neighbours.
+        """
+        info = self._check_fitted()
+        latents = self._latents(as_rows(X), info)
+        backbone = self._load_backbone()
+        network = self._network(backbone, trained=True)
+        scores = self._scores(network, backbone, latents, self._ensemble())
+        return self.intercept_ + self.slope_ * scores
+
+    def transform(self, X):
+        """Block scores and tuned queries of pictures.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N, P + sum of channels), dtype float32
+            First the scores of the P blocks, with the bias; their mean is the Q of the
+            prediction. Then per block the mean of its queries over space and prompts.
+            All are means over the timesteps of a prediction. A DataFrame after
+            ``set_output``.
+        """
+        info = self._check_fitted()
+        latents = self._latents(as_rows(X), info)
+        backbone = self._load_backbone()
+        network = self._network(backbone, trained=True)
+        return np.concatenate(
+            self._read(network, backbone, latents, self._ensemble(), queries=True), 1
+        )
+
+    @classmethod
+    def from_released(cls, folder, backbone="sd21-base", **parameters):
+        """Load the files of the authors' released training code.
+
+        Parameters
+        ----------
+        folder : str or path
+            Where, in it or below, `coop_Model_state_dict.pth` and
+            `pytorch_lora_weights.bin` (or ``.safetensors``) lie. Only tensors are read.
+        backbone : str or path, default="sd21-base"
+            The model that they were trained on.
+        **parameters : object
+            Other parameters of the estimator; the defaults are the released settings.
+
+        Returns
+        -------
+        GenzIQARegressor
+            A fitted estimator that predicts in the units it was trained in: the line
+            is the identity.
+
+        Raises
+        ------
+        ValueError
+            If the files hold something else or do not fit the backbone.
+        OSError
+            If the files or the backbone are not there.
+        """
+        from diffqa_features.learned.genziqa.released import read_released
+
+        estimator = cls(backbone, **parameters)
+        info = estimator._plan()
+        weights, sizes = read_released(folder, estimator._chosen(info))
+        estimator.set_params(**sizes)
+        return estimator._restore(
+            weights,
+            info.identity,
+            {"slope_": 1.0, "intercept_": 0.0, "history_": []},
+            estimator._design(),
+        )

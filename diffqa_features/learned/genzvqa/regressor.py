@@ -1,0 +1,399 @@
+"""`GenzVQARegressor`: videos and opinion scores in, a tuned diffusion model out."""
+
+import numpy as np
+
+from diffqa_features._media.rows import as_rows
+from diffqa_features.learned.genzvqa.video_guided import VideoGuidedRegressor
+
+
+class GenzVQARegressor(VideoGuidedRegressor):
+    """Video quality from learned prompts, cross-attention and motion (GenzVQA [1]_).
+
+    Frames are read as :class:`GenzIQARegressor` reads pictures, and each block gets the
+    mean of its scores over frames. Single frames do not show faults of timing: a
+    temporal quality modulator looks at how the video moves, with a frozen two-pathway
+    network, and gives each block a factor. The mean over blocks of factor times score
+    is the score of the video. Context vectors, low-rank factors and modulator train
+    together; everything else stays frozen. It is also a transformer, for a Pipeline.
+
+    Parameters
+    ----------
+    backbone : str or path, default="tiny"
+        The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``,
+        which the paper takes), a hub id, or a folder in diffusers layout.
+
+    prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
+        At least two with `bias`, which compares the first two.
+
+    n_context : int, default=16
+        Learned vectors beside the words of each prompt. 0 keeps the prompts fixed.
+
+    context_position : {"end", "front"}, default="end"
+        Where a prompt's own words stand: behind the learned vectors, or before them.
+
+    lora_rank : int, default=4
+        Rank of the changes of the cross-attention layers (q, k, v and out). 0 leaves
+        these as they are.
+
+    blocks : str or list of str, default="all"
+        Cross-attention blocks that are scored, changed and modulated, by name or
+        pattern: ``"up*"``, ``["mid.0", "down[01].*"]``.
+
+    bias : bool, default=True
+        Add to every block the difference between the norms of the denoising errors
+        under the first and the second prompt. Without it a pass ends at the last of
+        `blocks`.
+
+    pooling_lambda : float, default=0.14
+        Sharpness of the log-sum-exp over space, above 0.
+
+    timestep_range : (int, int), default=(0, 100)
+        Lowest timestep, and the one behind the highest, in [0, 1000]. In training each
+        video of a step gets a random one, for all its frames.
+
+    n_timesteps : int, default=4
+        Number of fixed timesteps in that range over which a prediction is averaged. It
+        may be changed after `fit`.
+
+    frame_rate : float, default=1.0
+        Frames per second of the video that are read: those shown at 0.5 s +
+        k / `frame_rate`. Arrays have no clock and are read whole. This and the next
+        two may be changed after `fit`.
+
+    max_frames : int, default=None
+        Most frames per video, spread uniformly. ``None`` sets no limit.
+
+    n_frames : int, default=None
+        Read so many frames of every video instead, from the first to the last at even
+        steps, as the released code does (12 to train on LSVQ, 8 to test on KoNViD-1k).
+        All of them where the video has fewer.
+
+    reader : {"auto", "decord", "imageio"}, default="auto"
+        What decodes video files, as in :class:`DiffusionQAFeatures`.
+
+    modulator : bool, default=True
+        Whether there is a temporal quality modulator. Without it nothing tells how a
+        video moves, and `motion_network` is not used.
+
+    modulator_scale : {"multiply", "divide"}, default="multiply"
+        What is done to the products of queries and keys with the root of a head's
+        width. The released code multiplies (by 8); attention usually divides.
+
+    motion_network : str or path, default="tiny"
+        The frozen network that sees motion, as `weights` of :class:`MotionFeatures`:
+        ``"tiny"``, ``"slowfast_r50"``, which the paper takes, or a file.
+
+    init_from : GenzIQARegressor, str or path, default=None
+        Begin with the context and low-rank factors of this fitted estimator, or of the
+        folder of its `save_pretrained`: of the same backbone and design. In searches
+        and cross-validation, which clone parameters, wrap it in
+        :class:`sklearn.frozen.FrozenEstimator`. ``None`` begins with the frozen model.
+
+    image_size : int, default=None
+        Side of the frames that the backbone sees, pixels. ``None`` is the backbone's
+        own.
+
+    view : {"stretch", "crop"}, default="stretch"
+        How a frame is brought to that size: stretched to a square, or its centre cut
+        out without scaling.
+
+    normalization : {"clip", "vae"}, default="clip"
+        Range of the pixels that are encoded, as in :class:`GenzIQARegressor`.
+
+    max_epochs : int, default=6
+        Passes over the training videos. 0 only fits the scale, for the scores of an
+        untrained model.
+
+    batch_size : int, default=16
+        Videos per step. All prompts of all their frames are one pass of the UNet.
+
+    accumulation : int, default=1
+        Parts in which a batch goes through the UNet, where it does not fit into
+        memory: `batch_size` is one video at a time.
+
+    learning_rate : float, default=1e-4
+        Of AdamW, constant.
+
+    weight_decay : float, default=1e-2
+        Of AdamW.
+
+    gradient_clip : float, default=1.0
+        Largest norm of a step's gradient.
+
+    validation_fraction : float, default=None
+        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
+        The weights of the epoch with the best SRCC there are kept. ``None`` trains on
+        everything, for `max_epochs`.
+
+    patience : int, default=3
+        With `validation_fraction`: stop after this many epochs without a better SRCC.
+
+    warm_start : bool, default=False
+        Go on from the weights and the scale of the last `fit`.
+
+    checkpoint_dir : str or path, default=None
+        Folder for the state of a training that runs, as in :class:`GenzIQARegressor`.
+
+    random_state : int, default=0
+        Seeds the first weights, the order, the training noise and timesteps, the split,
+        and the fixed noise of predictions.
+
+    memory : str, path or FeatureStore, default=None
+        Where latents of frames and motion features of clips are kept. Without it they
+        are computed once per call, never once per epoch.
+
+    device : str, default=None
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
+        accelerator there is, else the CPU.
+
+    dtype : {"float32", "float16", "bfloat16"}, default=None
+        Arithmetic of the UNet, by autocast; all weights are in float32. ``None`` is
+        bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
+        elsewhere.
+
+    verbose : int, default=0
+        1 shows progress bars with loss and SRCC.
+
+    Attributes
+    ----------
+    weights_ : dict of str to ndarray of float32
+        What was trained.
+    slope_, intercept_ : float
+        The prediction is ``intercept_ + slope_ * Q``, with Q the model's score.
+    history_ : list of dict
+        Per epoch: ``epoch``, ``loss`` (mean squared error over the variance of `y`),
+        ``srcc`` of the predictions trained on and, if any, ``validation_srcc``.
+    design_ : dict
+        The parameters that the weights belong to. Changed, they are refused.
+    backbone_identity_, motion_identity_ : str
+        Fingerprints of the backbone and of the motion network's file; the latter is
+        None without a modulator.
+
+    See Also
+    --------
+    GenzIQARegressor : The same for pictures; its notes on units and learning rates hold
+        here too.
+    MotionFeatures : The features that the modulator sees.
+
+    Notes
+    -----
+    *Modulator.* Per block, slow and fast features of each clip are normalised and
+    projected to keys; with the block's queries, averaged over space, they give products
+    per frame, prompt, head and clip. Their means s and f give the factor
+    ``gamma = relu(w . [s, f] + c)``. It begins at 1 for every video (w = 0, c = 1), so
+    that training begins at the model without a modulator and no block begins at 0,
+    where a ReLU stays. On Stable Diffusion 2.1 with SlowFast-R50 these are 4,057,520
+    numbers.
+
+    *Stills.* A picture, or a video of one frame, is a video in which nothing moves.
+
+    *What differs from the released code*, beside what does for pictures: the queries
+    that meet motion are averaged over the timesteps of a prediction, as the scores are;
+    the released code takes those of the last. The clips are those of
+    :class:`MotionFeatures`; which ones the paper took is not known.
+
+    References
+    ----------
+    .. [1] S. Mitra, D. De, S. Rao and R. Soundararajan, "Image and Video Quality
+       Assessment using Prompt-Guided Latent Diffusion Models for Cross-Dataset
+       Generalization", arXiv 2406.04654.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from diffqa_features import GenzVQARegressor
+    >>> still = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    >>> moving = np.stack([np.roll(still, 2 * t, axis=1) for t in range(8)])
+    >>> model = GenzVQARegressor(blocks="down0.*", bias=False, image_size=32)
+    >>> model.set_params(n_frames=2, max_epochs=1, n_timesteps=1)
+    GenzVQARegressor(...)
+    >>> model.fit([still, moving], [1.0, 4.0]).predict([moving]).shape
+    (1,)
+    """
+
+    def __init__(
+        self,
+        backbone="tiny",
+        *,
+        prompts=("Good Photo.", "Bad Photo."),
+        n_context=16,
+        context_position="end",
+        lora_rank=4,
+        blocks="all",
+        bias=True,
+        pooling_lambda=0.14,
+        timestep_range=(0, 100),
+        n_timesteps=4,
+        frame_rate=1.0,
+        max_frames=None,
+        n_frames=None,
+        reader="auto",
+        modulator=True,
+        modulator_scale="multiply",
+        motion_network="tiny",
+        init_from=None,
+        image_size=None,
+        view="stretch",
+        normalization="clip",
+        max_epochs=6,
+        batch_size=16,
+        accumulation=1,
+        learning_rate=1e-4,
+        weight_decay=1e-2,
+        gradient_clip=1.0,
+        validation_fraction=None,
+        patience=3,
+        warm_start=False,
+        checkpoint_dir=None,
+        random_state=0,
+        memory=None,
+        device=None,
+        dtype=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.prompts = prompts
+        self.n_context = n_context
+        self.context_position = context_position
+        self.lora_rank = lora_rank
+        self.blocks = blocks
+        self.bias = bias
+        self.pooling_lambda = pooling_lambda
+        self.timestep_range = timestep_range
+        self.n_timesteps = n_timesteps
+        self.frame_rate = frame_rate
+        self.max_frames = max_frames
+        self.n_frames = n_frames
+        self.reader = reader
+        self.modulator = modulator
+        self.modulator_scale = modulator_scale
+        self.motion_network = motion_network
+        self.init_from = init_from
+        self.image_size = image_size
+        self.view = view
+        self.normalization = normalization
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.gradient_clip = gradient_clip
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.memory = memory
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    def fit(self, X, y, groups=None):
+        """Train context vectors, low-rank factors and modulator together.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            Each row a path, a ``PIL.Image`` or an array (H, W), (H, W, 3) or
+            (T, H, W, 3); or an array (N, T, H, W, 3); or a DataFrame with the media in
+            its column ``path``.
+        y : array-like of shape (N,)
+            Opinion scores in any unit and direction; finite, at least two.
+        groups : array-like of shape (N,), default=None
+            With `validation_fraction`, rows of a group stay on one side: the versions
+            of one content, say. Ignored otherwise.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator. After an error it is as it was before.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a video, `y` or `init_from` cannot be used.
+        FloatingPointError
+            If a loss is not finite; the message names the step and the way out.
+        OSError
+            If the backbone, the motion network, a file or a checkpoint cannot be read.
+        """
+        self._validate_params()
+        y = self._check_target(as_rows(X), y)
+        info = self._plan()
+        train, held = self._split(y, groups)
+        again = self.warm_start and hasattr(self, "weights_")
+        if again:
+            self._check_fitted()
+        elif self.init_from is not None:
+            self._source(info)
+        identity = self._motion_identity()
+        videos = self._videos(X, self._encoded(X, info))
+        self._fit(videos, y, train, held, info, again)
+        self.motion_identity_ = identity
+        return self
+
+    def predict(self, X):
+        """Predict the quality of videos.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N,), dtype float64
+            Scores in the units and direction of the `y` of `fit`. A video's score
+            depends on neither order nor neighbours.
+        """
+        _, reading = self._look(X)
+        return self.intercept_ + self.slope_ * reading.quality
+
+    def transform(self, X):
+        """Block scores, factors and tuned queries of videos.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N, 2 P + sum of channels), dtype float32
+            The scores of the P blocks, with the bias; their factors, where there is a
+            modulator; per block the mean of its queries over space and prompts. All are
+            means over frames and the timesteps of a prediction. The mean over blocks of
+            factor times score is the Q of the prediction. A DataFrame after
+            ``set_output``.
+        """
+        _, reading = self._look(X, queries=True)
+        factors = [reading.factors] if self.modulator else []
+        return np.concatenate([reading.scores, *factors, reading.queries], 1)
+
+    def frame_scores(self, X):
+        """Score each frame that a prediction reads, for `FrameScoresDisplay`.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N media rows
+            As in `fit`.
+
+        Returns
+        -------
+        list of N dicts
+            ``"score"``, float64 (T,), in the units and direction of the `y` of `fit`;
+            their mean is the prediction, since all frames have the factors of their
+            video. ``"frame"``, int (T,), the number of each frame in the video;
+            ``"time"``, float64 (T,) seconds, None where there is no clock.
+        """
+        encoded, reading = self._look(X)
+        ends = np.cumsum([len(row.frames) for row in encoded])[:-1]
+        parts = np.split(reading.frame_scores.astype(np.float64), ends)
+        return [
+            {
+                "score": self.intercept_ + self.slope_ * (part * factors).mean(1),
+                "frame": row.frames,
+                "time": row.times,
+            }
+            for row, part, factors in zip(encoded, parts, reading.factors, strict=True)
+        ]

@@ -1,0 +1,61 @@
+"""A fitted student -> one ONNX file."""
+
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffqa_features.learned._files import write_whole
+from diffqa_features.learned.student.network import Scorer
+
+
+def export(student, path):
+    """Write the file, whole or not at all."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "export_onnx needs the packages onnx and onnxscript: pip install "
+            "'diffqa-features[onnx]'."
+        ) from error
+    network = student._trained(torch.device("cpu"))
+    scorer = Scorer(network, student.slope_, student.intercept_).eval()
+    size = student.image_size_
+    # Two pictures: what has a single one would be taken for a constant.
+    example = torch.from_numpy(np.zeros((2, size, size, 3), np.uint8))
+    with tempfile.TemporaryDirectory(prefix="diffqa-") as folder:
+        whole = Path(folder) / "student.onnx"
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                scorer,
+                (example,),
+                os.fspath(whole),
+                dynamo=True,
+                input_names=["pixels"],
+                output_names=["score"],
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                external_data=False,
+                verbose=False,
+            )
+        content = whole.read_bytes()
+    write_whole(Path(path).expanduser(), lambda file: file.write(content))
+
+
+class _quiet(warnings.catch_warnings):
+    """torch's exporter warns of torch's own changes to come, and of torchvision."""
+
+    def __enter__(self):
+        result = super().__enter__()
+        warnings.simplefilter("ignore")
+        self._log = logging.getLogger("torch.onnx")
+        self._level = self._log.level
+        self._log.setLevel(logging.ERROR)
+        return result
+
+    def __exit__(self, *exception):
+        self._log.setLevel(self._level)
+        super().__exit__(*exception)

@@ -1,0 +1,196 @@
+"""A fitted teacher and pictures in, its scores and quality maps out, once per picture.
+
+With a store, what a teacher said of a picture is kept under the picture's content and
+the teacher's fingerprint, and a call that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+
+import joblib
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import _safe_indexing
+from tqdm.auto import tqdm
+
+from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._engine.parallel import keep
+from diffqa_features._utils.hashing import make_key
+from diffqa_features.features._base import BackboneTransformer
+from diffqa_features.learned._pictures import scratch
+from diffqa_features.motion._features import MotionFeatures
+from diffqa_features.motion._weights import find_weights
+
+_PICTURES = 64  # that a teacher gets in one call, and that are kept together
+# Attributes that do not change what is predicted.
+_FREE = {
+    "memory", "verbose", "n_jobs", "batch_size", "device", "checkpoint_dir", "failed_",
+    "history_", "cv_results_", "refit_time_", "_sklearn_output_config",
+}  # fmt: skip
+
+
+class Lessons:
+    """What a teacher says of pictures: its scores, its quality maps, or both."""
+
+    def __init__(self, teacher, *, scores: bool, maps: bool, store, verbose: int):
+        self.teacher = teacher
+        self.kinds = [k for k, on in (("score", scores), ("map", maps)) if on]
+        self.store = store
+        self.verbose = verbose
+        self.identity = fingerprint(teacher) if store is not None else ""
+        # One pass gives both where a teacher says so, as DPIQARegressor does.
+        self.jointly = (
+            maps and "return_scores" in signature(teacher.quality_maps).parameters
+        )
+
+    def take(self, parts, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """``"score"``, float64 (N,), and ``"map"``, float32 on disk (N, C, h, w).
+
+        `parts` are pairs of (X, its rows), `keys` those of the pictures of all parts.
+        Equal pictures are asked for once.
+        """
+        whence = [
+            (part, place, row.columns)
+            for part, (_, rows) in enumerate(parts)
+            for place, row in enumerate(rows)
+        ]
+        places: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            columns = sorted(whence[place][2].items())
+            places.setdefault(repr((key, columns)), []).append(place)
+        pictures, result = list(places), {}
+        with tqdm(
+            total=len(pictures), unit="row", desc="teach", disable=not self.verbose
+        ) as bar:
+            for start in range(0, len(pictures), _PICTURES):
+                chunk = pictures[start : start + _PICTURES]
+                known = self._recall(chunk)
+                missing = [
+                    p for p in chunk if any((k, p) not in known for k in self.kinds)
+                ]
+                for part, (X, _) in enumerate(parts):
+                    here = [p for p in missing if whence[places[p][0]][0] == part]
+                    if here:
+                        some = [whence[places[p][0]][1] for p in here]
+                        known.update(self._ask(_safe_indexing(X, some), here))
+                for (kind, picture), value in known.items():
+                    if kind not in result:
+                        shape = (len(keys), *value.shape)
+                        make = scratch if value.ndim else np.empty
+                        result[kind] = make(shape, value.dtype)
+                    result[kind][places[picture]] = value
+                bar.update(len(chunk))
+        return result
+
+    def _recall(self, pictures):
+        if self.store is None:
+            return {}
+        names = {self._name(k, p): (k, p) for k in self.kinds for p in pictures}
+        return {names[n]: v for n, v in self.store.get(list(names)).items()}
+
+    def _ask(self, X, pictures):
+        """Ask the teacher, and keep what it says."""
+        said = {}
+        if self.jointly and "score" in self.kinds:
+            said["map"], said["score"] = self.teacher.quality_maps(
+                X, return_scores=True
+            )
+        elif "map" in self.kinds:
+            said["map"] = self.teacher.quality_maps(X)
+        if "score" in self.kinds and "score" not in said:
+            said["score"] = self.teacher.predict(X)
+        new = {
+            (kind, picture): value
+            for kind, values in said.items()
+            for picture, value in zip(
+                pictures, self._checked(kind, values, len(pictures)), strict=True
+            )
+        }
+        if self.store is not None:
+            entries = {self._name(*about): np.asarray(v) for about, v in new.items()}
+            self.store = keep(self.store, entries)
+        return new
+
+    def _checked(self, kind, values, count):
+        method, axes, wanted, dtype = {
+            "score": ("predict", 1, "one number", np.float64),
+            "map": ("quality_maps", 4, "one map (C, h, w)", np.float32),
+        }[kind]
+        values = np.asarray(values)
+        who = f"The teacher's {method}() ({type(self.teacher).__name__})"
+        if values.ndim != axes or len(values) != count:
+            raise ValueError(
+                f"{who} must give {wanted} per picture. Got an array of shape "
+                f"{values.shape} for {count} pictures."
+            )
+        values = values.astype(dtype)
+        bad = ~np.isfinite(values.reshape(count, -1)).all(1)
+        if bad.any():
+            raise ValueError(
+                f"{who} gives no finite value for {int(bad.sum())} of {count} "
+                "pictures. Fit it again, or drop what it cannot judge."
+            )
+        return values
+
+    def _name(self, kind, picture):
+        return make_key("teacher 1", self.identity, kind, picture)
+
+
+def fingerprint(teacher) -> str:
+    """Hash of all that a teacher's predictions follow from.
+
+    Class, parameters, what was fitted, and of frozen models the content of the files.
+    Code is not looked at; of this library its version stands for it.
+    """
+    from diffqa_features import __version__
+
+    digest = hashlib.blake2b(f"{__version__};".encode(), digest_size=20)
+    try:
+        _add(digest, teacher)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"The teacher, a {type(teacher).__name__}, cannot be told from others in "
+            f"the store: {error}. Set memory=None, or make it one that pickles."
+        ) from error
+    return digest.hexdigest()
+
+
+def _add(digest, value):
+    """Containers are walked here: joblib's hash is of a pickle, in which the identity
+    of equal objects shows."""
+    if isinstance(value, BaseEstimator):
+        kind = type(value)
+        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+        if isinstance(value, BackboneTransformer):
+            frozen = describe_backbone(value._backbone_name()).identity
+            digest.update(frozen.encode())
+        if isinstance(value, MotionFeatures):
+            digest.update(find_weights(value.weights).identity.encode())
+        facts = {k: v for k, v in vars(value).items() if k not in _FREE}
+        _add(digest, facts)
+    elif isinstance(value, dict):
+        digest.update(f"{len(value)}{{".encode())
+        for key in sorted(value, key=repr):
+            _add(digest, key)
+            _add(digest, value[key])
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"{len(value)}(".encode())
+        for item in value:
+            _add(digest, item)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(f"{value.dtype.str}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value))
+    elif isinstance(value, np.ndarray):
+        _add(digest, value.tolist())
+    elif isinstance(value, (str, bytes, int, float, complex, type(None))):
+        digest.update(f"{value!r};".encode())
+    elif isinstance(value, Path):
+        digest.update(f"{os.fspath(value)!r};".encode())
+    else:
+        digest.update(joblib.hash(value).encode())
