@@ -38,6 +38,13 @@ def everything():
     return images, photos.data[:5]
 
 
+def _few_colors(image):
+    blue, red = np.moveaxis(np.asarray(Image.fromarray(image).convert("YCbCr")), 2, 0)[
+        1:
+    ]
+    return max(blue.std(), red.std()) < 6
+
+
 def same(a, b):
     return len(a) == len(b) and all(map(np.array_equal, a, b))
 
@@ -115,6 +122,8 @@ class TestDistortions:
         for image in photos.data:
             if family in COLOR_ONLY and (image == image[..., :1]).all():
                 continue
+            if family == "color_diffusion" and _few_colors(image):
+                continue  # nothing runs where everything has one tint
             difference = [
                 np.abs(
                     image.astype(float)

@@ -236,3 +236,19 @@ def plain_filters(size: int = 4) -> torch.Tensor:
     waves = waves / waves.norm(dim=1, keepdim=True)
     bank = torch.einsum("iy,jx->ijyx", waves, waves).flatten(0, 1)[1:]
     return bank[:, None].contiguous()
+
+
+def build(weights, n_faults: int) -> ScorerNetwork:
+    """The network of these arrays; their shapes say how large it is."""
+    tensors = {name: torch.from_numpy(value).float() for name, value in weights.items()}
+    members = {name.split(".")[1] for name in tensors if name.startswith("members.")}
+    network = ScorerNetwork(
+        tensors["front.normalised"],
+        tensors["front.plain"],
+        len(tensors["mean"]),
+        n_faults,
+        len(members),
+        len(tensors["members.0.body.1.bias"]),
+    )
+    network.load_state_dict(tensors)
+    return network
