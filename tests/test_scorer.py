@@ -178,7 +178,9 @@ class TestRows:
 
 class TestFiles:
     def test_unknown_names(self, tmp_path):
-        with pytest.raises(ValueError, match="'weights' .* must be 'tiny' or a folder"):
+        with pytest.raises(
+            ValueError, match=r"'weights' .* must be 'tiny' or a folder"
+        ):
             load_scorer("large")
         with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
             load_scorer(tmp_path)

@@ -58,6 +58,11 @@ def transform_files(features, files):
     bad = []
     for index, message in features.failed_:
         good[index] = False
-        found = _ROW.match(message)
-        bad.append((files.index[index], found[2] if found else message))
+        bad.append((files.index[index], row_reason(message)))
     return matrix[good], good, bad
+
+
+def row_reason(error):
+    """What is wrong with a file, without the row that it had in a call."""
+    found = _ROW.match(str(error))
+    return found[2] if found else str(error)

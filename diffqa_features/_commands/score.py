@@ -1,4 +1,4 @@
-"""`diffqa score`: a model and files in, predicted scores out."""
+"""`diffqa score`: files in, predicted scores out; by the shipped scorer or a model."""
 
 import sys
 import zipfile
@@ -9,8 +9,12 @@ from sklearn.pipeline import Pipeline
 from skops import io as skops_io
 from tqdm import tqdm
 
-from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures
-from diffqa_features._commands._estimator import prompt_columns, transform_files
+from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures, load_scorer
+from diffqa_features._commands._estimator import (
+    prompt_columns,
+    row_reason,
+    transform_files,
+)
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import (
     check_output,
@@ -25,7 +29,47 @@ def run(args):
     out = None
     if args.out is not None:
         out = check_output(args.out, (".csv", ".tsv", ".parquet"))
-    model = _load(args.model)
+    model, inputs = args.model, args.inputs
+    if model is None and Path(inputs[0]).suffix.lower() == ".skops":
+        model, *inputs = inputs  # as it was written when there was no other way
+        if not inputs:
+            raise ValueError(f"{model!r} is a model; give INPUTs too.")
+    predict, columns = _with_scorer(args) if model is None else _with_model(args, model)
+    files = collect_files(
+        inputs,
+        path_column=args.path_column,
+        recursive=args.recursive,
+        columns=columns,
+    )
+    tables, bad = [], []
+    # A bar would run through the lines on a terminal.
+    quiet = args.quiet or (out is None and sys.stdout.isatty())
+    with tqdm(total=len(files), unit="file", disable=quiet) as progress:
+        for start in range(0, len(files), args.chunk_size):
+            rows = files.iloc[start : start + args.chunk_size]
+            found, failed = predict(rows)
+            bad += failed
+            progress.update(len(rows))
+            tables.append(found)
+            if out is None:
+                for name, score in zip(found["path"], found["score"]):
+                    print(f"{name}\t{score:.6g}", flush=True)
+    code = report_bad(bad, len(files), out)
+    if out is not None:
+        table = pd.concat(tables, ignore_index=True)
+        with whole_file(out) as path:
+            if out.suffix.lower() == ".parquet":
+                table.to_parquet(path, index=False)
+            else:
+                separator = "\t" if out.suffix.lower() == ".tsv" else ","
+                table.to_csv(path, sep=separator, index=False)
+        note(f"wrote {out}: {len(table)} scores")
+    return code
+
+
+def _with_model(args, name):
+    """What predicts a table of files, and the columns that it needs."""
+    model = _load(name)
     features = model[0].set_params(
         reader=args.reader or "auto",
         device=args.device,
@@ -36,40 +80,38 @@ def run(args):
         verbose=0,
     )
     features.fit()
-    files = collect_files(
-        args.inputs,
-        path_column=args.path_column,
-        recursive=args.recursive,
-        columns=prompt_columns(features),
-    )
-    names, scores, bad = [], [], []
-    # A bar would run through the lines on a terminal.
-    quiet = args.quiet or (out is None and sys.stdout.isatty())
-    with tqdm(total=len(files), unit="file", disable=quiet) as progress:
-        for start in range(0, len(files), args.chunk_size):
-            rows = files.iloc[start : start + args.chunk_size]
-            matrix, good, failed = transform_files(features, rows)
-            bad += failed
-            progress.update(len(rows))
-            if len(matrix) == 0:
-                continue
-            predicted = model[1:].predict(matrix).tolist()
-            names += rows.index[good].to_list()
-            scores += predicted
-            if out is None:
-                for name, score in zip(rows.index[good], predicted):
-                    print(f"{name}\t{score:.6g}", flush=True)
-    code = report_bad(bad, len(files), out)
-    if out is not None:
-        table = pd.DataFrame({"path": names, "score": scores})
-        with whole_file(out) as path:
-            if out.suffix.lower() == ".parquet":
-                table.to_parquet(path, index=False)
-            else:
-                separator = "\t" if out.suffix.lower() == ".tsv" else ","
-                table.to_csv(path, sep=separator, index=False)
-        note(f"wrote {out}: {len(table)} scores")
-    return code
+
+    def predict(rows):
+        matrix, good, failed = transform_files(features, rows)
+        scores = model[1:].predict(matrix).tolist() if len(matrix) else []
+        return pd.DataFrame({"path": rows.index[good], "score": scores}), failed
+
+    return predict, prompt_columns(features)
+
+
+def _with_scorer(args):
+    """The same with the shipped scorer, which needs no columns."""
+    scorer = load_scorer(device=args.device)
+
+    def predict(rows):
+        found, failed = [], []
+        for name, path in rows["path"].items():
+            try:
+                found.append(scorer.assess([path]).set_axis([name]))
+            except (ValueError, OSError, TypeError) as error:
+                reason = row_reason(error)
+                if args.on_error == "raise":
+                    raise RuntimeError(f"{name or '(no path)'}: {reason}") from error
+                failed.append((name, reason))
+        if not found:
+            return pd.DataFrame({"path": [], "score": []}), failed
+        table = pd.concat(found)
+        faults = table.drop(columns=["jod", "std"])
+        likely = faults.idxmax(axis=1).where(faults.max(axis=1) >= 0.5, "")
+        columns = {"path": table.index, "score": table["jod"], "std": table["std"]}
+        return pd.DataFrame({**columns, "fault": likely}, index=table.index), failed
+
+    return predict, ()
 
 
 def _load(name):

@@ -184,11 +184,29 @@ class QualityScorer(RegressorMixin, BaseEstimator):
             Probabilities, one column per kind of fault; several may be high. Rows are
             those of `X`, with its index if it has one.
         """
+        return self.assess(X).drop(columns=["jod", "std"])
+
+    def assess(self, X):
+        """Predict JOD, its uncertainty and faults at once.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures
+            As in `predict`.
+
+        Returns
+        -------
+        DataFrame of shape (N, 2 + n_faults)
+            The columns ``jod`` and ``std``, and those of `diagnose`.
+        """
         import pandas as pd
 
-        _, _, faults = self._score(X)
+        scores, spreads, faults = self._score(X)
         _, facts = _load(self._folder())
-        return pd.DataFrame(faults, columns=facts["faults"], index=_index(X))
+        table = pd.DataFrame(faults, columns=facts["faults"], index=_index(X))
+        table.insert(0, "jod", scores)
+        table.insert(1, "std", spreads)
+        return table
 
     def quality_maps(self, X):
         """Predict where visible loss is.
