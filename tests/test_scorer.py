@@ -204,7 +204,7 @@ class TestFiles:
         from diffqa_features.learned import _files
 
         config, weights = _files.load(SHIPPED)
-        for broken in ({"mean": weights["mean"][:7]}, {"members.0.head.bias": None}):
+        for broken in ({"mean": weights["mean"][:7]}, {"bias": None}):
             changed = {k: v for k, v in {**weights, **broken}.items() if v is not None}
             _files.save(tmp_path, {"estimator": config["estimator"],
                                    "faults": config["faults"]}, changed)  # fmt: skip

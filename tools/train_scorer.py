@@ -21,26 +21,27 @@ import torch
 from _scorer_filters import learn_filters, to_pixels
 from label_pictures import VALIDATION_FAMILIES, VALIDATION_PHOTOGRAPHS
 from scipy.stats import spearmanr
-from torch.nn import functional
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
 from diffqa_features.datasets._chains import FAULT_OF, FAULTS
 from diffqa_features.learned.scorer.network import (
     Front,
-    Layers,
     ScorerNetwork,
     plain_filters,
 )
+from diffqa_features.learned.scorer.scorer import save_scorer
 
 DEFAULTS = {
-    "hidden": 192,
-    "dropout": 0.3,
-    "weight_decay": 3e-2,
-    "learning_rate": 2e-3,
-    "epochs": 40,
-    "rank_weight": 0.5,
-    "fault_weight": 0.3,
+    "landmarks": 1000,
+    "sharpness": 0.1,
+    "ridge": 1.5,
+    "error_ridge": 20.0,
+    "fault_ridge": 1.5,
+    "spread": 1.0,
 }
-_BATCH = 32  # references
+_FOLDS = 5
+_LOG_NORMAL = 0.635  # minus the mean of log |z| of a standard normal z
 
 
 def main():
@@ -49,19 +50,23 @@ def main():
     parser.add_argument("--describe", action="store_true")
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--members", type=int, default=5)
     parser.add_argument("--settings", type=json.loads, default={})
     args = parser.parse_args()
     torch.set_num_threads(1)
     front = load_front(args.shards)
-    data = Labelled(args.shards, front)
+    data = Labelled(args.shards, front, args.describe)
     print(f"{len(data.jod)} pictures, {data.rows.shape[1]} descriptors", flush=True)
     if args.choose:
         choose(data, args.settings)
     if args.out:
         everything = np.ones(len(data.jod), bool)
-        network = fit(data, everything, front, args.members, args.settings)
-        write(network, data, args)
+        network = fit(data, everything, front, args.settings)
+        facts = {
+            "pictures": len(data.jod),
+            "references": len(np.unique(data.number)),
+            "settings": {**DEFAULTS, **args.settings},
+        }
+        save_scorer(network, data.kinds, args.out, facts)
 
 
 def load_front(shards):
@@ -75,9 +80,9 @@ def load_front(shards):
 
 
 class Labelled:
-    """Descriptors, JOD and faults of every shard that is there."""
+    """Descriptors, JOD and faults of the shards; of all, or of those described."""
 
-    def __init__(self, shards, front):
+    def __init__(self, shards, front, everything=True):
         key = front_key(front)
         paths = sorted(shards.glob("shard?????.npz"))
         if (shards / "validation.npz").exists():
@@ -86,6 +91,8 @@ class Labelled:
         for path in paths:
             kept = path.with_name(f"{path.stem}.{key}.npy")
             if not kept.exists():
+                if not everything:
+                    continue
                 with np.load(path) as shard:
                     np.save(kept, describe(front, shard["pixels"]))
             parts["rows"].append(np.load(kept))
@@ -133,92 +140,71 @@ def describe(front, pixels, chunk=16):
     return np.concatenate(parts).astype(np.float32)
 
 
-def fit(data, chosen, front, n_members, settings, seed=0):
-    """The network whose members were trained on the chosen pictures."""
+def fit(data, chosen, front, settings, seed=0):
+    """The network of the chosen pictures: one linear system per kind of answer."""
     settings = {**DEFAULTS, **settings}
     rows = torch.from_numpy(data.rows[chosen])
-    width = rows.shape[1]
+    count = min(settings["landmarks"], len(rows))
     network = ScorerNetwork(
-        front.normalised, front.plain, width, len(data.kinds), n_members,
-        settings["hidden"],
-    )  # fmt: skip
+        front.normalised, front.plain, rows.shape[1], count, len(data.kinds)
+    ).requires_grad_(False)
     network.mean.copy_(rows.mean(0))
     network.scale.copy_(rows.std(0) + 1e-3)
+    network.sharpness.fill_(settings["sharpness"])
     rows = network.scaled(rows)
-    jod = torch.from_numpy(data.jod[chosen])
-    faults = torch.from_numpy(data.faults[chosen]).float()
-    groups = np.unique(data.number[chosen], return_inverse=True)[1]
-    for member in range(n_members):
-        layers = train(rows, jod, faults, groups, settings, seed + member)
-        network.members[member].load_state_dict(layers.state_dict())
+    rng = np.random.default_rng(seed)
+    places = rng.choice(len(rows), count, replace=False)
+    # As they will be read from the file.
+    network.landmarks.copy_(rows[places].half().float())
+    near = network.likeness(rows).double()
+    among = network.likeness(network.landmarks).double()
+    root = torch.from_numpy(np.sqrt(np.maximum(0, 10 - data.jod[chosen]))).double()
+    faults = torch.from_numpy(2 * np.nan_to_num(data.faults[chosen], nan=0.5) - 1)
+    wanted = torch.cat([root[:, None], faults], 1)
+    middle = wanted.mean(0)
+    # What is said of references that did not train: for errors and probabilities.
+    unseen = torch.zeros_like(wanted)
+    folds = GroupKFold(_FOLDS).split(rows, groups=data.name[chosen])
+    for train, test in folds:
+        weights = solve(near[train], among, (wanted - middle)[train], settings["ridge"])
+        unseen[test] = middle + near[test] @ weights
+    weights = solve(near, among, wanted - middle, settings["ridge"])
+    error = (unseen[:, 0] - root).abs().clamp(min=0.01).log() + _LOG_NORMAL
+    level = error.mean()
+    spread = solve(near, among, (error - level)[:, None], settings["error_ridge"])
+    network.answers[:, :1] = weights[:, :1].float()
+    network.bias[0] = middle[0]
+    network.answers[:, 1:2] = spread.float()
+    network.bias[1] = level + np.log(settings["spread"])
+    for place in range(len(data.kinds)):
+        slope, shift = steepness(unseen[:, 1 + place], data.faults[chosen][:, place])
+        network.answers[:, 2 + place] = (slope * weights[:, 1 + place]).float()
+        network.bias[2 + place] = shift + slope * middle[1 + place]
     return network.eval()
 
 
-def train(rows, jod, faults, groups, settings, seed):
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    layers = Layers(
-        rows.shape[1], faults.shape[1], settings["hidden"], settings["dropout"]
-    )
-    torch.nn.init.zeros_(layers.head.weight)
-    layers.head.bias.data.zero_()
-    layers.head.bias.data[0] = jod.mean()
-    optimizer = torch.optim.AdamW(
-        layers.parameters(), settings["learning_rate"],
-        weight_decay=settings["weight_decay"],
-    )  # fmt: skip
-    order = np.argsort(groups, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    # Groups of a reference; large ones are cut, so that batches are alike.
-    members = [part for g in members for part in np.array_split(g, -(-len(g) // 7))]
-    steps = settings["epochs"] * -(-len(members) // _BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings["learning_rate"], total_steps=steps
-    )
-    layers.train()
-    for _ in range(settings["epochs"]):
-        turn = rng.permutation(len(members))
-        for at in range(0, len(turn), _BATCH):
-            chosen = [members[i] for i in turn[at : at + _BATCH]]
-            batch = np.concatenate(chosen)
-            owner = torch.from_numpy(np.repeat(range(len(chosen)), [*map(len, chosen)]))
-            loss = loss_of(
-                layers(rows[batch]), jod[batch], faults[batch], owner, settings
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return layers
+def solve(near, among, wanted, ridge):
+    """Weights of landmarks: kernel ridge regression in Nystroem's approximation."""
+    matrix = near.T @ near + ridge * among
+    matrix.diagonal().add_(1e-6 * len(near))
+    return torch.linalg.solve(matrix, near.T @ wanted)
 
 
-def loss_of(answers, jod, faults, owner, settings):
-    scores, spreads, logits = answers
-    # Half of it sees no spread, so that pictures taken for hopeless are learned too.
-    error = functional.smooth_l1_loss(scores, jod, beta=1.0)
-    spreads = spreads.clamp(-3, 2)
-    likelihood = 0.5 * ((scores.detach() - jod) / spreads.exp()).square() + spreads
-    loss = error + 0.2 * likelihood.mean()
-    known = ~faults.isnan()
-    loss = loss + settings["fault_weight"] * (
-        functional.binary_cross_entropy_with_logits(logits[known], faults[known])
-    )
-    if settings["rank_weight"]:
-        first, second = torch.where(
-            (owner[:, None] == owner[None]) & (jod[:, None] > jod[None] + 0.1)
-        )
-        # Chance that the first is preferred, on the scale of JOD: 3 of 4 at 1.
-        ahead = 1.0986 * (scores[first] - scores[second])
-        wanted = torch.sigmoid(1.0986 * (jod[first] - jod[second]))
-        rank = functional.binary_cross_entropy_with_logits(ahead, wanted)
-        loss = loss + settings["rank_weight"] * rank
-    return loss
+def steepness(answers, faults):
+    """Slope and shift that make probabilities of answers (Platt)."""
+    known = ~np.isnan(faults)
+    model = LogisticRegression().fit(answers.numpy()[known, None], faults[known])
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 @torch.no_grad()
 def predict(network, rows):
-    scaled = network.scaled(torch.from_numpy(rows))
-    return np.mean([member(scaled)[0].numpy() for member in network.members], axis=0)
+    """JOD, std and probabilities from descriptors."""
+    parts = [
+        network.answer(network.scaled(torch.from_numpy(part)))
+        for part in np.array_split(rows, -(-len(rows) // 1024))
+    ]
+    return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
 
 
 def summarise(data, chosen, scores):
@@ -238,33 +224,34 @@ def summarise(data, chosen, scores):
 def choose(data, settings):
     trials = [
         {},
-        {"rank_weight": 0.0},
-        {"rank_weight": 2.0},
-        {"dropout": 0.5},
-        {"dropout": 0.1},
-        {"hidden": 64},
-        {"weight_decay": 0.3},
-        {"epochs": 15},
-        {"fault_weight": 0.0},
-        {"fault_weight": 1.0},
+        {"ridge": 0.7},
+        {"ridge": 3.0},
+        {"sharpness": 0.05},
+        {"sharpness": 0.2},
+        {"landmarks": 500},
     ]
     unknown = data.unknown
     print(f"{data.known.sum()} known, {unknown.sum()} unknown pictures")
     front = Front(torch.zeros(1, 1, 7, 7), plain_filters())
     for trial in trials if not settings else [settings]:
         started = time.perf_counter()
-        network = fit(data, data.known, front, 2, trial)
-        overall, inside, per_family = summarise(
-            data, unknown, predict(network, data.rows[unknown])
+        network = fit(data, data.known, front, trial)
+        jod, std, faults = predict(network, data.rows[unknown])
+        overall, inside, per_family = summarise(data, unknown, jod)
+        error = jod - data.jod[unknown]
+        print(
+            f"{overall:.3f} {inside:.3f} {trial} {per_family} "
+            f"rmse {np.sqrt((error**2).mean()):.2f}, within 2 std "
+            f"{(np.abs(error) <= 2 * std).mean():.3f}, "
+            f"{time.perf_counter() - started:.0f} s",
+            flush=True,
         )
-        seconds = time.perf_counter() - started
-        print(f"{overall:.3f} {inside:.3f} {trial} {per_family} {seconds:.0f} s")
-
-
-def write(network, data, args):
-    from diffqa_features.learned.scorer.scorer import save_scorer
-
-    save_scorer(network, data.kinds, args.out, {"pictures": len(data.jod)})
+    single = np.array(data.families)[unknown]
+    for family in VALIDATION_FAMILIES:
+        of = (single == family) & (data.jod[unknown] < 9.5)
+        own = data.kinds.index(FAULT_OF[family])
+        first = (faults[of].argmax(1) == own).mean()
+        print(f"{family}: {data.kinds[own]} named first in {first:.2f} of pictures")
 
 
 if __name__ == "__main__":

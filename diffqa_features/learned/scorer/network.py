@@ -1,8 +1,9 @@
 """What the scorer is: pixels of a tile in, JOD, its spread and faults out.
 
 A fixed front of filters and counts, whose pooled values say how strong detail is at
-each scale and orientation, and layers that were trained on them. Nothing in the front
-is divided by what the whole picture holds, so tiles of a large picture are comparable.
+each scale and orientation, and a kernel machine that was fitted to them. Nothing in the
+front is divided by what the whole picture holds, so tiles of a large picture are
+comparable.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ SCALES = 3
 _WINDOW = 7  # pixels, of the local mean and variance
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _STEP = 1 / 255
-_HIDDEN = 192
 
 
 class Front(nn.Module):
@@ -180,53 +180,53 @@ def _local_mean(plane):
     return sum(rows[..., i : i + width] for i in range(_WINDOW)) / _WINDOW**2
 
 
-class Layers(nn.Module):
-    """Descriptors (N, D) -> JOD, log of its spread, and a logit per kind of fault."""
-
-    def __init__(self, width: int, n_faults: int, hidden: int = _HIDDEN, dropout=0.0):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Dropout(0.5 * dropout),
-            nn.Linear(width, hidden),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-        )
-        self.head = nn.Linear(hidden, 2 + n_faults)
-
-    def forward(self, rows):
-        out = self.head(self.body(rows))
-        return out[:, 0], out[:, 1], out[:, 2:]
-
-
 class ScorerNetwork(nn.Module):
-    """The front, its scaling, and several sets of layers that vote."""
+    """The front, the scaling of what it says, and a kernel machine on that.
 
-    def __init__(self, normalised, plain, width, n_faults, n_members, hidden=_HIDDEN):
+    Parameters
+    ----------
+    normalised, plain : Tensor
+        Filters of the front.
+    width, count, n_faults : int
+        Descriptors, landmarks, kinds of fault.
+    """
+
+    def __init__(self, normalised, plain, width, count, n_faults):
         super().__init__()
         self.front = Front(normalised, plain)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.members = nn.ModuleList(
-            Layers(width, n_faults, hidden) for _ in range(n_members)
-        )
+        self.register_buffer("sharpness", torch.tensor(0.1))
+        self.landmarks = nn.Parameter(torch.zeros(count, width))
+        self.answers = nn.Parameter(torch.zeros(count, 2 + n_faults))
+        self.bias = nn.Parameter(torch.zeros(2 + n_faults))
 
     def scaled(self, descriptors):
         """Descriptors in units of their spread; what is far outside is drawn in."""
         rows = (descriptors - self.mean) / self.scale
         return 4 * torch.tanh(rows / 4)
 
+    def likeness(self, rows):
+        """How near rows are to the landmarks, 1 for equal: (N, count)."""
+        distance = torch.cdist(rows, self.landmarks).square().mul(1 / rows.shape[1])
+        return torch.exp(-self.sharpness * distance)
+
     def forward(self, pixels):
         """Pixels (N, 3, H, W) in [0, 1] -> JOD (N,), std (N,), probabilities (N, F)."""
-        rows = self.scaled(self.front(pixels))
-        scores, spreads, logits = map(
-            torch.stack, zip(*(member(rows) for member in self.members), strict=True)
-        )
-        # The law of total variance over the members.
-        variance = torch.exp(2 * spreads).mean(0) + scores.var(0, unbiased=False)
-        return scores.mean(0), variance.sqrt(), torch.sigmoid(logits).mean(0)
+        return self.answer(self.scaled(self.front(pixels)))
+
+    def answer(self, rows):
+        """The same from scaled descriptors (N, D).
+
+        The machine answers with the root of the loss, in which errors are alike, with
+        the logarithm of its own error there, and with a logit per kind of fault.
+        """
+        answers = self.bias + self.likeness(rows) @ self.answers
+        root = answers[:, 0].clamp(min=0)
+        error = answers[:, 1].clamp(-4, 1).exp()
+        # The variance of the square of a normal root.
+        variance = 4 * root.square() * error.square() + 2 * error.pow(4)
+        return 10 - root.square(), variance.sqrt(), torch.sigmoid(answers[:, 2:])
 
 
 def plain_filters(size: int = 4) -> torch.Tensor:
@@ -241,14 +241,9 @@ def plain_filters(size: int = 4) -> torch.Tensor:
 def build(weights, n_faults: int) -> ScorerNetwork:
     """The network of these arrays; their shapes say how large it is."""
     tensors = {name: torch.from_numpy(value).float() for name, value in weights.items()}
-    members = {name.split(".")[1] for name in tensors if name.startswith("members.")}
+    count, width = tensors["landmarks"].shape
     network = ScorerNetwork(
-        tensors["front.normalised"],
-        tensors["front.plain"],
-        len(tensors["mean"]),
-        n_faults,
-        len(members),
-        len(tensors["members.0.body.1.bias"]),
+        tensors["front.normalised"], tensors["front.plain"], width, count, n_faults
     )
     network.load_state_dict(tensors)
     return network

@@ -295,7 +295,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
 
 def save_scorer(network, faults, folder, facts):
-    """Write a trained network; its layers in half precision."""
+    """Write a trained network; its landmarks in half precision."""
     from diffqa_features import __version__
 
     weights = {
@@ -303,7 +303,7 @@ def save_scorer(network, faults, folder, facts):
         for name, value in network.state_dict().items()
     }
     halves = {
-        name: value.astype(np.float16) if name.startswith("members") else value
+        name: value.astype(np.float16) if name == "landmarks" else value
         for name, value in weights.items()
     }
     config = {
