@@ -79,7 +79,7 @@ class TestFront:
         gray = noise.expand(-1, 3, -1, -1)
         planes = network._opponent(gray)
         assert planes[:, 1:].abs().max() < 1e-6
-        spread = network._strengths(planes[:, :1], tails=False)[0]
+        spread = network._strengths(planes[:, :1] - 0.5, tails=False)[0]
         assert spread.item() == pytest.approx(np.log(0.05), abs=0.02)
         shares = network._histogram(gray, 0, 1, 16).square()
         assert shares.sum().item() == pytest.approx(1, abs=1e-5)
@@ -98,7 +98,7 @@ class TestFront:
         coded = make_distorted_images([photo], families="jpeg", n_levels=2).data[1]
 
         def grid(image):
-            pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+            pixels = torch.tensor(image).permute(2, 0, 1)[None] / 255
             return network._steps(network._opponent(pixels), 0)[1][0, 0].item()
 
         assert grid(coded) > grid(photo) + 0.3
