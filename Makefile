@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter on PATH that really starts, is new enough and can make
 # environments: a version manager's shim may exist and yet refuse to run.
 PYTHON ?= $(shell \
-	IFS=:; for name in python3.11 python3.12 python3.10 python3; do \
+	IFS=:; for name in python3.11 python3.12 python3.13 python3.10 python3; do \
 	for folder in $$PATH; do \
 	"$$folder/$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' \
 	>/dev/null 2>&1 && echo "$$folder/$$name" && exit; done; done)
@@ -16,7 +16,12 @@ PYTHON ?= $(shell \
 # PYTEST_ARGS="-m network"` runs the tests that do.
 export HF_HUB_OFFLINE ?= 1
 
-# Two processes of one thread each finish the tests sooner than one of two threads.
+# What is installed beside the package. Tests of the ONNX export and of Dask skip
+# themselves without theirs; .ci/run installs all, and runs them.
+EXTRAS ?= test,plot
+
+# Two processes of one thread each finish the tests sooner than one of two threads; a
+# file stays with one of them, which then fits its shared models once.
 WORKERS ?= 2
 
 .PHONY: demo test lint docs clean
@@ -25,7 +30,7 @@ demo: $(STAMP)
 	$(BIN)/diffqa demo --out demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -47,5 +52,5 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "No Python 3.10 or newer with venv found. Say: make PYTHON=/path/to/python3" >&2; \
 	exit 1; }
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install -c constraints.txt -e ".[test,plot]"
+	"$(BIN)/python" -m pip install -c constraints.txt -e ".[$(EXTRAS)]"
 	touch "$(STAMP)"

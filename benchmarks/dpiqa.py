@@ -35,6 +35,7 @@ from diffqa_features._backbone.backbone import load_backbone  # noqa: E402
 from diffqa_features._backbone.info import describe_backbone  # noqa: E402
 from diffqa_features.datasets import make_procedural_images  # noqa: E402
 from diffqa_features.evaluation._meters import _attention  # noqa: E402
+from diffqa_features.learned._base import Job  # noqa: E402
 from diffqa_features.learned._pictures import Pictures  # noqa: E402
 from diffqa_features.learned.dpiqa.network import DPIQANetwork  # noqa: E402
 
@@ -139,10 +140,10 @@ class Ours:
 
     def epoch(self):
         """One of those that find the latents there."""
-        rows, line = np.arange(len(self.y)), (1.0, 0.0)
-        self.model._train(
-            self.network, self.backbone, self.pictures, self.y, rows, None, line, 0
-        )
+        job = Job(None, [], data=self.pictures, y=self.y, line=(1.0, 0.0))
+        job.backbone, job.network = self.backbone, self.network
+        job.train = np.arange(len(self.y))
+        self.model._minimise(job, past=0)
 
 
 class Plain:

@@ -82,7 +82,7 @@ def prepare(arguments, size):
         arguments.backbone, image_size=size, device=arguments.device
     )
     backbone = load_backbone(arguments.backbone, arguments.device, "float32")
-    network = model._network(backbone, trained=False)
+    network = model._make_network(backbone).to(backbone.device)
     pictures = list(make_procedural_images(arguments.images, image_size=size))
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
     latents = backbone.encode_images(pixels)

@@ -22,7 +22,9 @@ Importing the package loads neither torch nor diffusers nor transformers; they l
 when features are first computed.
 """
 
+import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0.dev0"
@@ -104,6 +106,22 @@ def __getattr__(name):
 
 def __dir__():
     return sorted([*globals(), *__all__])
+
+
+class _SavedElsewhere(MetaPathFinder):
+    """Asked last of all: says why a pickle of another version cannot be opened."""
+
+    def find_spec(self, name, path=None, target=None):
+        package, _, inside = name.partition(".")
+        if package == __name__ and "_" in (inside[:1], inside.partition(".")[2][:1]):
+            raise ModuleNotFoundError(
+                f"This version of {__name__} has no module {name!r}. If a saved model "
+                "asks for it, another version wrote the file: fit the model again.",
+                name=name,
+            )
+
+
+sys.meta_path.append(_SavedElsewhere())
 
 
 def _name_trusted_types():

@@ -7,6 +7,7 @@ import warnings
 from importlib import import_module
 
 from diffqa_features import __version__
+from diffqa_features._utils.shortage import ways_out
 
 _EXIT_CODES = """
 exit codes:
@@ -31,32 +32,33 @@ def main(argv=None):
         0 all well, 1 nothing came out, 2 wrong arguments, 3 some files were bad.
     """
     args = _parser().parse_args(argv)
+    # Names of files may hold what the terminal's encoding does not.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         if not args.debug:
             warnings.showwarning = _show_warning
         try:
             return _run(args)
-        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        except _REPORTED as error:
             if args.debug:
                 raise
             print(f"diffqa: error: {_sentence(error)}", file=sys.stderr)
             return 2 if isinstance(error, (ValueError, TypeError)) else 1
-        except MemoryError:
-            print(
-                "diffqa: error: out of memory; choose a smaller --batch-size, "
-                "--image-size or number of --jobs.",
-                file=sys.stderr,
-            )
-            return 1
         except KeyboardInterrupt:
             print("diffqa: interrupted", file=sys.stderr)
             return 130
 
 
+_REPORTED = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
+
+
 def _run(args):
     try:
         command = import_module(f"diffqa_features._commands.{args.command}")
-        code = command.run(args)
+        with ways_out():
+            code = command.run(args)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output (`| head`) has enough. Python would complain once more
@@ -247,6 +249,12 @@ def _add_bad_files(command, listing):
         default="skip",
         help=f"files that cannot be read: leave them out and list them in {listing} "
         "(default, exit code 3), or stop at the first",
+    )
+    command.add_argument(
+        "--quote-formulas",
+        action="store_true",
+        help="in CSV and TSV files, put ' before text that begins with = + - or @, as "
+        "a file's name may: spreadsheets run it as a formula",
     )
 
 

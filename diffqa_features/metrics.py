@@ -6,6 +6,9 @@ take ``(y_true, y_pred)`` as scikit-learn's do. The scorers go where scikit-lear
 
     GridSearchCV(pipeline, grid, scoring=metrics.srcc_scorer)
     GridSearchCV(pipeline, grid, scoring=metrics.get_scorer("srcc"))  # the same
+
+scikit-learn knows none of their names: with ``scoring="srcc"`` it raises an error that
+lists its own. Pass the scorer, as above.
 """
 
 import warnings

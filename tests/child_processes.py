@@ -1,9 +1,11 @@
 """Real processes for the tests of the store, and values that prove themselves."""
 
 import inspect
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -11,11 +13,22 @@ import numpy as np
 from numpy.random import default_rng  # now: later a thread could be at it in a fork
 
 HERE = Path(__file__).parent
+# What most tests import: once for all the processes of `run_in_process`.
+_PRELOADED = [
+    "diffqa_features",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "matplotlib.pyplot",
+    "pytest",
+    "sklearn.model_selection",
+    "sklearn.svm",
+    "transformers.models.clip.modeling_clip",
+]
 IMPORTS = """
 import os, random, resource, signal, sys, threading, time, warnings
 from pathlib import Path
 import numpy as np
-from child_processes import spawn, value_of, wrong_in
+from child_processes import spawn, value_of, wait_until, wrong_in
 from diffqa_features._store.store import FeatureStore
 """
 
@@ -52,6 +65,35 @@ def spawn(work, *arguments):
     os._exit(code)
 
 
+def wait_until(condition, seconds=20):
+    """Look again and again; an error where it is still not so after a long time."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"not so after {seconds} seconds")
+        time.sleep(0.002)
+
+
+def start_process(function, *arguments):
+    """Call a module's function in a process of its own, which is returned.
+
+    The process is a fork of one that has done nothing but import: a new one would
+    spend ten seconds on torch and diffusers alone.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    child = context.Process(target=function, args=arguments)
+    child.start()
+    return child
+
+
+def run_in_process(function, *arguments):
+    """The exit code of such a process."""
+    child = start_process(function, *arguments)
+    child.join()
+    return child.exitcode
+
+
 def run_script(script, *arguments, code=0):
     """Output of a script in a process of its own, which must end with `code`.
 
@@ -68,7 +110,7 @@ def run_script(script, *arguments, code=0):
         },
         stdout=subprocess.PIPE,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert child.returncode == code
     return child.stdout

@@ -1,6 +1,8 @@
 """Helpers for the tests of `diffqa`: pictures, tables read back, processes."""
 
+import itertools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 import diffqa_features
 
@@ -52,3 +55,32 @@ def python(*words):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def run_command(words, log, act=None, passes=0):
+    """A command in a process of its own, which writes its errors to `log`.
+
+    Where `act` is given it is called when the UNet has been run so many times.
+    """
+    from diffusers import UNet2DConditionModel
+
+    from diffqa_features.cli import main
+
+    done = itertools.count()
+
+    def look(module, args):
+        if isinstance(module, UNet2DConditionModel) and next(done) == passes:
+            act()
+
+    if act is not None:
+        register_module_forward_pre_hook(look)
+    sys.stderr = log.open("w")
+    sys.exit(main([str(word) for word in words]))
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_ever():
+    signal.pause()

@@ -3,7 +3,7 @@
 import pytest
 from command_line import picture
 
-from diffqa_features import DiffusionQAFeatures
+from diffqa_features import DiffusionQAFeatures, FeatureStore
 from diffqa_features.cli import main
 
 
@@ -34,11 +34,17 @@ def run(sd1_folder, capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def seen(tmp_path_factory):
+    """A store of what was expected before: the pictures of all tests are the same."""
+    return FeatureStore(tmp_path_factory.mktemp("seen"))
+
+
 @pytest.fixture
-def features(sd1_folder):
+def features(sd1_folder, seen):
     """Make the estimator that the commands should have used."""
 
     def make(**parameters):
-        return DiffusionQAFeatures(str(sd1_folder), **parameters)
+        return DiffusionQAFeatures(str(sd1_folder), **{"memory": seen, **parameters})
 
     return make

@@ -5,7 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from random_models import KINDS, write_model
+
+# How long an example takes says nothing of what is right.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,16 @@ import pandas as pd
 import polars
 import pytest
 import skops.io
+from sklearn import config_context
 from sklearn.base import clone, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    cross_val_predict,
+    cross_val_score,
+)
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -36,6 +42,7 @@ from diffqa_features import (
     MotionFeatures,
     PromptAlignmentMaps,
 )
+from diffqa_features._utils.checks import InOrder
 
 SMALL = {"image_size": 64, "device": "cpu", "dtype": "float32", "blocks": "mid*"}
 
@@ -52,7 +59,7 @@ def regressors(folder):
     quick = {
         "n_context": 2,
         "lora_rank": 1,
-        "bias": False,
+        "error_bias": False,
         "n_timesteps": 1,
         "max_epochs": 1,
         **SMALL,
@@ -115,7 +122,7 @@ GRIDS = {
     "motion": {"f__pooling": ["mean", ("mean", "std")]},
     **{name: {"f__lora_rank": [0, 1]} for name in ("genziqa", "genzvqa")},
     "dpiqa": {"f__train_unet": [True, False]},
-    "diffvqa": {"f__branches": ["crop", ("resize", "crop")]},
+    "diffvqa": {"f__views": ["crop", ("resize", "crop")]},
 }
 
 
@@ -133,6 +140,13 @@ def estimator(name, sd1_folder):
 def ready(name, fitted):
     """The same, fitted where it needs to be; each test gets one of its own."""
     return pickle.loads(fitted[name])
+
+
+@pytest.fixture
+def pipeline(ready, images):
+    """A fitted one, of parts that are."""
+    svr = SVR().fit(ready.transform(images), TARGET)
+    return Pipeline([("f", ready), ("svr", svr)])
 
 
 @pytest.fixture(params=TRANSFORMERS)
@@ -280,8 +294,7 @@ def test_html_repr_names_the_class(estimator):
     assert type(estimator).__name__ in estimator._repr_html_()
 
 
-def test_a_pickle_holds_no_backbone(estimator, images, tmp_path):
-    pipeline = Pipeline([("f", estimator), ("svr", SVR())]).fit(images, TARGET)
+def test_a_pickle_holds_no_backbone(pipeline, images, tmp_path):
     data = pickle.dumps(pipeline)
     learned = getattr(pipeline[0], "weights_", {}).values()
     # Some words about each of them.
@@ -293,11 +306,10 @@ def test_a_pickle_holds_no_backbone(estimator, images, tmp_path):
     np.testing.assert_array_equal(loaded.predict(images), expected)
 
 
-def test_skops_loads_with_the_published_list(estimator, images, tmp_path):
+def test_skops_loads_with_the_published_list(pipeline, images, tmp_path):
     from diffqa_features import TRUSTED_TYPES
 
-    estimator.set_params(memory=FeatureStore(tmp_path / "store"))
-    pipeline = Pipeline([("f", estimator), ("svr", SVR())]).fit(images, TARGET)
+    pipeline[0].set_params(memory=FeatureStore(tmp_path / "store"))
     path = tmp_path / "model.skops"
     skops.io.dump(pipeline, path)
     assert set(skops.io.get_untrusted_types(file=path)) <= set(TRUSTED_TYPES)
@@ -326,12 +338,12 @@ def test_in_a_grid_search_and_cross_validation(name, estimator, images, tmp_path
     pipeline = Pipeline([("f", estimator), ("scale", StandardScaler()), ("svr", SVR())])
     groups = [0, 0, 1, 1, 2, 2]
     grid = GRIDS.get(name, {"f__timesteps": [(5,), (60,)]})
-    search = GridSearchCV(pipeline, grid, cv=GroupKFold(3), error_score="raise")
+    search = GridSearchCV(pipeline, grid, cv=GroupKFold(2), error_score="raise")
     search.fit(images, TARGET, groups=groups)
     ((searched, values),) = grid.items()
     assert search.best_params_[searched] in values
     predicted = cross_val_predict(
-        pipeline, images, TARGET, groups=groups, cv=GroupKFold(3)
+        pipeline, images, TARGET, groups=groups, cv=GroupKFold(2)
     )
     assert np.isfinite(predicted).all()
 
@@ -414,6 +426,28 @@ def test_bad_parameters_of_what_is_learned(ready, images, change, message):
     refuses(ready.set_params(**change), images, message)
 
 
+@everyone
+def test_sequences_have_an_order(estimator, images):
+    """Sets and dicts have another order in each process, and columns with them."""
+    several = {
+        name
+        for name, allowed in type(estimator)._parameter_constraints.items()
+        if any(isinstance(one, InOrder) for one in allowed)
+    }
+    given = estimator.get_params(deep=False)
+    assert several >= {n for n, value in given.items() if type(value) is tuple} - {
+        "map_size"  # a tuple or list, nothing else
+    }
+    for name in several:
+        words = given[name]
+        words = ["a", "b"] if isinstance(words, (str, type(None))) else list(words)
+        table = dict.fromkeys(words)
+        for value in (set(words), frozenset(words), table, table.keys()):
+            changed = clone(estimator).set_params(**{name: value})
+            with pytest.raises(ValueError, match=f"'{name}' .* a sequence with an ord"):
+                changed.fit(images, TARGET)
+
+
 def refuses(estimator, images, message):
     with pytest.raises(ValueError, match=message):
         estimator.fit(images, TARGET)
@@ -438,6 +472,75 @@ def test_a_regressor_needs_a_finite_score_per_row(regressor, images):
         (None, "needs y"),
         (TARGET[:3], "inconsistent"),
         ([1, np.nan, 2, 3, 4, 5], "Row 1: y is nan"),
+        ([1, 2, None, 3, 4, 5], "Row 2: y is None. Drop rows"),
+        (pd.array([1, 2, 3, pd.NA, 4, 5], "Float64"), "Row 3: y is (nan|<NA>). Drop"),
+        ([1, 2, "good", 3, 4, 5], "Row 2: y is 'good', a str.*to_numeric"),
+        (list("123456"), "Row 0: y is '1', a str"),
     ):
         with pytest.raises(ValueError, match=message):
             regressor.fit(images, target)
+
+
+# -- groups and what is held out -----------------------------------------------------
+
+
+GROUPS = np.repeat(["a", "b", "c"], 2)
+
+
+def test_one_group_cannot_be_held_out(regressor, images):
+    regressor.set_params(validation_fraction=0.5)
+    with pytest.raises(ValueError, match="all rows are of one: 'a'"):
+        regressor.fit(images, TARGET, groups=["a"] * 6)
+    for missing in (None, np.nan, pd.NA, ""):
+        groups = ["a", "a", "b", "b", missing, "c"]
+        with pytest.raises(ValueError, match="group of row 4 is missing"):
+            regressor.fit(images, TARGET, groups=groups)
+    regressor.set_params(validation_fraction=0.99)
+    with pytest.raises(ValueError, match="leaves 6 rows to train and 0 to validate"):
+        regressor.fit(images, TARGET, groups=GROUPS)
+
+
+def test_a_constant_score_is_said(regressor, images):
+    with pytest.warns(UserWarning, match="y is 3 for all 6 rows that train: there is"):
+        regressor.fit(images, np.full(6, 3.0))
+    target = np.where(GROUPS == "a", 1.0, TARGET)
+    regressor.set_params(validation_fraction=0.3, random_state=0)
+    held = GROUPS[regressor._split(target, GROUPS)[1]]
+    target = np.where(np.isin(GROUPS, held), 2.0, TARGET)
+    with pytest.warns(UserWarning, match="y is 2 for all 2 rows held out: no epoch"):
+        regressor.fit(images, target, groups=GROUPS)
+
+
+def test_routing_brings_groups_to_fit(regressor, images):
+    """In cross-validation and searches, also inside of a Pipeline."""
+    arrived = []
+
+    def fit(self, X, y, groups=None):
+        arrived.append(groups)
+        return super(recording, self).fit(X, y, groups=groups)
+
+    recording = type("Recording", (type(regressor),), {"fit": fit})
+    model = recording(**regressor.get_params(deep=False))
+    model.set_params(validation_fraction=0.5)
+    rows, target = [*images, *images], np.tile(TARGET, 2)
+    groups = np.repeat(["a", "b", "c", "d", "e", "f"], 2)
+    cv = GroupKFold(2)
+    with config_context(enable_metadata_routing=True), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        cross_val_score(model, rows, target, params={"groups": groups}, cv=cv)
+        pipeline = Pipeline([("model", model)])
+        search = GridSearchCV(pipeline, {"model__random_state": [0, 1]}, cv=cv)
+        search.fit(rows, target, groups=groups)
+    folds = [groups[train] for train, _ in cv.split(rows, target, groups)]
+    expected = [*folds, *folds, *folds, groups]
+    assert [each.tolist() for each in arrived] == [each.tolist() for each in expected]
+
+
+def test_without_routing_a_warning_says_how(regressor, images):
+    regressor.set_params(validation_fraction=0.5)
+    with pytest.warns(UserWarning, match=r"set_config\(enable_metadata_routing=True\)"):
+        cross_val_predict(regressor, images, TARGET, groups=GROUPS, cv=GroupKFold(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        regressor.fit(images, TARGET, groups=range(6))
+        regressor.set_params(validation_fraction=None).fit(images, TARGET)

@@ -1,32 +1,40 @@
 """Every script in examples/ runs, in a process of its own, without a display."""
 
 import os
-import subprocess
+import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from child_processes import run_in_process
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-
-# Warnings of deprecation are errors here as in all tests.
-WARNINGS = ["-W", "error::DeprecationWarning", "-W", "error::FutureWarning"]
 
 
 def test_there_are_examples():
     assert len(EXAMPLES) >= 2
 
 
+def run_example(path, folder):
+    """As Python runs a script; warnings of deprecation are errors, as in all tests."""
+    sys.stdout, sys.stderr = ((folder / n).open("w") for n in ("stdout", "stderr"))
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.simplefilter("error", category)
+    (folder / "here").mkdir()
+    os.chdir(folder / "here")
+    sys.argv = [str(path)]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(path, tmp_path):
-    done = subprocess.run(
-        [sys.executable, *WARNINGS, path],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert list(tmp_path.iterdir()) == []  # what it keeps lies in a temporary folder
+    code = run_in_process(run_example, path, tmp_path)
+    assert code == 0, (tmp_path / "stderr").read_text()
+    # What it keeps lies in a temporary folder.
+    assert list((tmp_path / "here").iterdir()) == []

@@ -1,10 +1,12 @@
 """What is installed: light imports, true names, the shipped model, nothing unsafe."""
 
 import importlib.metadata
+import pickle
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,18 @@ def test_all_is_sorted_true_and_listed():
 def test_unknown_attribute_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = diffqa_features.no_such_name
+
+
+def test_a_pickle_of_an_older_version_is_refused_with_the_way_out():
+    # Protocol 0: the class by the module that it lay in before the rooms.
+    old = b"cdiffqa_features._features\nDiffusionQAFeatures\n."
+    with pytest.raises(ModuleNotFoundError, match="another version wrote the file"):
+        pickle.loads(old)
+    learned = b"cdiffqa_features.learned._genziqa\nGenzIQARegressor\n."
+    with pytest.raises(ModuleNotFoundError, match=r"no module '.*learned\._genziqa'"):
+        pickle.loads(learned)
+    with pytest.raises(ModuleNotFoundError, match="No module named"):
+        import_module("diffqa_features.nonsense")
 
 
 def test_lazy_names_are_those_of_star_import():

@@ -1,10 +1,12 @@
 """Video files from real photographs: panned, zoomed, numbered, in any coding."""
 
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -106,3 +108,16 @@ def decode(path):
     """Every frame as PyAV converts it, straight from the first packet to the last."""
     with av.open(str(path)) as container:
         return [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+
+
+@contextmanager
+def no_decoding(*readers):
+    """A context in which these readers, or none of both, can be opened."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a video was opened")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for reader in readers or ("av.open", "decord.VideoReader"):
+            patch.setattr(reader, refuse)
+        yield

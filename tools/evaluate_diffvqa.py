@@ -60,7 +60,7 @@ SETTINGS = {
 # As in evaluate_genzvqa.py.
 GENZVQA = {
     "blocks": ["down0.*", "down1.*", "mid.0"],
-    "bias": False,
+    "error_bias": False,
     "image_size": 64,
     "n_frames": 2,
     "n_timesteps": 2,
@@ -72,8 +72,8 @@ ONE, TWENTY = "DiffVQA, 1 step, 2 faults", "DiffVQA, 20 steps, 2 faults"
 CHANGES = {
     DIFFVQA: {},
     "without control": {"control": False},
-    "resized view only": {"branches": "resize"},
-    "crops only": {"branches": "crop"},
+    "resized view only": {"views": "resize"},
+    "crops only": {"views": "crop"},
     "without Mamba": {"mamba": False},
     ONE: {"max_frames": 3},
     TWENTY: {"max_frames": 3, "n_steps": 20},

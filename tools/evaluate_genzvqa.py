@@ -61,7 +61,7 @@ def make_methods(args):
     memory = str(args.folder / "store")
     genzvqa = {
         "blocks": ["down0.*", "down1.*", "mid.0"],
-        "bias": False,
+        "error_bias": False,
         "image_size": 64,
         "n_frames": args.n_frames,
         "n_timesteps": 2,

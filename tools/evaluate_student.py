@@ -123,7 +123,7 @@ def fit(args):
         learning_rate=args.learning_rate,
         milestones=(args.epochs * 6 // 10, args.epochs * 17 // 20),
         weight_decay=1e-2,
-        gradient_clip=1.0,
+        max_grad_norm=1.0,
         checkpoint_dir=args.folder / "checkpoints",
         random_state=args.student_seed,
         memory=args.memory,

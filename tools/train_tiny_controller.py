@@ -18,18 +18,20 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from diffqa_features import DiffusionController, datasets
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.sampling import decode
 from diffqa_features._backbone.weights import load_decoder, quiet
-from diffqa_features._engine.round_trip import decode
 from diffqa_features._media.views import to_pixels
 from diffqa_features.datasets._distortions import FAMILIES, distort
 from diffqa_features.inspection._noise_round_trip import _SSIM as SSIM
 from diffqa_features.inspection._style import LUMINANCE
 from diffqa_features.learned.control.features import Chain, controlled_features
+from diffqa_features.learned.control.network import make_control
 
 PICTURE, CROP, CROPS = 224, 64, 16
 # At a rate of 3e-3, with gradients clipped at 1, a run fell apart after 430 steps.
 EPOCHS, RATE = 8, 1e-3
-FACTS = {"image_size": CROP, "view": "crop", "batch_size": 8, "gradient_clip": 0.1}
+FACTS = {"image_size": CROP, "view": "crop", "batch_size": 8, "max_grad_norm": 0.1}
 DEGRADED, SEVERITY = ("gaussian_blur", "white_noise", "jpeg", "darken"), 0.6
 log = logging.getLogger("train_tiny_controller")
 
@@ -103,7 +105,8 @@ def load(args):
 
 def one_step(model, frames, name):
     """Squared error of the latent estimated in one step from a noised one."""
-    backbone, network = model._open(trained=True)
+    backbone = load_backbone(model.backbone, model.device, "float32")
+    network = make_control(backbone.unet, model.weights_)
     latents = backbone.encode_images(to_pixels(np.stack(frames))).numpy()
     for t in (100, 300, 500, 700):
         chain = Chain((), last_timestep=t, seed=model.random_state)
@@ -123,7 +126,7 @@ def one_step(model, frames, name):
 def rebuild(args, frames):
     """Reconstructions from noise, and what the autoencoder alone gives back."""
     model = load(args)
-    backbone, _ = model._open(trained=False)
+    backbone = load_backbone(model.backbone, model.device, "float32")
     with quiet():
         decoder = load_decoder(backbone.info)
     latents = backbone.encode_images(to_pixels(np.stack(frames)))

@@ -1,14 +1,15 @@
 """A backbone's name -> the frozen latent diffusion model, loaded once per process."""
 
-import json
 import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from diffqa_features._backbone.capture import Adapter, Tap, run_unet
+from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._backbone.info import BackboneInfo, describe_backbone
 from diffqa_features._backbone.weights import (
     load_text,
@@ -92,7 +93,8 @@ class Backbone:
         Of the UNet and the VAE. The text encoder runs in float32 everywhere: it runs
         once per prompt, and its states are what every row is compared with.
     lock : threading.RLock
-        Held by whoever hooks the UNet.
+        Held inside :meth:`run`, and by whoever else calls or copies modules of the
+        UNet, which may carry the hooks of another thread's pass.
     unet : UNet2DConditionModel
         In eval mode, without gradients of its own.
     alphas_cumprod : tensor of shape (n_timesteps,), float64, on the CPU
@@ -165,15 +167,62 @@ class Backbone:
         # adapters put gradients through the UNet that reads these latents.
         return latents.clone()
 
-    def encode_text(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode K prompts for the UNet.
+    def run(
+        self,
+        noisy: torch.Tensor,
+        t: int | torch.Tensor,
+        conditioning: Conditioning,
+        taps: Sequence[Tap] = (),
+        *,
+        adapters: Mapping[str, Adapter] | None = None,
+        control: tuple[Sequence[torch.Tensor], torch.Tensor] | None = None,
+        whole: bool = True,
+        unet: torch.nn.Module | None = None,
+    ) -> torch.Tensor | None:
+        """Run the denoiser once on N noisy latents: the one way to it.
+
+        Parameters
+        ----------
+        noisy : tensor of shape (N, C, h, w)
+            Brought to the backbone's dtype.
+        t : int or int tensor of shape (N,)
+            Timestep of all rows, or of each.
+        conditioning : Conditioning
+            Of :meth:`condition`: N rows, or one row that serves them all.
+        taps : sequence of Tap
+            Modules to be observed.
+        adapters : mapping of str to callable or None
+            What changes the output of named modules in this one call.
+        control : (sequence of tensor, tensor) or None
+            What is added to each skip and to the middle, as by a ControlNet.
+        whole : bool, default=True
+            False ends the pass as soon as every tap has seen its tensor.
+        unet : module or None
+            A trained copy that runs in the place of the backbone's own.
 
         Returns
         -------
-        states : tensor of shape (K, L, C), the backbone's dtype, on its device
-            Padded to the tokenizer's length L, as the UNet was trained.
-        content : bool tensor of shape (K, L), on the CPU
-            True at the prompt's own words; False at start, end and padding.
+        tensor of shape (N, C, h, w) or None
+            What the UNet returns (see :meth:`to_noise`); None where the pass ended
+            early. Nothing is left behind in the modules, also after an exception.
+        """
+        with self.lock:
+            return run_unet(
+                self.unet if unet is None else unet,
+                noisy.to(self.dtype),
+                t,
+                conditioning.to(self.dtype).expand(len(noisy)),
+                taps,
+                whole=whole,
+                adapters=adapters,
+                control=control,
+            )
+
+    def condition(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode K prompts for :meth:`run`: K rows on the backbone's device.
+
+        States are padded to the tokenizer's length, as the UNet was trained, and in the
+        backbone's dtype.
 
         Notes
         -----
@@ -196,18 +245,18 @@ class Backbone:
                         ids[rows].to(self.device), attention_mask=mask
                     )
                 states.append(output.last_hidden_state.to(self.dtype))
-        return torch.cat(states).clone(), content
+        return Conditioning(torch.cat(states).clone(), content)
 
     def encode_embeddings(
         self,
         ids: torch.Tensor,
         attended: torch.Tensor,
         edit: Callable[[torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
+    ) -> Conditioning:
         """Encode tokens (K, L) whose embeddings (K, L, C) `edit` replaces on their way.
 
         Gradients reach what `edit` puts there. `attended` is true at start, words and
-        end. Returns states (K, L, C) in float32 on the backbone's device.
+        end. K rows in float32 on the backbone's device, that say nothing of content.
         """
         table = self._text_encoder.get_input_embeddings()
         with self._text_lock:
@@ -219,7 +268,7 @@ class Backbone:
                 )
             finally:
                 handle.remove()
-        return output.last_hidden_state
+        return Conditioning(output.last_hidden_state)
 
     def add_noise(
         self, latents: torch.Tensor, t: int | torch.Tensor, noise: torch.Tensor
@@ -332,10 +381,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def _wants_upcast(info: BackboneInfo, dtype: torch.dtype) -> bool:
-    # Read from the file: diffusers fills in True where the file says nothing, as in
-    # Stable Diffusion 1 and 2, whose VAE does well in float16.
-    path = info.folder / "vae/config.json"
-    says = json.loads(path.read_text(encoding="utf-8")).get("force_upcast", False)
+    # What the file says: diffusers fills in True where it says nothing, as in Stable
+    # Diffusion 1 and 2, whose VAE does well in float16.
+    says = info.settings["vae"].get("force_upcast", False)
     return says and dtype == torch.float16
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from diffqa_features._backbone.conditioning import Conditioning
+
 Adapter = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -30,16 +32,17 @@ def run_unet(
     unet,
     sample: torch.Tensor,
     timestep: int | torch.Tensor,
-    states: torch.Tensor,
+    conditioning: Conditioning,
     taps: Sequence[Tap] = (),
     *,
     whole: bool = True,
     adapters: Mapping[str, Adapter] | None = None,
     control: tuple[Sequence[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor | None:
-    """Run one pass on ``sample`` (B, C, h, w) with text ``states`` (B, L, D).
+    """Run one pass on ``sample`` (B, C, h, w), conditioned row by row.
 
-    ``timestep`` is one for all rows, or a tensor (B,).
+    What `Backbone.run` does under its lock. ``timestep`` is one for all rows, or a
+    tensor (B,).
 
     With ``whole=False`` the pass ends as soon as every tap has seen its tensor, and
     ``None`` is returned in place of the output. Which module comes last is counted
@@ -47,8 +50,7 @@ def run_unet(
     stands behind ``up_blocks``.
 
     The UNet's own processors and forward methods stay as they are, so its output is
-    bit-identical with and without taps. Whoever shares ``unet`` between threads holds
-    its backbone's lock around this call.
+    bit-identical with and without taps.
 
     ``adapters`` do change what flows: each maps a module's first input and its output
     to what the module passes on in this one call, and the taps see that.
@@ -84,7 +86,7 @@ def run_unet(
         output = unet(
             sample,
             timestep,
-            encoder_hidden_states=states,
+            **conditioning.arguments(),
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
             return_dict=False,

@@ -3,18 +3,26 @@
 import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffqa_features._backbone.blocks import Block, Stage, list_blocks, list_stages
+from diffqa_features._backbone.digests import hash_file
 from diffqa_features._backbone.files import Parts, list_parts
 from diffqa_features._backbone.hub import find_commit, find_folder, list_files
+from diffqa_features._backbone.settings import (
+    SCHEDULE,
+    TEXT_ENCODER,
+    TOKENIZER,
+    UNET,
+    VAES,
+    check_settings,
+    read_json,
+)
 
-# (path, inode, size, times) -> SHA-256, so that gigabytes are read once per process.
-_digests: dict[tuple, str] = {}
+_MOST_BLOCKS = 4096
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ class BackboneInfo:
         Tokens per prompt, with start, end and padding.
     parts : Parts
         The files that are read, relative to the folder.
+    vae_class : {'AutoencoderKL', 'AutoencoderTiny'}
+    settings : dict of str to dict
+        What is obeyed of the configurations, by part: ``unet``, ``vae``,
+        ``text_encoder``, ``schedule``, ``tokenizer``.
     """
 
     name: str
@@ -60,13 +72,15 @@ class BackboneInfo:
     prediction_type: str
     text_length: int
     parts: Parts = field(repr=False)
+    vae_class: str
+    settings: dict[str, dict[str, Any]] = field(repr=False, compare=False)
 
     @cached_property
     def identity(self) -> str:
         """Fingerprint (hex) of configurations and weights, whatever the folder's name.
 
-        Large files are read once per process; in a hub cache they are not read at all,
-        since there the name of the blob is the SHA-256 of its content.
+        Every byte counts, and no name does. Files are read once per process, large ones
+        once per machine while they do not change.
         """
         return _fingerprint(self.folder, self.parts)
 
@@ -88,37 +102,77 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
         If files are missing.
     """
     name, folder = find_folder(name)
-    unet = _read_json(folder / "unet/config.json")
-    vae = _read_json(folder / "vae/config.json")
-    text = _read_json(folder / "text_encoder/config.json")
-    text = text.get("text_config") or text
-    scheduler = _read_json(folder / "scheduler/scheduler_config.json")
+    unet = read_json(folder / "unet/config.json")
+    vae = read_json(folder / "vae/config.json")
+    text = _text_config(folder / "text_encoder/config.json")
+    scheduler = read_json(folder / "scheduler/scheduler_config.json")
     problem = _find_problem(unet, vae, text, scheduler)
     if problem:
         raise ValueError(f"The backbone {name!r} is not supported: {problem}")
+    vae_class = vae["_class_name"]
+    settings = _check_all(folder, unet, vae, text, scheduler)
+    unet, vae, text = (settings[part] for part in ("unet", "vae", "text_encoder"))
 
-    blocks = list_blocks(unet)
+    try:
+        blocks, stages = list_blocks(unet), list_stages(unet)
+    except (ValueError, IndexError, TypeError) as error:  # levels that do not match
+        raise ValueError(
+            f"{folder / 'unet/config.json'} describes no UNet of a known kind: {error}"
+        ) from error
     if not blocks:
         raise ValueError(
             f"The backbone {name!r} is not supported: its UNet has no "
             "cross-attention block."
         )
-    factor = _latent_factor(vae)
+    if len(blocks) > _MOST_BLOCKS:
+        raise ValueError(
+            f"{folder / 'unet/config.json'} asks for {len(blocks)} cross-attention "
+            f"blocks, and at most {_MOST_BLOCKS} are built. It is not the file of a "
+            "model."
+        )
+    factor = _latent_factor(vae_class, vae)
     levels = len(unet.get("block_out_channels", (320, 640, 1280, 1280)))
     return BackboneInfo(
         name=name,
         folder=folder,
         commit=find_commit(folder),
         blocks=blocks,
-        stages=list_stages(unet),
+        stages=stages,
         latent_channels=unet.get("in_channels", 4),
         latent_factor=factor,
         image_size=_sample_size(unet, vae, folder, factor),
         multiple=factor * 2 ** (levels - 1),
         prediction_type=scheduler.get("prediction_type", "epsilon"),
-        text_length=_text_length(folder, text),
+        text_length=_text_length(settings["tokenizer"], text),
         parts=list_parts(list_files(folder)),
+        vae_class=vae_class,
+        settings=settings,
     )
+
+
+def _text_config(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    inner = content.get("text_config") or content
+    if not isinstance(inner, dict):
+        raise ValueError(f"{path}: 'text_config' must be an object. Got {inner!r:.60}.")
+    return inner
+
+
+def _check_all(folder: Path, unet: dict, vae: dict, text: dict, scheduler: dict):
+    """What is obeyed of each file, checked."""
+    tokenizer = folder / "tokenizer/tokenizer_config.json"
+    wanted = {
+        "unet": (unet, UNET, folder / "unet/config.json"),
+        "vae": (vae, VAES[vae["_class_name"]], folder / "vae/config.json"),
+        "text_encoder": (text, TEXT_ENCODER, folder / "text_encoder/config.json"),
+        "schedule": (scheduler, SCHEDULE, folder / "scheduler/scheduler_config.json"),
+        "tokenizer": (
+            read_json(tokenizer) if tokenizer.is_file() else {},
+            TOKENIZER,
+            tokenizer,
+        ),
+    }
+    return {part: check_settings(*each) for part, each in wanted.items()}
 
 
 def _find_problem(unet: dict, vae: dict, text: dict, scheduler: dict) -> str | None:
@@ -167,8 +221,8 @@ def _find_problem(unet: dict, vae: dict, text: dict, scheduler: dict) -> str | N
     return None
 
 
-def _latent_factor(vae: dict[str, Any]) -> int:
-    if vae["_class_name"] == "AutoencoderTiny":
+def _latent_factor(vae_class: str, vae: dict[str, Any]) -> int:
+    if vae_class == "AutoencoderTiny":
         return 2 ** (len(vae.get("num_encoder_blocks", (1, 3, 3, 3))) - 1)
     return 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
 
@@ -185,23 +239,10 @@ def _sample_size(unet: dict, vae: dict, folder: Path, factor: int) -> int:
     return pixels if pixels is not None else sides[0] * factor
 
 
-def _text_length(folder: Path, text: dict[str, Any]) -> int:
+def _text_length(tokenizer: dict[str, Any], text: dict[str, Any]) -> int:
     positions = text.get("max_position_embeddings", 77)
-    path = folder / "tokenizer/tokenizer_config.json"
-    if not path.is_file():
-        return positions
     # A tokenizer without a limit says 1e30.
-    return int(min(_read_json(path).get("model_max_length") or positions, positions))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object.")
-    return content
+    return int(min(tokenizer.get("model_max_length") or positions, positions))
 
 
 def _fingerprint(folder: Path, parts: Parts) -> str:
@@ -210,7 +251,7 @@ def _fingerprint(folder: Path, parts: Parts) -> str:
         path = folder / name
         if path.suffix == ".json":
             # Parsed, so that a file that was only written anew counts as the same.
-            content = _read_json(path)
+            content = read_json(path)
             content.pop("_diffusers_version", None)
             content.pop("_name_or_path", None)
             payload = json.dumps(content, sort_keys=True).encode()
@@ -221,19 +262,3 @@ def _fingerprint(folder: Path, parts: Parts) -> str:
         for name in names:
             digest.update(f"{part}:{hash_file(folder / name)}\n".encode())
     return digest.hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file, read once per process while it does not change."""
-    real = path.resolve()
-    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
-        return real.name
-    stat = real.stat()
-    key = (real, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    if key not in _digests:
-        digest = hashlib.sha256()
-        with real.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-        _digests[key] = digest.hexdigest()
-    return _digests[key]

@@ -2,24 +2,32 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 
 from diffqa_features._backbone.info import BackboneInfo
+from diffqa_features._backbone.settings import (
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    check_settings,
+    read_json,
+)
+from diffqa_features._backbone.tensors import pick_shards, read_tensor, read_tensor_list
 from diffqa_features._utils.devices import picture_layout
 
 # diffusers and transformers take seconds to import, and only loading needs them:
 # this is the one place below `learned/` that does.
+#
+# No folder is given to their `from_pretrained`: that obeys much more of its files than
+# the model needs, down to quantizers, kernels from the hub and names of other files.
+# Modules are made from settings that were checked, on no memory, compared with the
+# headers of the weights, and filled from the files that were listed.
 
-_SCHEDULE_KEYS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-)
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 
 
 def read_schedule(info: BackboneInfo) -> torch.Tensor:
@@ -27,10 +35,16 @@ def read_schedule(info: BackboneInfo) -> torch.Tensor:
     from diffusers import DDPMScheduler
 
     path = info.folder / "scheduler/scheduler_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
     # Samplers share the training betas and differ in how they step, which we never do.
-    betas = {key: config[key] for key in _SCHEDULE_KEYS if key in config}
-    return DDPMScheduler(**betas).alphas_cumprod.double()
+    with _named(path, "noise schedule"):
+        schedule = DDPMScheduler(**info.settings["schedule"])
+    alphas = schedule.alphas_cumprod.double()
+    if not len(alphas) or not ((alphas >= 0) & (alphas <= 1)).all():  # NaN is neither
+        raise ValueError(
+            f"{path} gives betas whose cumulative products are not all in [0, 1]. "
+            "Copy or download it again."
+        )
+    return alphas
 
 
 def load_unet(
@@ -38,30 +52,69 @@ def load_unet(
 ) -> torch.nn.Module:
     """Load the UNet; no second copy of its weights is made on the way."""
     from diffusers import UNet2DConditionModel
-    from safetensors.torch import load_file
 
-    config = UNet2DConditionModel.load_config(
-        info.folder / "unet", local_files_only=True
+    return load_module(
+        lambda: UNet2DConditionModel.from_config(info.settings["unet"]),
+        info.folder / "unet/config.json",
+        _files_of(info, "unet"),
+        device=device,
+        dtype=dtype,
+        exact=True,
     )
-    # from_pretrained without accelerate fills every weight twice, and with a
-    # torch_dtype it changes torch's default dtype for all threads while it runs.
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    files = [f for f in info.parts.weights_of("unet")[1] if f.endswith(".safetensors")]
-    weights = {}
-    for name in files:
-        for key, value in load_file(info.folder / name).items():
-            is_kernel = value.ndim == 4
-            layout = picture_layout(device) if is_kernel else torch.preserve_format
-            # Copied: a view of the file would change, or crash, with the file.
-            weights[key] = value.to(device, dtype, copy=True, memory_format=layout)
-    try:
-        unet.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:
+
+
+def load_module(
+    make: Callable[[], torch.nn.Module],
+    config: Path,
+    files: Sequence[Path],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    rename: Callable[[str], str] = str,
+    exact: bool = False,
+) -> torch.nn.Module:
+    """Make a module and fill it from safetensors files; nothing else is opened.
+
+    `rename` brings names in the files and names in the module to a common form.
+    With `exact` the files may hold nothing else.
+
+    Raises
+    ------
+    ValueError
+        If its configuration describes no module.
+    OSError
+        If files are damaged, do not fit, or hold numbers that are not finite.
+    """
+    found = {rename(name): each for name, each in read_tensor_list(files).items()}
+    # Nothing is allocated before the shapes are known to be those of the files.
+    with _named(config, "model"), torch.device("meta"):
+        module = make()
+    wanted = {rename(name): name for name in module.state_dict()}
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    missing = [name for name in wanted if name not in found]
+    other = [n for n in wanted if n in found and found[n].shape != shapes[wanted[n]]]
+    # Older files hold the numbers of positions, which are not trained.
+    unknown = [n for n in found if n not in wanted and "position_ids" not in n]
+    if missing or other or (exact and unknown):
+        first = (missing + other + unknown)[0]
         raise OSError(
-            f"The weights in {info.folder / 'unet'} do not fit its config.json: {error}"
-        ) from error
-    return _freeze(unet)
+            f"The weights in {config.parent} do not fit its config.json: "
+            f"{len(missing)} are missing, {len(other)} are of another shape and "
+            f"{len(unknown)} are unknown, first {first}."
+        )
+    weights = {}
+    for name, own in wanted.items():
+        value = read_tensor(found[name])
+        layout = picture_layout(device) if value.ndim == 4 else torch.preserve_format
+        # Copied: a view of the file would change, or crash, with the file.
+        weights[own] = value.to(device, dtype, copy=True, memory_format=layout)
+    module.load_state_dict(weights, strict=True, assign=True)
+    for owner in module.modules():
+        positions = dict(owner.named_buffers(recurse=False)).get("position_ids")
+        if positions is not None and positions.is_meta:
+            count = torch.arange(positions.shape[-1], device=device)
+            owner.position_ids = count.expand(positions.shape)
+    return module.eval().requires_grad_(False)
 
 
 def layout_of(weight: torch.Tensor) -> torch.memory_format:
@@ -88,38 +141,110 @@ def load_decoder(info: BackboneInfo) -> torch.nn.Module:
 def _load_whole_vae(info: BackboneInfo) -> torch.nn.Module:
     import diffusers
 
-    folder = info.folder / "vae"
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    vae, report = getattr(diffusers, config["_class_name"]).from_pretrained(
-        folder,
-        variant=info.parts.weights_of("vae")[0],
-        use_safetensors=True,
-        local_files_only=True,
-        low_cpu_mem_usage=False,
-        output_loading_info=True,
+    return load_module(
+        lambda: getattr(diffusers, info.vae_class).from_config(info.settings["vae"]),
+        info.folder / "vae/config.json",
+        _files_of(info, "vae"),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        rename=_rename_attention,
     )
-    _check_report(report, folder)
-    return _freeze(vae)
+
+
+def _rename_attention(name: str) -> str:
+    # The published VAE of Stable Diffusion 1 has the names of older versions.
+    if ".attentions." in name:
+        for old, new in _OLD_NAMES.items():
+            name = name.replace(f".{old}.", f".{new}.")
+    return name
+
+
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def load_text(info: BackboneInfo, device: torch.device) -> tuple:
     """Load the tokenizer, and the text encoder in float32."""
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
-    folder = info.folder / "text_encoder"
-    encoder, report = CLIPTextModel.from_pretrained(
-        folder,
-        variant=info.parts.weights_of("text_encoder")[0],
-        use_safetensors=True,
-        local_files_only=True,
+    settings = info.settings["text_encoder"]
+    encoder = load_text_model(
+        CLIPTextModel,
+        settings,
+        info.folder / "text_encoder/config.json",
+        _files_of(info, "text_encoder"),
+        device,
+    )
+    tokenizer = load_tokenizer(info.folder / "tokenizer", encoder.config.vocab_size)
+    return tokenizer, encoder
+
+
+def load_text_model(
+    kind: type,
+    settings: dict,
+    config: Path,
+    files: Sequence[Path],
+    device: torch.device,
+) -> torch.nn.Module:
+    """Load a CLIP text model of transformers' class `kind`, in float32."""
+    from transformers import CLIPTextConfig
+
+    return load_module(
+        lambda: kind(CLIPTextConfig(**settings, attn_implementation="sdpa")),
+        config,
+        files,
+        device=device,
         dtype=torch.float32,
-        output_loading_info=True,
+        # With or without the prefix, as versions of transformers differ.
+        rename=lambda name: name.removeprefix("text_model."),
     )
-    _check_report(report, folder)
-    tokenizer = CLIPTokenizer.from_pretrained(
-        info.folder / "tokenizer", local_files_only=True
-    )
-    return tokenizer, _freeze(encoder.to(device))
+
+
+def load_tokenizer(folder: Path, vocabulary: int):
+    """Load a CLIP tokenizer whose ids are below `vocabulary`."""
+    from transformers import CLIPTokenizer
+
+    # A copy with the settings that are obeyed: from_pretrained takes them, the other
+    # files that they name and templates from the folder alone.
+    with tempfile.TemporaryDirectory(prefix="diffqa-") as copy:
+        for name in _TOKENIZER_FILES:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, Path(copy, name))
+        for name, allowed in (
+            ("tokenizer_config.json", TOKENIZER),
+            ("special_tokens_map.json", SPECIAL_TOKENS),
+        ):
+            path = folder / name
+            if path.is_file():
+                kept = check_settings(read_json(path), allowed, path)
+                Path(copy, name).write_text(json.dumps(kept), encoding="utf-8")
+        with _named(folder, "tokenizer"):
+            tokenizer = CLIPTokenizer.from_pretrained(copy, local_files_only=True)
+            largest = max(tokenizer.get_vocab().values(), default=-1)
+    tokenizer.name_or_path = str(folder)
+    if not 0 <= largest < vocabulary:
+        raise ValueError(
+            f"The tokenizer in {folder} has ids up to {largest}, and its text encoder "
+            f"has embeddings for {vocabulary}. They are not of one model."
+        )
+    return tokenizer
+
+
+def _files_of(info: BackboneInfo, part: str) -> list[Path]:
+    return pick_shards([info.folder / f for f in info.parts.weights_of(part)[1]])
+
+
+@contextlib.contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """Whatever the libraries raise on a stranger's file becomes one that names it."""
+    try:
+        yield
+    # They raise what the arithmetic or the parser inside raises, of any type.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no message"]
+        raise ValueError(
+            f"{path} describes no {what} that can be made: {type(error).__name__}: "
+            f"{lines[0]} Copy or download it again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -140,18 +265,3 @@ def quiet() -> Iterator[None]:
             library.set_verbosity(verbosity)
             if bars:
                 library.enable_progress_bar()
-
-
-def _freeze(module: torch.nn.Module) -> torch.nn.Module:
-    return module.eval().requires_grad_(False)
-
-
-def _check_report(report: dict, folder: object) -> None:
-    # Both libraries fill what they do not find with random numbers, and only log it.
-    wrong = [*report["missing_keys"], *report["mismatched_keys"]]
-    wrong = [key for key in wrong if "position_ids" not in str(key)]
-    if wrong:
-        raise OSError(
-            f"The weights in {folder} do not fit its config.json: {len(wrong)} are "
-            f"missing or of another shape, first {wrong[0]}."
-        )

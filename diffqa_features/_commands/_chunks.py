@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-import shutil
+import re
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from diffqa_features._commands._outputs import note, whole_file
+from diffqa_features._commands._outputs import note
+from diffqa_features._utils.files import whole_file, write_whole
 
+_MARKER = "settings.json"
+_OWN = re.compile(r"\d{6,}\.npz|\.(\d{6,}\.npz|settings\.json)\.diffqa-part")
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -53,17 +56,39 @@ class Chunks:
             np.savez(file, matrix=matrix, good=good, bad=bad, key=key)
 
     def remove(self):
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete what this class wrote, and the folder if nothing else is in it."""
+        for path in self.folder.glob("*"):
+            if _OWN.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        # Last: while anything of ours is there, this says whose it is.
+        (self.folder / _MARKER).unlink(missing_ok=True)
+        try:
+            self.folder.rmdir()
+        except OSError:
+            if self.folder.is_dir():
+                note(f"{self.folder} stays: it holds files of others")
 
     def _begin(self):
-        path = self.folder / "settings.json"
+        path = self.folder / _MARKER
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             before = None
         if before == self._settings:
             return
+        ours = isinstance(before, dict) and "diffqa_features" in before
+        if not ours and self.folder.exists():
+            # A kill while the marker was written leaves its temporary file alone.
+            started = {f".{_MARKER}.diffqa-part"}
+            if not self.folder.is_dir() or not started.issuperset(
+                path.name for path in self.folder.iterdir()
+            ):
+                raise FileExistsError(
+                    f"'{self.folder}' is in the way: unfinished work would be kept "
+                    "there, and 'diffqa extract' did not make it. Move it away, or "
+                    "choose another --out."
+                )
+            before = None
         if before is not None:
             changed = [
                 name
@@ -74,9 +99,8 @@ class Chunks:
                 f"{self.folder} was begun with other settings ({', '.join(changed)}); "
                 "starting anew"
             )
-        self.remove()
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(self._settings), encoding="utf-8")
+            self.remove()
+        write_whole(path, json.dumps(self._settings))
 
     def _path(self, number):
         return self.folder / f"{number:06d}.npz"

@@ -1,11 +1,13 @@
 """What the demo computed in, its three pictures out."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageFilter
 
 from diffqa_features import PromptAlignmentMaps, datasets
-from diffqa_features._commands._outputs import whole_file
+from diffqa_features._utils.files import whole_file
 from diffqa_features.inspection import (
     AlignmentMapDisplay,
     PredictionDisplay,
@@ -72,8 +74,9 @@ def blur_left_half(photo):
 
 
 def _draw_prediction(images, predicted):
+    names = [Path(path).stem for path in images.data]
     display = PredictionDisplay.from_predictions(
-        images.target, predicted, labels=images.family, spread=0.6
+        images.target, predicted, labels=images.family, names=names, spread=0.6
     )
     display.ax_.set(
         xlabel="target: minus the level of distortion",
@@ -85,8 +88,10 @@ def _draw_prediction(images, predicted):
 
 def _draw_grid(search):
     display = SearchHeatmapDisplay.from_estimator(
-        search, rows="features__timesteps", columns="features__blocks"
+        search,
+        rows="features__timesteps",
+        columns="features__blocks",
+        score_name="SRCC, mean over folds",
     )
-    display.figure_.axes[-1].set_ylabel("SRCC, mean over folds")
     display.ax_.set_ylabel("timestep")
     return display.figure_

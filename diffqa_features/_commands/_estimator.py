@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from diffqa_features import DiffusionQAFeatures
+from diffqa_features._media.rows import as_rows
 
 _NAMES = (
     "backbone", "timesteps", "blocks", "prompts", "kinds", "pooling", "image_size",
@@ -17,7 +18,6 @@ MACHINE = (
 )  # fmt: skip
 """Parameters that say how to compute and not what."""
 
-_ROW = re.compile(r"Row (\d+) \(.*?\): (.*)", re.DOTALL | re.IGNORECASE)
 _COLUMN = re.compile(r"\{([^{}]+)\}")
 
 
@@ -44,25 +44,47 @@ def transform_files(features, files):
     Bad files come as (path, reason). With ``on_error="raise"`` the first is a
     RuntimeError: it is the file's fault and not that of the command line.
     """
+    good = np.array([_is_text(name) for name in files.index])
+    bad = [(place, _NO_TEXT) for place in np.flatnonzero(~good)]
+    if bad and features.on_error == "raise":
+        raise RuntimeError(f"{files.index[bad[0][0]]}: {_NO_TEXT}")
+    places = np.flatnonzero(good)
+    matrix = np.empty((0, len(features.get_feature_names_out())), np.float32)
+    if len(places):
+        chosen = files.iloc[places]
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"\d+ of \d+ rows could not be read")
+                matrix = features.transform(chosen)
+        except (ValueError, OSError) as error:
+            if not hasattr(error, "row_index"):
+                raise
+            name = chosen.index[error.row_index] or "(no path)"
+            raise RuntimeError(f"{name}: {error.cause}") from error
+        rows = as_rows(chosen)
+        for index, message in features.failed_:
+            reason = message.removeprefix(f"{rows[index].label}: ")
+            bad.append((places[index], reason))
+            good[places[index]] = False
+        matrix = matrix[good[places]]
+    return matrix, good, [(files.index[place], reason) for place, reason in sorted(bad)]
+
+
+_NO_TEXT = (
+    "the file's name is not UTF-8 and cannot stand in a table; rename it, for example "
+    "with convmv."
+)
+
+
+def _is_text(name):
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"\d+ of \d+ rows could not be read")
-            matrix = features.transform(files)
-    except (ValueError, OSError) as error:
-        found = _ROW.match(str(error))
-        if found is None:
-            raise
-        name = files.index[int(found[1])] or "(no path)"
-        raise RuntimeError(f"{name}: {found[2]}") from error
-    good = np.ones(len(files), bool)
-    bad = []
-    for index, message in features.failed_:
-        good[index] = False
-        bad.append((files.index[index], row_reason(message)))
-    return matrix[good], good, bad
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def row_reason(error):
-    """What is wrong with a file, without the row that it had in a call."""
-    found = _ROW.match(str(error))
-    return found[2] if found else str(error)
+def check_name(name):
+    """ValueError where the name of a file cannot stand in a table."""
+    if not _is_text(name):
+        raise ValueError(_NO_TEXT)

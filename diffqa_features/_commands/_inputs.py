@@ -1,13 +1,21 @@
 """INPUT arguments in, a table of files out, named as the user wrote them."""
 
+import fnmatch
 import glob
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
+from diffqa_features._commands._outputs import note
+from diffqa_features._utils.files import expand_user, local_path, walk
+from diffqa_features._utils.tables import read_csv
+
 SUFFIXES = frozenset(
-    ".avif .bmp .gif .j2k .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp "
-    ".avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+    ".apng .avif .bmp .gif .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .pgm .png .pnm "
+    ".ppm .tga .tif .tiff .webp "
+    ".3g2 .3gp .asf .avi .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts "
+    ".ogv .ts .vob .webm .wmv".split()
 )
 """What is taken from a folder; a file or pattern may have any name."""
 
@@ -23,7 +31,7 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
     tables = []
     loose = {}  # each file once, in order
     for text in inputs:
-        path = Path(text).expanduser()
+        path = local_path(text, "INPUT")
         if path.suffix.lower() in _TABLES:
             tables.append(_from_table(path, path_column, columns))
         elif path.is_dir():
@@ -31,12 +39,12 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
         elif path.exists():
             loose[text] = None
         elif glob.has_magic(text):
-            # Path.glob takes relative patterns only.
-            found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-            found = [name for name in found if Path(name).is_file()]
+            found = _matching(path)
             if not found:
                 raise ValueError(f"No file matches {text!r}.")
             loose.update(dict.fromkeys(found))
+        elif path.suffix.lower() in SUFFIXES:
+            loose[text] = None  # reading it says that it is not there
         else:
             raise ValueError(f"There is no file or folder {text!r}.")
     if loose and columns:
@@ -46,9 +54,9 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
         )
     if loose:
         names = list(loose)
-        openable = [str(Path(name).expanduser()) for name in names]
-        tables.append(pd.DataFrame({"path": openable}, index=names))
-    files = pd.concat(tables)
+        openable = list(map(expand_user, names))
+        tables.append(_frame(openable, names))
+    files = _joined(tables)
     if files.empty:
         raise ValueError(f"No rows in {', '.join(map(repr, inputs))}.")
     return files
@@ -60,7 +68,7 @@ def read_table(path, path_column, columns, **options):
     `columns` are those that prompts name; `options` are others, by the option that
     names them.
     """
-    path = Path(path).expanduser()
+    path = local_path(path, "TABLE")
     suffix = path.suffix.lower()
     if suffix not in _TABLES:
         raise ValueError(f"{str(path)!r} is not a .csv, .tsv or .parquet table.")
@@ -71,7 +79,7 @@ def read_table(path, path_column, columns, **options):
             table = pd.read_parquet(path)
         else:
             # As text: a file may be called 007, a caption may be "NA".
-            table = pd.read_csv(
+            table = read_csv(
                 path,
                 sep="\t" if suffix == ".tsv" else ",",
                 dtype=str,
@@ -97,17 +105,31 @@ def table_files(table, folder, path_column, columns):
     """The files that a table names; relative paths may start in `folder`."""
     names = table[path_column]
     openable = [_resolve(name, folder) for name in names]
-    files = pd.DataFrame({"path": openable}, dtype=object)
+    files = _frame(openable, [n if isinstance(n, str) else "" for n in names])
     for name in columns:
         files[name] = table[name].to_list()
-    files.index = [name if isinstance(name, str) else "" for name in names]
     return files
+
+
+def _frame(openable, names, others=None):
+    # Objects, because pandas' own text holds no names that are not UTF-8.
+    index = pd.Index(names, dtype=object)
+    return pd.DataFrame({"path": openable, **(others or {})}, index=index, dtype=object)
+
+
+def _joined(tables):
+    # pandas.concat would make its own text of the index.
+    cells = {
+        name: [cell for table in tables for cell in table[name]]
+        for name in tables[0].columns
+    }
+    return _frame(cells.pop("path"), [n for t in tables for n in t.index], cells)
 
 
 def _resolve(value, folder):
     if not isinstance(value, str):
         return None  # empty; reading it says so
-    path = Path(value).expanduser()
+    path = Path(expand_user(value))
     if not path.is_absolute() and not path.exists() and (folder / path).exists():
         path = folder / path
     return str(path)
@@ -119,12 +141,30 @@ def _from_table(path, path_column, columns):
 
 
 def _in_folder(folder, recursive):
-    found = folder.rglob("*") if recursive else folder.glob("*")
-    files = [
-        str(path)
-        for path in sorted(found)
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    ]
+    """Pictures and videos of a folder; what else is there is told in one line."""
+    files, others, hidden = [], Counter(), 0
+    for place, names in walk(folder, links=False, skip=_is_hidden):
+        for path in map(place.joinpath, names):
+            # As "._a.jpg", which macOS leaves beside each file on other disks.
+            if _is_hidden(path.name):
+                hidden += 1
+            elif path.suffix.lower() in SUFFIXES and path.is_file():
+                files.append(path)
+            else:
+                others[path.suffix.lower() or "no ending"] += 1
+        if not recursive:
+            break
+    left_out = [f"{count} {suffix}" for suffix, count in others.most_common(5)]
+    if len(others) > 5:
+        rest = sum(others.values()) - sum(n for _, n in others.most_common(5))
+        left_out.append(f"{rest} of other kinds")
+    if hidden:
+        left_out.append(f"{hidden} hidden")
+    if left_out:
+        total = sum(others.values()) + hidden
+        files_word = "file" if total == 1 else "files"
+        note(f"{folder}: {total} {files_word} left out ({', '.join(left_out)})")
+    files = list(map(str, sorted(files)))
     if not files:
         hint = "" if recursive else "; --recursive looks into the folders in it"
         raise ValueError(
@@ -132,3 +172,41 @@ def _in_folder(folder, recursive):
             f"{' '.join(sorted(SUFFIXES))}){hint}."
         )
     return files
+
+
+def _is_hidden(name):
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _matching(pattern):
+    """Files that a pattern means, sorted, in the words of the pattern.
+
+    As `glob.glob`, but through a link no folder is entered twice, so that ``**`` ends
+    where a link leads to a folder around it.
+    """
+    first, *parts = pattern.parts
+    found = [Path(first)] if pattern.is_absolute() else _below(Path(), first)
+    for part in parts:
+        found = [path for folder in found for path in _below(folder, part)]
+    if pattern.parts[-1] == "**":
+        found = [path for folder in found for path in _below(folder, "*")]
+    return sorted({str(path) for path in found if path.is_file()})
+
+
+def _below(folder, part):
+    """What one part of a pattern matches in a folder."""
+    if part == "**":
+        return [place for place, _ in walk(folder, skip=_is_hidden)]
+    if not glob.has_magic(part):
+        path = folder / part
+        return [path] if path.exists() else []
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError:  # no folder, or one that may not be read
+        return []
+    return [
+        path
+        for path in inside
+        if fnmatch.fnmatch(path.name, part)
+        and (part.startswith(".") or not path.name.startswith("."))
+    ]

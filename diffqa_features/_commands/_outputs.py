@@ -1,10 +1,11 @@
 """Results in, whole files out; bad files listed; what is said to the user on stderr."""
 
 import csv
-import os
+import io
 import sys
-from contextlib import contextmanager
-from pathlib import Path
+
+from diffqa_features._utils.files import local_path, write_whole
+from diffqa_features._utils.tables import quote_formulas
 
 _SHOWN = 10
 
@@ -16,7 +17,7 @@ def note(text):
 
 def check_output(text, suffixes):
     """The path of an output file; ValueError unless it ends in one of `suffixes`."""
-    path = Path(text).expanduser()
+    path = local_path(text, "--out")
     if path.suffix.lower() not in suffixes:
         *first, last = suffixes
         allowed = f"{', '.join(first)} or {last}" if first else last
@@ -26,25 +27,11 @@ def check_output(text, suffixes):
     return path
 
 
-@contextmanager
-def whole_file(path):
-    """Give a temporary path in the same folder; it becomes `path` when all went well.
-
-    So a file of that name is there as a whole or is what it was before.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def report_bad(bad, total, out=None):
+def report_bad(bad, total, out=None, quote=False):
     """List bad files (path, reason) beside `out` and on stderr; return the exit code.
 
-    RuntimeError if none of the `total` files was good.
+    `quote` disarms names that a spreadsheet takes for formulas. RuntimeError if none of
+    the `total` files was good.
     """
     listing = None if out is None else out.with_name(out.name + ".bad.csv")
     if not bad:
@@ -54,11 +41,11 @@ def report_bad(bad, total, out=None):
     where = ""
     if listing is not None:
         where = f"; {listing} lists them"
-        with (
-            whole_file(listing) as path,
-            path.open("w", newline="", encoding="utf-8") as f,
-        ):
-            csv.writer(f).writerows([("path", "reason"), *bad])
+        text = io.StringIO(newline="")
+        for row in [("path", "reason"), *bad]:
+            csv.writer(text).writerow(map(quote_formulas, row) if quote else row)
+        # Names that are not UTF-8 are among the bad ones.
+        write_whole(listing, text.getvalue().encode(errors="backslashreplace"))
     note(f"{len(bad)} of {total} files could not be read{where}:")
     for name, reason in bad[:_SHOWN]:
         print(f"  {name or '(no path)'}: {reason}", file=sys.stderr)

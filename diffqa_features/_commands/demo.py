@@ -1,7 +1,6 @@
 """`diffqa demo`: distorted photographs in, a table against a baseline, pictures out."""
 
 import time
-from pathlib import Path
 
 import pandas as pd
 from sklearn.base import clone
@@ -14,7 +13,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from diffqa_features import DiffusionQAFeatures, datasets, metrics
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._commands._demo_pictures import draw_pictures
-from diffqa_features._commands._outputs import whole_file
+from diffqa_features._utils.files import local_path, write_whole
 from diffqa_features.features import NaturalSceneStatistics
 
 FAMILIES = (
@@ -32,7 +31,7 @@ def run(args):
     check_matplotlib_support("diffqa demo")
     if args.photos < 2:
         raise ValueError("--photos must be at least 2: some are held out.")
-    out = Path(args.out).expanduser()
+    out = local_path(args.out, "--out")
     size = args.size or describe_backbone(args.backbone).image_size
     features = DiffusionQAFeatures(
         args.backbone, image_size=size, device=args.device, memory=str(out / "store")
@@ -64,8 +63,7 @@ def run(args):
     }
     table = _compare(images, predicted)
     _show(table)
-    with whole_file(out / "results.csv") as path:
-        table.to_csv(path, index=False)
+    write_whole(out / "results.csv", table.to_csv(index=False))
     written = draw_pictures(out, search, features, images, predicted["diffusion"])
     print(f"\nWritten to {out}: results.csv, {', '.join(written)}.")
     print(f"Took {time.perf_counter() - started:.0f} s.")

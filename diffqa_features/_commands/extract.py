@@ -18,12 +18,9 @@ from diffqa_features._commands._estimator import (
     transform_files,
 )
 from diffqa_features._commands._inputs import collect_files
-from diffqa_features._commands._outputs import (
-    check_output,
-    note,
-    report_bad,
-    whole_file,
-)
+from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._utils.files import whole_file
+from diffqa_features._utils.tables import quote_formulas
 
 
 def run(args):
@@ -36,6 +33,15 @@ def run(args):
         recursive=args.recursive,
         columns=prompt_columns(features),
     )
+    # From here on another command is told that this file is being written.
+    with whole_file(out) as path:
+        code, done = _extract(args, features, files, out, path)
+    note(f"wrote {out}: {done}")
+    return code
+
+
+def _extract(args, features, files, out, path):
+    """Write the table of `out` to `path`; (exit code, what was done)."""
     settings = _settings(features)
     folder = out.with_name(out.name + ".part")
     chunks = Chunks(folder, settings, files, args.chunk_size)
@@ -51,18 +57,19 @@ def run(args):
     bad = [pair for pairs in bad for pair in pairs]
     if len(bad) == len(files):
         chunks.remove()  # nothing in it is worth going on from
-    code = report_bad(bad, len(files), out)
+    code = report_bad(bad, len(files), out, args.quote_formulas)
     names = files.index[np.concatenate(goods)].to_list()
+    suffix = out.suffix.lower()
+    if args.quote_formulas and suffix == ".csv":
+        names = list(map(quote_formulas, names))
     matrix = np.concatenate(matrices)
-    with whole_file(out) as path:
-        columns = features.get_feature_names_out().tolist()
-        _WRITERS[out.suffix.lower()](path, names, matrix, columns, settings)
+    columns = features.get_feature_names_out().tolist()
+    _WRITERS[suffix](path, names, matrix, columns, settings)
     chunks.remove()
-    note(
-        f"wrote {out}: {matrix.shape[0]} rows x {matrix.shape[1]} features "
+    return code, (
+        f"{matrix.shape[0]} rows x {matrix.shape[1]} features "
         f"({computed} of {len(files)} files computed now)"
     )
-    return code
 
 
 def _compute(chunks, features, quiet):

@@ -2,7 +2,6 @@
 
 import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,12 +19,9 @@ from diffqa_features._commands._estimator import (
     transform_files,
 )
 from diffqa_features._commands._inputs import read_table, table_files
-from diffqa_features._commands._outputs import (
-    check_output,
-    note,
-    report_bad,
-    whole_file,
-)
+from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._utils.files import local_path, whole_file
+from diffqa_features._utils.groups import check_groups
 
 _SCORERS = {
     "srcc": metrics.srcc_scorer,
@@ -44,12 +40,21 @@ def run(args):
     every_t = dict.fromkeys(t for group in timesteps for t in np.atleast_1d(group))
     features.set_params(timesteps=tuple(map(int, every_t))).fit()
     files, y, groups = _read(args, prompt_columns(features))
+    # From here on another command is told that this file is being written.
+    with whole_file(out) as path:
+        code = _fit(args, features, files, y, groups, grid, out, path)
+    note(f"wrote {out}")
+    return code
+
+
+def _fit(args, features, files, y, groups, grid, out, path):
+    """Write the model of `out` to `path`; the exit code."""
     with _store_folder(args.memory) as memory:
         features.set_params(memory=memory)
         _, good, bad = transform_files(
             clone(features).set_params(verbose=0 if args.quiet else 1), files
         )
-        code = report_bad(bad, len(files), out)
+        code = report_bad(bad, len(files), out, args.quote_formulas)
         files, y = files[good], y[good]
         groups = None if groups is None else groups[good]
         cv = _splitter(args, len(files), groups)
@@ -67,9 +72,7 @@ def run(args):
     best = search.best_estimator_.set_params(
         features__memory=None, features__device=None, features__batch_size=None
     )
-    with whole_file(out) as path:
-        skops_io.dump(best, path)
-    note(f"wrote {out}")
+    skops_io.dump(best, path)
     return code
 
 
@@ -91,11 +94,12 @@ def _read(args, columns):
             f"the column {args.target_column!r} must hold finite numbers. Got "
             f"{table[args.target_column][wrong[0]]!r} instead."
         )
-    folder = Path(args.table).expanduser().parent
+    folder = local_path(args.table, "TABLE").parent
     files = table_files(table, folder, args.path_column, columns)
     groups = None
     if args.group_column:
-        groups = table[args.group_column].astype(str).to_numpy(object)
+        groups = check_groups(table[args.group_column], f" of {args.table!r}")
+        groups = groups.astype(str).astype(object)
     return files, y, groups
 
 

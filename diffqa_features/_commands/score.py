@@ -1,8 +1,6 @@
 """`diffqa score`: files in, predicted scores out; by the shipped scorer or a model."""
 
 import sys
-import zipfile
-from pathlib import Path
 
 import pandas as pd
 from sklearn.pipeline import Pipeline
@@ -11,17 +9,14 @@ from tqdm import tqdm
 
 from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures, load_scorer
 from diffqa_features._commands._estimator import (
+    check_name,
     prompt_columns,
-    row_reason,
     transform_files,
 )
 from diffqa_features._commands._inputs import collect_files
-from diffqa_features._commands._outputs import (
-    check_output,
-    note,
-    report_bad,
-    whole_file,
-)
+from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._utils.files import local_path, whole_file
+from diffqa_features._utils.tables import quote_formulas
 
 
 def run(args):
@@ -30,7 +25,7 @@ def run(args):
     if args.out is not None:
         out = check_output(args.out, (".csv", ".tsv", ".parquet"))
     model, inputs = args.model, args.inputs
-    if model is None and Path(inputs[0]).suffix.lower() == ".skops":
+    if model is None and inputs[0].lower().endswith(".skops"):
         model, *inputs = inputs  # as it was written when there was no other way
         if not inputs:
             raise ValueError(f"{model!r} is a model; give INPUTs too.")
@@ -41,6 +36,24 @@ def run(args):
         recursive=args.recursive,
         columns=columns,
     )
+    if out is None:
+        return _score(args, predict, files)[0]
+    # From here on another command is told that this file is being written.
+    with whole_file(out) as path:
+        code, table = _score(args, predict, files, out)
+        if args.quote_formulas and out.suffix.lower() != ".parquet":
+            table = table.map(quote_formulas)
+        if out.suffix.lower() == ".parquet":
+            table.to_parquet(path, index=False)
+        else:
+            separator = "\t" if out.suffix.lower() == ".tsv" else ","
+            table.to_csv(path, sep=separator, index=False)
+    note(f"wrote {out}: {len(table)} scores")
+    return code
+
+
+def _score(args, predict, files, out=None):
+    """(exit code, table of paths and scores); printed where there is no `out`."""
     tables, bad = [], []
     # A bar would run through the lines on a terminal.
     quiet = args.quiet or (out is None and sys.stdout.isatty())
@@ -50,21 +63,13 @@ def run(args):
             found, failed = predict(rows)
             bad += failed
             progress.update(len(rows))
-            tables.append(found)
+            if len(found):
+                tables.append(found)
             if out is None:
                 for name, score in zip(found["path"], found["score"]):
                     print(f"{name}\t{score:.6g}", flush=True)
-    code = report_bad(bad, len(files), out)
-    if out is not None:
-        table = pd.concat(tables, ignore_index=True)
-        with whole_file(out) as path:
-            if out.suffix.lower() == ".parquet":
-                table.to_parquet(path, index=False)
-            else:
-                separator = "\t" if out.suffix.lower() == ".tsv" else ","
-                table.to_csv(path, sep=separator, index=False)
-        note(f"wrote {out}: {len(table)} scores")
-    return code
+    code = report_bad(bad, len(files), out, args.quote_formulas)
+    return code, pd.concat(tables, ignore_index=True)
 
 
 def _with_model(args, name):
@@ -94,34 +99,42 @@ def _with_scorer(args):
     scorer = load_scorer(device=args.device)
 
     def predict(rows):
-        found, failed = [], []
+        names, found, failed = [], [], []
         for name, path in rows["path"].items():
             try:
-                found.append(scorer.assess([path]).set_axis([name]))
+                check_name(name)
+                found.append(scorer.assess([path]))
+                names.append(name)
             except (ValueError, OSError, TypeError) as error:
-                reason = row_reason(error)
+                reason = getattr(error, "cause", str(error))
                 if args.on_error == "raise":
                     raise RuntimeError(f"{name or '(no path)'}: {reason}") from error
-                failed.append((name, reason))
+                failed.append((name, str(reason)))
         if not found:
             return pd.DataFrame({"path": [], "score": []}), failed
         table = pd.concat(found)
         faults = table.drop(columns=["jod", "std"])
         likely = faults.idxmax(axis=1).where(faults.max(axis=1) >= 0.5, "")
-        columns = {"path": table.index, "score": table["jod"], "std": table["std"]}
-        return pd.DataFrame({**columns, "fault": likely}, index=table.index), failed
+        columns = {"path": names, "score": table["jod"], "std": table["std"]}
+        return pd.DataFrame({**columns, "fault": likely}), failed
 
     return predict, ()
 
 
 def _load(name):
-    path = Path(name).expanduser()
+    path = local_path(name, "MODEL")
     if not path.is_file():
         raise ValueError(f"There is no model {name!r}.")
     try:
         unknown = set(skops_io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES)
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
+    except Exception as error:  # skops raises many types on damage
         raise ValueError(f"{name!r} is not a model of 'diffqa fit'.") from error
+    ours = sorted(kind for kind in unknown if kind.startswith("diffqa_features."))
+    if ours:
+        raise ValueError(
+            f"{name!r} was saved by another version of diffqa_features, which had "
+            f"{ours[0]}. Fit the model again with 'diffqa fit'."
+        )
     if unknown:
         raise ValueError(
             f"{name!r} holds types that are not trusted: {', '.join(sorted(unknown))}. "

@@ -8,13 +8,20 @@ from functools import partial
 
 import numpy as np
 
-from diffqa_features._engine.parallel import READERS, keep, read_ahead, share_rows
+from diffqa_features._engine.kinds import Kind
+from diffqa_features._engine.parallel import (
+    map_rows,
+    put_or_disable,
+    read_ahead,
+)
 from diffqa_features._engine.request import Request
+from diffqa_features._media.budget import N_READER_THREADS
 from diffqa_features._media.rows import Row, open_media, pixel_key
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import pack_keys, unpack_keys
-from diffqa_features._utils.profiling import stage
+from diffqa_features._utils.profiling import timed
+from diffqa_features._utils.statistics import pool_rows
 
 
 @dataclass(slots=True, eq=False)
@@ -24,7 +31,8 @@ class _Frame:
     key: str
     view: np.ndarray | None = None
     latent: np.ndarray | None = None
-    records: dict[tuple[int, str, str], np.ndarray] = field(default_factory=dict)
+    records: dict[tuple[int, str, Kind], np.ndarray] = field(default_factory=dict)
+    problem: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,9 +71,9 @@ def extract(
     request.check_columns(rows[0])
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
-    parts, failed = share_rows(
+    parts, failed = map_rows(
         rows,
-        partial(_take, request=request, store=store, on_error=on_error),
+        partial(_process_rows, request=request, store=store, on_error=on_error),
         device=request.device,
         n_jobs=n_jobs,
         verbose=verbose,
@@ -78,8 +86,8 @@ def extract(
     return matrix, failed
 
 
-def _take(rows, advance, request, store, on_error):
-    return _Run(request, store, on_error, advance).take(rows)
+def _process_rows(rows, advance, request, store, on_error):
+    return _Run(request, store, on_error, advance).process(rows)
 
 
 def _frames_of(opened):
@@ -100,10 +108,11 @@ class _Run:
         self.advance = advance
         self._passes = None
 
-    def take(self, rows):
+    def process(self, rows):
         self.first_index = {}  # signature -> place of the first such row
         self.copies = []
         self.failed = []
+        self.refused = {}  # place -> why no numbers could be computed
         self.places = {row.index: place for place, row in enumerate(rows)}
         self.matrix = np.full((len(rows), self.request.width), np.nan, np.float32)
         waiting: dict[tuple, list[_Opened]] = {}  # view shape -> rows to compute
@@ -134,13 +143,15 @@ class _Run:
             self._compute(group)
         for place, first in self.copies:
             self.matrix[place] = self.matrix[first]
-        return self.matrix, self.failed
+            if first in self.refused:
+                self._list(rows[place], self.refused[first])
+        return self.matrix, sorted(self.failed)
 
     # -- reading, in threads, ahead of the model ------------------------------------
 
     def _opened(self, rows):
         """Yield rows in order while the next ones are read and decoded."""
-        depth = 2 * max(self._frames_per_batch, READERS)
+        depth = 2 * max(self._frames_per_batch, N_READER_THREADS)
         for row, future in read_ahead(rows, self._open, depth, _frames_of):
             try:
                 opened = future.result()
@@ -152,11 +163,11 @@ class _Run:
                 continue
             yield opened
 
-    @stage("decode")
+    @timed("decode")
     def _open(self, row):
         request = self.request
         texts = request.texts(row)
-        media = open_media(row, request.reader)
+        media = open_media(row, request.frames.reader)
         store = self.store  # the main thread may give it up meanwhile
         known, list_key = self._listed(store, media)
         frames = {
@@ -166,7 +177,8 @@ class _Run:
             # What is stored is not decoded again.
             return _Opened(row, texts, [frames[key] for key in known])
         keys = []
-        for pixels in media.frames(request.frame_rate, request.max_frames):
+        spec = request.frames
+        for pixels in media.frames(spec.frame_rate, spec.max_frames):
             key = media.key if media.is_still else pixel_key(pixels)
             keys.append(key)
             if key not in frames:
@@ -175,7 +187,7 @@ class _Run:
             if frame.view is None and self._blank(frame, texts):
                 # At once, so that no more than one frame is held at full size.
                 frame.view = view_frames(
-                    pixels[None], request.view, request.image_size, request.multiple
+                    pixels[None], spec.view, spec.image_size, spec.multiple
                 )[0]
         news = {} if list_key is None or keys == known else {list_key: pack_keys(keys)}
         return _Opened(row, texts, [frames[key] for key in keys], news)
@@ -186,7 +198,7 @@ class _Run:
             return [], None
         if media.is_still:
             return [media.key], None
-        list_key = self.request.frames_key(media.key)
+        list_key = self.request.frames.list_key(media.key)
         found = store.get([list_key]).get(list_key)
         return ([] if found is None else unpack_keys(found)), list_key
 
@@ -205,7 +217,7 @@ class _Run:
             self.request.record_key(frame.key, *cell): cell
             for cell in self._cells(texts)
         }
-        latent_key = self.request.latent_key(frame.key)
+        latent_key = self.request.frames.key(frame.key)
         found = store.get(list(keys))
         frame.records = {keys[key]: value for key, value in found.items()}
         if len(found) < len(keys):
@@ -239,7 +251,7 @@ class _Run:
             self._passes = Passes(
                 request.backbone,
                 request.device,
-                request.dtype,
+                request.frames.dtype,
                 request.seed,
                 request.batch_size,
             )
@@ -252,11 +264,11 @@ class _Run:
             latents = self.passes.latents([frame.view for frame in blank])
             for frame, latent in zip(blank, latents, strict=True):
                 frame.latent, frame.view = latent, None
-            self._keep({self.request.latent_key(f.key): f.latent for f in blank})
+            self._keep({self.request.frames.key(f.key): f.latent for f in blank})
         # Passes that lack the same kinds at the same timestep go together.
         wanted: dict[tuple, list[tuple[_Frame, str]]] = {}
         for frame, texts in frames:
-            kinds_of: dict[tuple, list[str]] = {}
+            kinds_of: dict[tuple, list[Kind]] = {}
             for t, text, kind in self._missing(frame, texts):
                 kinds_of.setdefault((t, text), []).append(kind)
             for (t, text), kinds in kinds_of.items():
@@ -271,10 +283,14 @@ class _Run:
             )
             entries = {}
             for (frame, text), row in zip(pairs, rows, strict=True):
+                if not all(np.isfinite(values).all() for values in row.values()):
+                    # Neither stored nor given: the passes took it in float32 already.
+                    frame.problem = f"timestep {t} gives numbers that are not finite"
                 for kind, values in row.items():
                     frame.records[t, text, kind] = values
-                    key = self.request.record_key(frame.key, t, text, kind)
-                    entries[key] = values
+                    if frame.problem is None:
+                        key = self.request.record_key(frame.key, t, text, kind)
+                        entries[key] = values
             self._keep(entries)
         for opened in group:
             self._finish(opened)
@@ -292,17 +308,22 @@ class _Run:
         return [(frame, tuple(texts)) for frame, texts in unique.values()]
 
     def _keep(self, entries):
-        self.store = keep(self.store, entries)
+        self.store = put_or_disable(self.store, entries)
 
-    @stage("pool")
+    @timed("pool")
     def _finish(self, opened):
         request = self.request
+        problem = next((f.problem for f in opened.frames if f.problem), None)
+        if problem is not None:
+            self._refuse(opened.row, problem)
+            opened.frames.clear()
+            return
         table = np.stack(
             [
                 request.layout.assemble(
                     request.recipe,
                     {
-                        (t, k, kind): frame.records[t, text, kind]
+                        (t, k, kind.name): frame.records[t, text, kind]
                         for t in request.timesteps
                         for k, text in enumerate(opened.texts)
                         for kind in request.recipe.kinds
@@ -311,8 +332,21 @@ class _Run:
                 for frame in opened.frames
             ]
         )  # (T, D)
-        pool = {"mean": np.mean, "std": np.std, "max": np.max, "min": np.min}
-        row = np.concatenate([pool[s](table, axis=0) for s in request.frame_statistics])
+        row = pool_rows(table, request.frame_statistics)
         self.matrix[self.places[opened.row.index]] = row
         opened.frames.clear()
         self.advance(1)
+
+    def _refuse(self, row, problem):
+        problem = (
+            f"{problem}, also in float32, with the backbone {self.request.backbone!r}. "
+            "Its weights are damaged or no model's; copy or download them again."
+        )
+        if self.on_error == "raise":
+            raise row.error(problem)
+        self._list(row, problem)
+        self.refused[self.places[row.index]] = problem
+        self.advance(1)
+
+    def _list(self, row, problem):
+        self.failed.append((row.index, str(row.error(problem))))

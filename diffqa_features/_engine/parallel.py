@@ -1,4 +1,4 @@
-"""Rows and a way to take them in, results in the order of the rows out.
+"""Rows and a function of them in, results in the order of the rows out.
 
 What every extractor does, whatever it computes: share rows out among processes, work
 ahead of the model in a thread, tell progress, keep what was computed.
@@ -17,38 +17,39 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
+from diffqa_features._media.budget import N_READER_THREADS
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
-
-READERS = 3
-"""Threads that read and decode."""
+from diffqa_features._utils.shortage import ways_out
 
 _ROWS_PER_TASK = 32
+_AHEAD = 16  # rows that are read while others are worked on
 
 Result = TypeVar("Result")
-Taken = tuple[Result, list[tuple[int, str]]]
+Processed = tuple[Result, list[tuple[int, str]]]
 
 
-def share_rows(
+@ways_out()
+def map_rows(
     rows: Sequence[Row],
-    take: Callable[[Sequence[Row], Callable[[int], object]], Taken],
+    process: Callable[[Sequence[Row], Callable[[int], object]], Processed],
     *,
     device: str | None,
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> tuple[list[tuple[Sequence[int], Result]], list[tuple[int, str]]]:
-    """Call `take`, in several processes if so asked.
+    """Call `process`, in several processes if so asked.
 
-    ``take(rows, advance)`` returns the result for its rows and the (index, reason) of
-    those that could not be read; it calls ``advance(count)`` as rows are finished, and
-    can be pickled. Returned are the results of parts of the rows, each with the places
-    of its rows. Rows of one file or object are in one part, so that no two processes
-    compute the same.
+    ``process(rows, advance)`` returns the result for its rows, and the (index, reason)
+    of those that could not be read; it calls ``advance(count)`` as rows are finished,
+    and can be pickled. Returned are the results of parts of the rows, each with the
+    places of its rows. Rows of one file or object are in one part, so that no two
+    processes compute the same.
     """
     jobs = min(effective_n_jobs(n_jobs), len(rows))
     with tqdm(total=len(rows), unit="row", disable=not verbose) as progress:
         if jobs == 1:
-            result, failed = take(rows, progress.update)
+            result, failed = process(rows, progress.update)
             return [(range(len(rows)), result)], failed
         _refuse_shared_gpu(device, jobs)
         tasks = _split(rows)
@@ -57,13 +58,19 @@ def share_rows(
         )
         results, failed = [], []
         parts = parallel(
-            delayed(_take)([rows[place] for place in places], take) for places in tasks
+            delayed(_process)([rows[place] for place in places], process)
+            for places in tasks
         )
         for places, (result, bad) in zip(tasks, parts, strict=True):
             results.append((places, result))
             failed += bad
             progress.update(len(places))
     return results, sorted(failed)
+
+
+@ways_out()
+def _submit(pool: ThreadPoolExecutor, *work) -> Future:
+    return pool.submit(*work)
 
 
 def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
@@ -74,7 +81,7 @@ def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
         try:
             while True:
                 while len(upcoming) < depth:
-                    upcoming.append(worker.submit(next, items, end))
+                    upcoming.append(_submit(worker, next, items, end))
                 item = upcoming.popleft().result()
                 if item is end:
                     return
@@ -97,14 +104,14 @@ def read_ahead(
     """
     upcoming: deque[tuple[Row, Future]] = deque()
     iterator = iter(rows)
-    with ThreadPoolExecutor(READERS, "diffqa-read") as readers:
+    with ThreadPoolExecutor(N_READER_THREADS, "diffqa-read") as readers:
         try:
             while True:
                 while len(upcoming) < depth and _waiting(upcoming, size) < 2 * depth:
                     row = next(iterator, None)
                     if row is None:
                         break
-                    upcoming.append((row, readers.submit(read, row)))
+                    upcoming.append((row, _submit(readers, read, row)))
                 if not upcoming:
                     return
                 yield upcoming.popleft()
@@ -113,7 +120,33 @@ def read_ahead(
                 future.cancel()
 
 
-def keep(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
+def read_each(
+    rows: Sequence[Row],
+    read: Callable[[Row], Result],
+    what: str,
+    verbose: int = 0,
+    *,
+    failed: list[tuple[int, str]] | None = None,
+    depth: int = _AHEAD,
+) -> Iterator[Result]:
+    """What `read` makes of each row, in order, with a progress bar.
+
+    A bad row raises or, with a list `failed`, is an entry (index, reason) there.
+    """
+    with tqdm(total=len(rows), unit="row", desc=what, disable=not verbose) as bar:
+        for row, future in read_ahead(rows, read, depth):
+            bar.update(1)
+            try:
+                result = future.result()
+            except (ValueError, OSError) as error:
+                if failed is None:
+                    raise
+                failed.append((row.index, str(error)))
+                continue
+            yield result
+
+
+def put_or_disable(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
     """Put entries into the store; a store that cannot be written is given up."""
     if store is None or not entries:
         return store
@@ -152,9 +185,9 @@ def _split(rows: Sequence[Row]) -> list[list[int]]:
     return tasks
 
 
-def _take(rows, take):
+def _process(rows, process):
     with parallel_config(n_jobs=1):
-        return take(rows, lambda count: None)
+        return process(rows, lambda count: None)
 
 
 def _refuse_shared_gpu(device, jobs):

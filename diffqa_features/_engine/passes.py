@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from diffqa_features._backbone.backbone import Backbone, load_backbone
-from diffqa_features._backbone.capture import run_unet
-from diffqa_features._engine.recorder import Recorder
-from diffqa_features._engine.records import Recipe
+from diffqa_features._backbone.capture import Tap
+from diffqa_features._backbone.conditioning import Conditioning
+from diffqa_features._engine.kinds import Kind, Observation, Recipe
 from diffqa_features._media.views import to_pixels
 from diffqa_features._utils.batching import in_halves
 from diffqa_features._utils.hashing import make_seed
-from diffqa_features._utils.profiling import stage
+from diffqa_features._utils.profiling import timed
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Passes:
             self._batch_size = rows_per_pass(self.backbone)
         return self._batch_size
 
-    @stage("vae")
+    @timed("vae")
     def latents(
         self, views: Sequence[np.ndarray], normalization: str = "vae"
     ) -> np.ndarray:
@@ -89,12 +89,16 @@ class Passes:
     def observe(
         self,
         recipe: Recipe,
-        kinds: Sequence[str],
+        kinds: Sequence[Kind],
         timestep: int,
         latents: Sequence[np.ndarray],
         texts: Sequence[str],
-    ) -> list[dict[str, np.ndarray]]:
-        """Pass rows (latent, prompt) at one timestep; one dict of records per row."""
+    ) -> list[dict[Kind, np.ndarray]]:
+        """Pass rows (latent, prompt) at one timestep; one dict of records per row.
+
+        Records are flat, float64 for what is a difference of nearly equal numbers and
+        float32 else.
+        """
 
         def run(chunk):
             rows = self._observe(self.backbone, recipe, kinds, timestep, chunk)
@@ -119,7 +123,7 @@ class Passes:
         parts, self._batch_size = in_halves(run, pairs, self.batch_size)
         return [row for part in parts for row in part]
 
-    @stage("unet")
+    @timed("unet")
     @torch.inference_mode()
     def _observe(self, backbone, recipe, kinds, timestep, pairs):
         latents = torch.from_numpy(np.stack([latent for latent, _ in pairs]))
@@ -127,36 +131,37 @@ class Passes:
         noise = self.noise(timestep, latents.shape[1:]).to(backbone.device)
         noisy = backbone.add_noise(latents, timestep, noise.expand_as(latents))
         texts = [self._text(backbone, text) for _, text in pairs]
-        states = torch.stack([states for states, _ in texts])
-        content = torch.stack([content for _, content in texts])
-        recorder = Recorder(
-            recipe, kinds, content.to(backbone.device), latents.shape[2:]
+        conditioning = Conditioning.stack(texts)
+        look = Observation(
+            content=conditioning.content.to(backbone.device),
+            grid=tuple(latents.shape[2:]),
+            statistics=recipe.statistics,
+            noise=noise.expand_as(latents),
+            to_noise=lambda output: backbone.to_noise(output, noisy, timestep),
         )
-        whole = "error" in kinds
-        with backbone.lock:
-            output = run_unet(
-                backbone.unet,
-                noisy.to(backbone.dtype),
-                timestep,
-                states,
-                recorder.taps(),
-                whole=whole,
-            )
-        if whole:
-            predicted = backbone.to_noise(output, noisy, timestep)
-            recorder.see_error(predicted, noise.expand_as(latents))
-        records = recorder.records()
+        taps = [
+            Tap(module, see)
+            for kind in kinds
+            for place in recipe.places(kind)
+            for module, see in kind.taps(place, look).items()
+        ]
+        # It ends where the last kind has seen what it needs.
+        backbone.run(noisy, timestep, conditioning, taps, whole=False)
+        with timed("pool"):
+            records = {
+                kind: torch.cat(recipe.in_order(kind, look), 1).cpu().numpy()
+                for kind in kinds
+            }
         return [
             {kind: values[i] for kind, values in records.items()}
             for i in range(len(pairs))
         ]
 
-    @stage("text")
+    @timed("text")
     def _text(self, backbone, text):
         key = (text, backbone.dtype)
         if key not in self._texts:
-            states, content = backbone.encode_text([text])
-            self._texts[key] = states[0], content[0]
+            self._texts[key] = backbone.condition([text])
             if len(self._texts) > _TEXTS_KEPT:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(key)

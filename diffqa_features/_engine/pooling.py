@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
-from diffqa_features._utils.profiling import stage
+from diffqa_features._utils.profiling import timed
 
 LAMBDA = 0.14
 """Sharpness of the log-sum-exp over space (the released code of GenzIQA)."""
@@ -13,7 +14,7 @@ _SAFE = 60  # exp(±60) and sums of thousands of them are floats
 _CHUNK = 2**24  # attention logits held at once: 64 MiB in float32
 
 
-@stage("pool")
+@timed("pool")
 def alignment(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -45,7 +46,7 @@ def _log_sum_exp(logits):
     return torch.logsumexp(logits, dim=2)
 
 
-@stage("pool")
+@timed("pool")
 def attention_maps(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -74,6 +75,17 @@ def attention_maps(
     return torch.cat(rows)
 
 
+def resize_maps(
+    values: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]
+) -> torch.Tensor:
+    """Bring (B, places) of any level of the UNet to (B, *size); latents are `grid`."""
+    h, w = grid
+    while h * w > values.shape[1]:
+        h, w = -(-h // 2), -(-w // 2)
+    maps = values.reshape(len(values), 1, h, w)
+    return F.interpolate(maps, size, mode="bilinear", antialias=True)[:, 0]
+
+
 def _chunks(queries, keys, heads):
     per_row = heads * queries.shape[1] * keys.shape[1]
     step = max(1, _CHUNK // per_row)
@@ -89,7 +101,7 @@ def _logits(queries, keys, heads, factor=1.0):
     return q @ (k * (factor * q.shape[-1] ** -0.5)).transpose(-1, -2)
 
 
-@stage("pool")
+@timed("pool")
 def pool_space(hidden: torch.Tensor, statistics: tuple[str, ...]) -> torch.Tensor:
     """Pool (B, HW, C) or (B, C, h, w) over space in float32: (B, statistics, C).
 
@@ -106,7 +118,7 @@ def pool_space(hidden: torch.Tensor, statistics: tuple[str, ...]) -> torch.Tenso
     return torch.stack([pooled[name]() for name in statistics], 1)
 
 
-@stage("pool")
+@timed("pool")
 def error_spectrum(predicted: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Denoising error of (B, C, h, w): log RMS per channel, then the total RMS.
 

@@ -3,17 +3,99 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from diffqa_features._engine.layout import FeatureLayout, MapLayout
-from diffqa_features._engine.records import Recipe
-from diffqa_features._media.rows import Row
+import numpy as np
+
+from diffqa_features._engine.kinds import Column, Kind, Recipe
+from diffqa_features._media.rows import Row, is_missing
 from diffqa_features._utils.hashing import make_key
 
-FORMAT = 1
-"""Raised whenever a stored number changes its meaning; part of every store key."""
+Records = Mapping[tuple[int, int, str], np.ndarray]
+"""(timestep, index of the prompt, name of the kind) -> flat record of one frame."""
 
 _COLUMN = re.compile(r"\{([^{}]+)\}")
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """Which frames of a row, and all that decides the latent of each of them."""
+
+    identity: str
+    """Of the backbone: a hash of its files."""
+    view: str
+    image_size: int
+    multiple: int
+    dtype: str = "float32"
+    normalization: str = "vae"
+    stills_only: bool = False
+    frame_rate: float = 1.0
+    max_frames: int | None = None
+    n_frames: int | None = None
+    """So many over the whole video instead, first and last included."""
+    reader: str = "auto"
+
+    def key(self, frame_key: str) -> str:
+        """Store key of the latent of one frame."""
+        return make_key("latent", self.facts(frame_key), self.normalization)
+
+    def list_key(self, media_key: str) -> str:
+        """Key of the list of frame keys that a file comes to; readers agree on it."""
+        return make_key("frames", media_key, self.frame_rate, self.max_frames)
+
+    def facts(self, frame_key: str) -> tuple:
+        """What everything that is computed of a frame depends on."""
+        # `multiple` is the backbone's, and so in its identity.
+        return frame_key, self.view, self.image_size, self.identity, self.dtype
+
+
+class Layout(Protocol):
+    """What becomes of the records of a frame: `width` numbers, float32."""
+
+    width: int
+
+    def assemble(self, recorded: Recipe, records: Records) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """Columns of `DiffusionQAFeatures`: by timestep and kind, then as the kind says."""
+
+    asked: Recipe
+    timesteps: tuple[int, ...]
+    n_prompts: int
+
+    @property
+    def width(self) -> int:
+        return len(self.columns())
+
+    def columns(self) -> list[Column]:
+        """One entry per number, in the order of ``assemble``."""
+        return [
+            Column(t, block, kind.name, prompt, statistic, channel)
+            for t in self.timesteps
+            for kind in self.asked.kinds
+            for block, prompt, statistic, channel in kind.columns(
+                self.asked, self.n_prompts
+            )
+        ]
+
+    def assemble(self, recorded: Recipe, records: Records) -> np.ndarray:
+        """Cut the asked-for numbers of one frame out of its records: float32 (D,)."""
+        pieces = []
+        for t in self.timesteps:
+            for kind in self.asked.kinds:
+                stack = np.stack(
+                    [records[t, k, kind.name] for k in range(self.n_prompts)]
+                )
+
+                def read(place, part, stack=stack, kind=kind):
+                    return recorded.read(stack, kind, place, part)
+
+                pieces += kind.values(self.asked, read)
+        return np.concatenate(pieces).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -21,45 +103,25 @@ class Request:
     """Everything that decides the numbers of a call."""
 
     backbone: str
-    identity: str
+    frames: FrameSpec
     recipe: Recipe
     timesteps: tuple[int, ...]
     prompts: tuple[str, ...]
-    view: str
-    image_size: int
-    multiple: int
-    frame_rate: float
-    max_frames: int | None
-    reader: str
     frame_statistics: tuple[str, ...]
     seed: int
     device: str | None
-    dtype: str
     batch_size: int | None
-    layout: FeatureLayout | MapLayout
-
-    def key(self, kind: str, frame_key: str, *parts: object) -> str:
-        """Store key: the hash of all that the entry depends on."""
-        size = self.recipe.map_size if kind.endswith("map") else None
-        return make_key(
-            FORMAT, kind, frame_key, self.view, self.image_size, self.identity,
-            self.dtype, size, *parts,
-        )  # fmt: skip
+    layout: Layout
 
     @property
     def width(self) -> int:
         """Columns of the matrix."""
         return self.layout.width * len(self.frame_statistics)
 
-    def record_key(self, frame_key: str, timestep: int, text: str, kind: str) -> str:
-        return self.key(kind, frame_key, timestep, self.seed, text)
-
-    def latent_key(self, frame_key: str) -> str:
-        return self.key("latent", frame_key)
-
-    def frames_key(self, media_key: str) -> str:
-        """Key of the list of frame keys that a file comes to; readers agree on it."""
-        return make_key(FORMAT, "frames", media_key, self.frame_rate, self.max_frames)
+    def record_key(self, frame_key: str, timestep: int, text: str, kind: Kind) -> str:
+        """Store key of what one pass leaves behind of one kind."""
+        facts = self.frames.facts(frame_key), timestep, self.seed, text
+        return make_key("record", kind.name, kind.facts, facts)
 
     def check_columns(self, row: Row) -> None:
         """Raise where a prompt names a column that X does not have."""
@@ -78,9 +140,9 @@ class Request:
 
         def value(match):
             text = row.columns[match[1]]
-            if text is None or text != text:  # NaN is unequal to itself
-                raise ValueError(
-                    f"Row{str(row)[3:]}: the column {match[1]!r} of the prompts "
+            if is_missing(text):
+                raise row.error(
+                    f"the column {match[1]!r} of the prompts "
                     "is empty here. Fill it or leave the row out."
                 )
             return str(text)

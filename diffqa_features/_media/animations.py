@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from PIL import Image
 
-from diffqa_features._media.images import explained, identify, image_pixels, open_image
+from diffqa_features._media.budget import check_budget
+from diffqa_features._media.images import check_whole, explained, frame_pixels, identify
 
 _CLOCKED = ("AVIF", "FLI", "GIF", "PNG", "WEBP")
 _UNSAID = 0.1  # seconds that browsers show a frame whose duration is not given
+# Pixels of all frames together, in Pillow's MAX_IMAGE_PIXELS: 9 billion by default,
+# 70 minutes of full HD at one frame per second. Each frame builds upon the last one, so
+# that all of them are decoded, however few are asked for.
+_ROUND = 100
 
 
 class Animation:
     """Frames of a GIF, WebP, PNG, AVIF or FLI, or pages of a TIFF and the like."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, image: Image.Image, data: bytes) -> None:
         self._data = data
-        image = open_image(data)
+        self._format, self._delay = image.format, image.info.get("duration")
         # The picture that programs without animation show is no part of it.
         self._skipped = int(bool(image.info.get("default_image")))
         self._count = image.n_frames - self._skipped
         self._clocked = image.format in _CLOCKED
         self._clock = None
+        self._check_size(image)
+        check_whole(image, data)
 
     def __len__(self) -> int:
         return self._count
@@ -32,12 +40,9 @@ class Animation:
         if not self._clocked:
             return None
         if self._clock is None:
-            durations = []
-            for image in self._each(range(self._count)):
-                with explained():
-                    image.load()  # WebP tells only then
-                durations.append((image.info.get("duration") or 0) / 1000 or _UNSAID)
-            self._clock = np.cumsum([0.0, *durations])
+            durations = self._durations()
+            seconds = [(each or 0) / 1000 or _UNSAID for each in durations]
+            self._clock = np.cumsum([0.0, *seconds])
         return self._clock[:-1]
 
     @property
@@ -55,7 +60,7 @@ class Animation:
         done, size = 0, None
         try:
             for image in self._each(indices):
-                pixels = image_pixels(image, animated=True)
+                pixels = frame_pixels(image)
                 size = size or pixels.shape
                 if pixels.shape != size:
                     raise ValueError(
@@ -69,12 +74,48 @@ class Animation:
                 f"{done} of {self._count} frames decoded with Pillow, then: {error}"
             ) from error
 
+    def _durations(self) -> list[float]:
+        """Milliseconds of each frame, where possible without decoding any."""
+        if self._format == "FLI":  # says it once, for all
+            return [self._delay] * self._count
+        read = _DURATIONS.get(self._format)
+        if read is not None:
+            durations = read(self._data)
+            if len(durations) == self._count:
+                return durations
+        durations = []
+        for image in self._each(range(self._count)):
+            with explained():
+                image.load()  # AVIF tells only then
+            durations.append(image.info.get("duration"))
+        return durations
+
     def _each(self, indices):
-        image = open_image(self._data)  # anew: not every format can be wound back
+        image = identify(self._data)  # anew: not every format can be wound back
         for at in indices:
             with explained():
                 image.seek(int(at) + self._skipped)
+            if not self._clocked:
+                check_whole(image, self._data)
             yield image
+
+    def _check_size(self, image: Image.Image) -> None:
+        """Refuse what takes too much memory or time."""
+        width, height = image.size
+        if image.format == "GIF":  # its frames may be larger than its screen
+            for _, right, bottom in _gif_frames(self._data):
+                width, height = max(width, right), max(height, bottom)
+        check_budget(width, height)
+        limit = Image.MAX_IMAGE_PIXELS
+        total = width * height * self._count
+        if self._clocked and limit is not None and total > _ROUND * limit:
+            raise ValueError(
+                f"has {self._count} frames of {width} x {height} pixels, "
+                f"{total / 1e9:.1f} billion in all; the limit is "
+                f"{_ROUND * limit / 1e9:.1f} billion. Split or shrink it or, if you "
+                "trust the file, set PIL.Image.MAX_IMAGE_PIXELS = None, or drop the "
+                "row."
+            )
 
 
 def open_animation(data: bytes) -> Animation | None:
@@ -86,4 +127,66 @@ def open_animation(data: bytes) -> Animation | None:
         return None
     with explained():
         count = getattr(image, "n_frames", 1)
-    return Animation(data) if count > 1 else None
+    return Animation(image, data) if count > 1 else None
+
+
+# -- durations as they are written in the file; Pillow would decode every frame --
+
+
+def _gif_durations(data: bytes) -> list[float]:
+    return [duration for duration, _, _ in _gif_frames(data)]
+
+
+def _gif_frames(data: bytes) -> Iterator[tuple[float, int, int]]:
+    """Of each frame its duration in milliseconds, right and lower end."""
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    duration = 0
+    while at < len(data):
+        kind = data[at]
+        if kind == 0x21:  # an extension; 0xF9 is about the frame that follows
+            if data[at + 1 : at + 3] == b"\xf9\x04":
+                duration = 10 * int.from_bytes(data[at + 4 : at + 6], "little")
+            at += 2
+        elif kind == 0x2C and at + 10 <= len(data):
+            left, top, width, height = (
+                int.from_bytes(data[place : place + 2], "little")
+                for place in range(at + 1, at + 9, 2)
+            )
+            yield duration, left + width, top + height
+            duration, flags = 0, data[at + 9]
+            at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        elif kind == 0x3B:
+            return
+        else:
+            at += 1  # as Pillow does
+            continue
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+
+
+def _png_durations(data: bytes) -> list[float]:
+    found, at = [], 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"fcTL":
+            over, under = (
+                int.from_bytes(data[place : place + 2], "big")
+                for place in (at + 28, at + 30)
+            )
+            found.append(1000 * over / (under or 100))
+        at += 12 + length
+    return found
+
+
+def _webp_durations(data: bytes) -> list[float]:
+    found, at = [], 12
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"ANMF":
+            found.append(int.from_bytes(data[at + 20 : at + 23], "little"))
+        at += 8 + length + length % 2
+    return found
+
+
+_DURATIONS = {"GIF": _gif_durations, "PNG": _png_durations, "WEBP": _webp_durations}

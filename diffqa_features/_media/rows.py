@@ -12,12 +12,15 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from numbers import Number
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from diffqa_features._media.animations import Animation, open_animation
+from diffqa_features._media.budget import STILL
 from diffqa_features._media.images import array_pixels, decode_image, image_pixels
 from diffqa_features._media.video.containers import PREFIX, is_video
 from diffqa_features._media.video.raw import RawVideo, is_raw_video
@@ -28,6 +31,8 @@ from diffqa_features._media.video.video import (
     open_video,
     spread,
 )
+from diffqa_features._utils.files import expand_user
+from diffqa_features._utils.shortage import MORE_MEMORY, MORE_THREADS, NO_THREAD
 
 # Loading or converting a PIL image changes it, and rows in several threads may share
 # one. The locks do too, so that no lock has to be kept per image.
@@ -42,6 +47,22 @@ class Row:
     index: int
     source: object
     columns: dict[str, object] = field(default_factory=dict)
+
+    def error(self, cause: object, kind: type = ValueError) -> Exception:
+        """An exception that names this row, in its text and in `row_index`.
+
+        `row_index` and `cause` (the text without the row's name) are plain attributes:
+        they go with the exception from process to process, and nobody has to read them
+        out of the text.
+        """
+        error = kind(f"{self.label}: {cause}")
+        error.row_index, error.cause = self.index, str(cause)
+        return error
+
+    @property
+    def label(self) -> str:
+        """What errors call this row at the beginning of a sentence."""
+        return f"R{str(self)[1:]}"
 
     def __str__(self) -> str:
         if isinstance(self.source, (str, os.PathLike)):
@@ -66,7 +87,8 @@ class Media:
         # (T, H, W, 3), the bytes of an image file, or a video file that was hashed
         self._content: np.ndarray | bytes | _File = content
         self._reader = reader
-        self._moving: Video | Animation | RawVideo | None = None
+        # None of what does not move; False before anybody asked
+        self._moving: Video | Animation | RawVideo | bool | None = False
 
     @property
     def is_still(self) -> bool:
@@ -111,7 +133,7 @@ class Media:
                     yield content[at]
             elif (video := self._video()) is None:
                 for _ in check_indices(indices, 1):
-                    yield decode_image(content)
+                    yield decode_image(content, str(self.row))
             elif isinstance(video, Animation):
                 yield from video.read(check_indices(indices, len(video)))
             else:
@@ -140,13 +162,14 @@ class Media:
             return spread(len(several), max_frames)
 
     def _video(self) -> Video | Animation | RawVideo | None:
-        if self._moving is None:
-            if isinstance(self._content, _File) and self._content.raw is not None:
-                self._moving = self._content.raw
-            elif isinstance(self._content, _File):
-                self._moving = open_video(self._content.path, self._reader)
-            elif isinstance(self._content, bytes):
+        if self._moving is False:
+            if isinstance(self._content, bytes):
                 self._moving = open_animation(self._content)
+            elif self.is_array:
+                self._moving = None
+            else:
+                file = self._content
+                self._moving = file.raw or open_video(file.path, self._reader)
         return self._moving
 
 
@@ -171,22 +194,29 @@ def open_media(row: Row, reader: str = "auto") -> Media:
     source = row.source
     with _blame(row):
         if isinstance(source, (str, os.PathLike)):
-            return Media(row, *_read(os.fspath(source), row.columns), reader)
+            path = expand_user(os.fspath(source))
+            return Media(row, *_read(path, row.columns), reader)
         frames = None
         if isinstance(source, np.ndarray):
             frames = array_pixels(source)
         elif isinstance(source, Image.Image):
             with _IMAGE_LOCKS[id(source) % len(_IMAGE_LOCKS)]:
-                frames = image_pixels(source)[None]
+                frames = image_pixels(source, str(row))[None]
         if frames is not None:
             return Media(row, frames, _frames_key(frames))
-        missing = type(source).__name__ in ("NoneType", "NAType", "NaTType")
-        if missing or (isinstance(source, float) and source != source):
+        if is_missing(source):
             raise ValueError("the media is missing; fill in a path or drop the row.")
         raise ValueError(
             f"a {type(source).__name__} is not media; pass a path, a PIL image, or an "
             "array of shape (H, W), (H, W, 3) or (T, H, W, 3)."
         )
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell is empty: None, a NaN, or pandas' NA or NaT."""
+    if type(value).__name__ in ("NoneType", "NAType", "NaTType"):
+        return True
+    return isinstance(value, Number) and bool(value != value)
 
 
 def pixel_key(frame: np.ndarray) -> str:
@@ -228,13 +258,17 @@ def _blame(row: Row) -> Iterator[None]:
     """Name the row in whatever goes wrong with its media."""
     try:
         yield
-    except MemoryError:
-        raise  # says nothing about the row
+    except MemoryError as error:
+        # Not a bad row: with more memory it is a good one.
+        text = str(error) or "out of memory"
+        raise row.error(f"{text}; {MORE_MEMORY}", MemoryError) from error
     except Exception as error:  # decoders raise nearly every type on broken files
+        if NO_THREAD in str(error):
+            raise RuntimeError(MORE_THREADS) from error
         # Decoders derive errors of their own from OSError, which take other arguments.
         plain = isinstance(error, OSError) and type(error).__module__ == "builtins"
         kind = type(error) if plain else ValueError
-        raise kind(f"Row{str(row)[3:]}: {error}") from error
+        raise row.error(error, kind) from error
 
 
 # -- containers --
@@ -251,6 +285,10 @@ def _split(X) -> tuple[list, dict[str, list]]:
         raise TypeError(
             f"X is a {name}, which can be traversed only once; pass list(X)."
         )
+    if name in ("Table", "RecordBatch") and _of_arrow(X):
+        return _split_table(X.column_names, lambda label: X.column(label).to_pylist())
+    if _of_arrow(X):
+        return X.to_pylist(), {}
     sequence = hasattr(X, "__len__") and hasattr(X, "__getitem__")
     if not sequence or isinstance(X, Mapping):
         raise TypeError(
@@ -258,29 +296,35 @@ def _split(X) -> tuple[list, dict[str, list]]:
             "with the media in its column 'path'."
         )
     if hasattr(X, "columns"):
-        return _split_table(X)
+        return _split_table(list(X.columns), lambda label: list(X[label]))
     if getattr(X, "ndim", 1) != 1:
         raise TypeError(
             f"X is a {name} with {X.ndim} axes; pass a NumPy array of shape "
             "(n, H, W, 3) or (n, T, H, W, 3)."
         )
-    return list(X), {}
+    # A sequence of one's own, as a Dataset of torch, need not end by itself.
+    count = len(X)
+    if hasattr(X, "__iter__"):
+        return list(islice(X, count)), {}
+    return [X[index] for index in range(count)], {}
 
 
-def _split_table(X) -> tuple[list, dict[str, list]]:
-    columns = {str(label): label for label in X.columns}
-    if len(columns) < len(X.columns):
-        raise ValueError(
-            f"The columns of X must have different names. Got {list(X.columns)}."
-        )
+def _of_arrow(X) -> bool:
+    return type(X).__module__.partition(".")[0] == "pyarrow" and hasattr(X, "to_pylist")
+
+
+def _split_table(labels: list, values) -> tuple[list, dict[str, list]]:
+    columns = {str(label): label for label in labels}
+    if len(columns) < len(labels):
+        raise ValueError(f"The columns of X must have different names. Got {labels}.")
     path = next(iter(columns)) if len(columns) == 1 else "path"
     if path not in columns:
         raise ValueError(
             f"X must have a column 'path' with the media. Got columns {list(columns)}; "
             "rename the one that holds the media."
         )
-    values = {name: list(X[label]) for name, label in columns.items()}
-    return values.pop(path), values
+    table = {name: values(label) for name, label in columns.items()}
+    return table.pop(path), table
 
 
 def _split_array(X: np.ndarray) -> list:
@@ -335,6 +379,13 @@ def _read(name: str | bytes, columns: Mapping) -> tuple[bytes | _File, str]:
                     str(path.absolute()), status.st_size, status.st_mtime_ns, raw
                 )
                 return content, digest.hexdigest()
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and status.st_size > limit * STILL:
+                raise ValueError(
+                    f"is a picture file of {status.st_size / 2**30:.1f} GiB; the limit "
+                    f"is {limit * STILL / 2**30:.1f} GiB. Shrink it, set "
+                    "PIL.Image.MAX_IMAGE_PIXELS = None, or drop the row."
+                )
             data = prefix + file.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -349,4 +400,4 @@ def _read(name: str | bytes, columns: Mapping) -> tuple[bytes | _File, str]:
         raise OSError(f"cannot be read ({error.strerror}); check the path.") from error
     if not data:
         raise ValueError("the file is empty; restore it or drop the row.")
-    return data, _digest(b"file 1", data)
+    return data, _digest(b"file 2", data)

@@ -20,6 +20,7 @@ from diffqa_features._store.sqlite import (
     shared_file,
     transaction,
 )
+from diffqa_features._utils.files import local_path
 
 _CHUNK = 500  # SQLite before 3.32 allows 999 variables
 _LARGEST = 900_000_000  # bytes; SQLite's own limit is 1e9 with all columns
@@ -212,7 +213,7 @@ class FeatureStore:
                     "The 'max_size' parameter of FeatureStore must be an int in the "
                     f"range [1, inf) or None. Got {size!r} instead."
                 )
-        return Path(self.path).expanduser().absolute()
+        return local_path(self.path, "The folder of a feature store").absolute()
 
     def _run(self, work, create=False):
         return shared_file(self._folder()).run(work, self._warn, create)
@@ -282,6 +283,7 @@ def as_store(memory):
     if memory is None or isinstance(memory, FeatureStore):
         return memory
     if isinstance(memory, (str, os.PathLike)):
+        local_path(memory, "The 'memory' parameter")
         return FeatureStore(memory)
     hint = ""
     if type(memory).__module__.startswith("joblib"):

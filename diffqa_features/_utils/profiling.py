@@ -5,8 +5,8 @@ from contextlib import ContextDecorator, contextmanager
 _watchers = []
 
 
-class stage(ContextDecorator):
-    """Say that a part of the work goes on: ``with stage("vae"):`` or as a decorator.
+class timed(ContextDecorator):
+    """Say that a part of the work goes on: ``with timed("vae"):`` or as a decorator.
 
     Stages nest: a watcher takes the innermost for the one at work.
     """

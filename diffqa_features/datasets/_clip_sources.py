@@ -56,8 +56,8 @@ def _read(row, name, n_frames, frame_rate, image_size, seed) -> ClipSource:
         check_size(row, frame, image_size)
         frames.append(central_square(frame, image_size))
     if len(frames) < _FEWEST:
-        raise ValueError(
-            f"Row{str(row)[3:]}: a clip of {len(frames)} frames, but at least "
+        raise row.error(
+            f"a clip of {len(frames)} frames, but at least "
             f"{_FEWEST} are needed to distort timing; drop the row."
         )
     return _source(name, frames, media.frame_rate or frame_rate)

@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from diffqa_features._media.images import frame_pixels, identify
+
 _BEST = 95  # above it encoders change their ways
 
 
@@ -12,7 +14,7 @@ def recode(image, **options):
     """Encode a picture and decode it again; options are those of Pillow's ``save``."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, **options)
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    return frame_pixels(identify(buffer.getvalue()))
 
 
 def quality_at(best, worst, severity):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from diffqa_features._utils import tables
 from diffqa_features.datasets._description import Dataset, Score, documented
 from diffqa_features.datasets._labels import (
     blame,
@@ -204,13 +205,13 @@ def load_csiq(
 def _tid2013_table(folder) -> pd.DataFrame:
     path = folder.label("mos_with_names.txt")
     with blame(path):
-        table = pd.read_csv(
-            path,
-            sep=r"\s+",
-            header=None,
-            names=["mos", "name"],
-            dtype={"name": str},
-        )
+        table = pd.read_csv(path, sep=r"\s+", header=None, dtype=str)
+        # Names would make an index of the first column where there are three.
+        if table.shape[1] != 2:
+            raise ValueError(
+                f"it has {table.shape[1]} columns, not a score and a name."
+            )
+        table = table.set_axis(["mos", "name"], axis=1)
         odd = table[~table["name"].astype(str).str.fullmatch(_TID2013_NAME)]
         if len(odd):
             raise ValueError(
@@ -220,7 +221,7 @@ def _tid2013_table(folder) -> pd.DataFrame:
     deviations = folder.optional_label("mos_std.txt")
     if deviations is not None:
         with blame(deviations):
-            std = pd.read_csv(deviations, header=None)[0]
+            std = tables.read_csv(deviations, names=["std"])["std"]
         table = same_length(deviations, **table, mos_std=std)
     return table.assign(group=table["name"].str[1:3])
 
@@ -266,14 +267,14 @@ def load_tid2013(
 
 
 def _pipal_table(folder) -> pd.DataFrame:
-    tables = []
+    labels = []
     for path in folder.label_folder("Train_Label", "MOS_Scores_train", suffix=".txt"):
         with blame(path):
-            table = pd.read_csv(path, header=None, names=["name", "elo"])
+            table = tables.read_csv(path, names=["name", "elo"])
             if not table["name"].str.startswith(f"{path.stem}_").all():
                 raise ValueError(f"its names do not all begin with '{path.stem}_'.")
-        tables.append(table)
-    table = pd.concat(tables, ignore_index=True)
+        labels.append(table)
+    table = pd.concat(labels, ignore_index=True)
     return table.assign(group=table["name"].str.partition("_")[0], split="train")
 
 

@@ -3,10 +3,8 @@
 import io
 import itertools
 import os
-import uuid
 from collections.abc import Iterator
 from numbers import Integral
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,6 +13,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from diffqa_features._media.rows import open_media, pixel_key
+from diffqa_features._utils.checks import InOrder
+from diffqa_features._utils.files import local_path, write_whole
 from diffqa_features.datasets._chains import apply_chain, draw_chain
 from diffqa_features.datasets._distortions import BASIC, FAMILIES
 from diffqa_features.datasets._graded import (
@@ -43,7 +43,7 @@ _SETS = {"basic": BASIC, "all": tuple(FAMILIES), "realistic": ("realistic",)}
 @validate_params(
     {
         "references": ["array-like", None],
-        "families": [StrOptions({*_SETS, *FAMILIES}), "array-like"],
+        "families": [StrOptions({*_SETS, *FAMILIES}), InOrder()],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "image_size": [Interval(Integral, _SMALLEST, None, closed="left"), None],
         "folder": [str, os.PathLike, None],
@@ -258,8 +258,8 @@ def _references(references, image_size, smallest) -> Iterator[tuple[str, np.ndar
     for name, row in named_rows(references):
         media = open_media(row)
         if not media.is_still:
-            raise ValueError(
-                f"Row{str(row)[3:]}: a video, but references are still pictures; give "
+            raise row.error(
+                "a video, but references are still pictures; give "
                 "one of its frames as an array."
             )
         (image,) = media.frames()
@@ -296,20 +296,14 @@ def _keep(image: np.ndarray, folder, name: str):
     """The picture itself, or the path of the file that holds it."""
     if folder is None:
         return image
-    path = Path(folder) / f"{name}.png"
+    path = local_path(folder, "The 'folder' parameter") / f"{name}.png"
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     content = buffer.getvalue()
     if path.is_file() and path.read_bytes() == content:
         return str(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp: its files are for their owner only, whatever the umask says.
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # Two calls may make the same set: each file is then written by one after the other.
+    write_whole(path, content, wait=True)
     return str(path)
 
 

@@ -12,6 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._utils.checks import InOrder
+from diffqa_features._utils.files import local_path
 from diffqa_features.datasets import _distortions, _timing_faults
 from diffqa_features.datasets._clip_sources import clip_sources
 from diffqa_features.datasets._graded import check_families, grade_rng, graded_set
@@ -34,7 +36,7 @@ _FORMAT = 1
     {
         "folder": [str, os.PathLike],
         "references": ["array-like", None],
-        "families": [StrOptions({*_SETS, *FAMILIES}), "array-like"],
+        "families": [StrOptions({*_SETS, *FAMILIES}), InOrder()],
         "n_levels": [Interval(Integral, 2, None, closed="left")],
         "n_references": [Interval(Integral, 1, None, closed="left")],
         "n_frames": [Interval(Integral, 16, None, closed="left")],
@@ -201,13 +203,13 @@ def make_distorted_videos(
             f"video has one colour per 2 x 2 pixels. Got {image_size} instead."
         )
     seed = check_random_state(random_state).randint(2**31 - 1)
-    folder = Path(folder)
-    if "jod" in (target, full_reference) and image_size < _SMALLEST_JOD:
+    folder = local_path(folder, "The 'folder' parameter")
+    measure = "jod" in (target, full_reference)
+    if measure and image_size < _SMALLEST_JOD:
         raise ValueError(
             "The 'image_size' parameter of make_distorted_videos must be at least "
             f"{_SMALLEST_JOD} for JOD. Got {image_size} instead."
         )
-    measure = "jod" in (target, full_reference)
     data, facts, jod = [], [], []
     sources = clip_sources(
         references, n_references, n_frames, float(frame_rate), image_size, seed

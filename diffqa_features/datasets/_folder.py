@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from diffqa_features._utils.files import local_path, walk
 from diffqa_features.datasets._description import Dataset
 
 
@@ -19,7 +20,7 @@ class Folder:
     def __init__(self, root, dataset: Dataset, subset: str = "all") -> None:
         self.dataset = dataset
         self.subset = subset  # may spare a label file
-        self.root = Path(os.fsdecode(root)).absolute()
+        self.root = local_path(root, "The 'root' parameter").absolute()
         if not self.root.is_dir():
             what = "is not a folder" if self.root.exists() else "does not exist"
             raise FileNotFoundError(
@@ -176,16 +177,9 @@ def _place(path: str) -> tuple[Path, str]:
 
 def _walk(root: str) -> Iterator[str]:
     """Paths of all files below, with '/', through links to folders too."""
-    seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder around it
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if name != "__MACOSX")
+    for folder, names in walk(root, skip=lambda name: name == "__MACOSX"):
         below = os.path.relpath(folder, root).replace(os.sep, "/")
-        for name in sorted(names):
+        for name in names:
             if not name.startswith("."):  # as "._dmos.csv", what macOS leaves behind
                 yield name if below == "." else f"{below}/{name}"
 

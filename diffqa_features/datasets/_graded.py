@@ -49,8 +49,8 @@ def named_rows(references) -> Iterator[tuple[str, Row]]:
 def check_size(row: Row, picture: np.ndarray, side: int) -> None:
     h, w = picture.shape[:2]
     if min(h, w) < side:
-        raise ValueError(
-            f"Row{str(row)[3:]}: {w} x {h} pixels, but {side} x {side} are needed, "
+        raise row.error(
+            f"{w} x {h} pixels, but {side} x {side} are needed, "
             "as references are not enlarged; drop the row or choose a smaller "
             "image_size."
         )

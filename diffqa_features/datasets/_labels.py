@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 from scipy.io import loadmat, whosmat
 
+from diffqa_features._utils import tables
+
 
 def read_csv(
     path: Path, columns: Iterable[str], *, text: Iterable[str] = (), **options
 ):
     """A table with at least these columns, whatever their case; `text` stay text."""
-    # A mark at the beginning of the file would be taken for a part of the first name.
-    options = {"encoding": "utf-8-sig", **options}
     with blame(path):
-        header = pd.read_csv(path, nrows=0, **options)
+        header = tables.read_csv(path, nrows=0, **options)
         names = _spelling(path, header.columns, columns)
         kinds = {found: str for found, name in names.items() if name in set(text)}
-        table = pd.read_csv(path, dtype=kinds, **options)
+        table = tables.read_csv(path, dtype=kinds, **options)
     return table.rename(columns=names)
 
 
@@ -91,7 +91,7 @@ def columns_of(path: Path) -> list[str]:
     with blame(path):
         if path.suffix.lower() == ".mat":
             return [name for name, *_ in whosmat(path)]
-        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
+        return [str(name) for name in tables.read_csv(path, nrows=0).columns]
 
 
 def texts(values: object) -> list[str]:

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils._param_validation import validate_params
 
+from diffqa_features._utils.files import expand_user, local_path
+from diffqa_features._utils.tables import read_csv
 from diffqa_features.datasets._folder import some
 from diffqa_features.datasets._loader import bunch
 
@@ -116,7 +118,7 @@ def from_table(
     >>> rows.target, rows.groups, rows.target_range
     (array([3.5, 1.5]), array(['a', 'a'], dtype='<U1'), (1.5, 3.5))
     """
-    source = Path(os.fsdecode(table)).absolute()
+    source = local_path(table, "The 'table' parameter").absolute()
     roles = {
         "path": path_column,
         "target": target_column,
@@ -130,7 +132,7 @@ def from_table(
             f"The column '{path_column}' of '{source}' must hold paths. Got "
             f"{frame['path'].iloc[odd[0]]!r} in row {odd[0]}."
         )
-    paths = [str(source.parent / path) for path in frame["path"]]
+    paths = [str(source.parent / expand_user(path)) for path in frame["path"]]
     absent = [path for path in paths if not Path(path).is_file()]
     if absent:
         raise FileNotFoundError(
@@ -172,12 +174,12 @@ def _read(source: Path, roles: dict[str, str | None]) -> pd.DataFrame:
     kind = source.suffix.lower()
     try:
         if kind == ".csv":
-            texts = [roles["path"], roles["group"], roles["split"]]
-            frame = pd.read_csv(
-                source,
-                encoding="utf-8-sig",
-                dtype={name: str for name in texts if name is not None},
-            )
+            frame = read_csv(source)
+            # As they are written: a scene may be called 007, NA or null.
+            as_written = read_csv(source, dtype=str, keep_default_na=False)
+            for role in ("path", "group", "split"):
+                if roles[role] in frame:
+                    frame[roles[role]] = as_written[roles[role]]
         elif kind == ".parquet":
             frame = pd.read_parquet(source)
         else:
@@ -200,7 +202,7 @@ def _renamed(
             f"{some(map(repr, frame.columns), 20)}."
         )
     for name in asked:
-        blank = np.flatnonzero(frame[name].isna())
+        blank = np.flatnonzero(frame[name].isna() | _is_blank(frame[name]))
         if len(blank):
             raise ValueError(
                 f"The column '{name}' of '{source}' is blank in {len(blank):,} rows: "
@@ -214,6 +216,10 @@ def _renamed(
             f"{some(f'{name}_column' for name in taken)}."
         )
     return frame.rename(columns=asked)
+
+
+def _is_blank(column: pd.Series) -> np.ndarray:
+    return np.array([isinstance(cell, str) and not cell.strip() for cell in column])
 
 
 def _range(given, target: np.ndarray) -> tuple[float, float]:

@@ -1,11 +1,12 @@
 """Frames in, one H.264 file out, and whether such a file is whole."""
 
-import uuid
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
+from diffqa_features._utils.files import whole_file
 
 
 def write_video(
@@ -22,10 +23,9 @@ def write_video(
     """
     import av
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
     quality = {"qp": "0"} if crf is None else {"crf": f"{crf:.2f}"}
-    try:
+    # Two calls may make the same set: each file is then written by one after the other.
+    with whole_file(path, wait=True) as part:
         with av.open(str(part), "w", format="mp4") as container:
             container.metadata["comment"] = tag
             rate = Fraction(frame_rate).limit_denominator(1001)
@@ -40,9 +40,6 @@ def write_video(
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame))
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def is_intact(path: Path, tag: str, n_frames: int) -> bool:

@@ -1,12 +1,11 @@
 """Studies that convince: splits without leakage, intervals, paired tests, tables.
 
-Every study returns an :class:`EvaluationTable`: a tidy pandas frame with what was
-compared. `repeated_splits`, `official_split` and `cross_dataset` score one or several
-estimators; `compare` tests whether they differ; `ablate` asks what each setting is
-worth; `efficiency` asks what it costs.
+In: any estimator, media, scores and groups. Out: an :class:`EvaluationTable`, a tidy
+pandas frame with what was compared. Open `_protocol` first: what all studies share.
+`repeated_splits`, `official_split` and `cross_dataset` score one or several estimators;
+`compare` tests whether they differ; `ablate` measures what each setting is worth, and
+`efficiency` what it costs.
 """
-
-from importlib import import_module
 
 from diffqa_features.evaluation._ablation import ablate
 from diffqa_features.evaluation._across import cross_dataset
@@ -15,6 +14,7 @@ from diffqa_features.evaluation._bootstrap import (
     bootstrap_interval,
 )
 from diffqa_features.evaluation._compare import compare
+from diffqa_features.evaluation._efficiency import efficiency
 from diffqa_features.evaluation._official import official_split
 from diffqa_features.evaluation._paired import holm, paired_tests
 from diffqa_features.evaluation._repeated import repeated_splits
@@ -33,10 +33,3 @@ __all__ = [
     "paired_tests",
     "repeated_splits",
 ]
-
-
-def __getattr__(name):
-    # It knows torch, this package does not: it lives above and comes at first use.
-    if name == "efficiency":
-        return import_module("diffqa_features.evaluation._efficiency").efficiency
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,14 +1,11 @@
 """Trained on some data sets, tested on others: a value with an interval per pair."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 from sklearn.utils._param_validation import validate_params
 
-from diffqa_features._media.rows import as_rows, pixel_key
 from diffqa_features.evaluation._extraction import Extraction, temporary_store
 from diffqa_features.evaluation._held_out import RULES, say_intervals, summarise
+from diffqa_features.evaluation._leakage import identities, refuse_shared
 from diffqa_features.evaluation._measures import METRICS, check_mapping, check_metrics
 from diffqa_features.evaluation._protocol import (
     check_data,
@@ -156,25 +153,12 @@ def _rises(bunch) -> bool:
 
 def _refuse_shared_media(parts, pairs) -> None:
     """Raise where a file, or a picture in memory, is in training and in test."""
-    seen = {name: _identities(data) for name, data in parts.items()}
+    seen = {name: identities(data) for name, data in parts.items()}
     for a, b in pairs:
-        shared = seen[a].keys() & seen[b].keys()
-        if shared:
-            first = min(seen[b][key] for key in shared)
-            raise ValueError(
-                f"{a} to {b} leaks: {len(shared)} media are in both, for example row "
-                f"{first} of {b}. Leave them out of one."
-            )
-
-
-def _identities(data) -> dict:
-    """What each media row is, cheaply -> its number; features are let through."""
-    if isinstance(data, np.ndarray) and data.ndim < 3 and data.dtype.kind in "fiub":
-        return {}
-    found = {}
-    for row in as_rows(data):
-        if isinstance(row.source, str | os.PathLike):
-            found.setdefault(str(Path(row.source).expanduser().resolve()), row.index)
-        elif isinstance(row.source, np.ndarray) and row.source.ndim == 3:
-            found.setdefault(pixel_key(row.source), row.index)
-    return found
+        refuse_shared(
+            dict(enumerate(seen[a])),
+            dict(enumerate(seen[b])),
+            f"{a} to {b} leaks",
+            (f"row {{}} of {a}", f"row {{}} of {b}"),
+            "Leave them out of one.",
+        )

@@ -12,6 +12,7 @@ from sklearn.utils import (
 )
 from sklearn.utils._param_validation import Interval, validate_params
 
+from diffqa_features._utils.groups import check_groups
 from diffqa_features.evaluation._measures import (
     ALIGNED,
     align,
@@ -199,7 +200,7 @@ def _checked(y_true, predictions, groups):
         for y, name in zip([y_true, *predictions], names)
     )
     if groups is not None:
-        groups = np.asarray(groups)
+        groups = check_groups(groups)
         if len(np.unique(groups)) < 2:
             raise ValueError(
                 "A bootstrap by groups needs at least 2 groups. Got 1 instead. Pass "

@@ -2,10 +2,10 @@
 
 import copy
 import platform
+import time
 from contextlib import ExitStack
 from numbers import Integral
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, validate_params
 
-from diffqa_features._utils.profiling import stage, watched
+from diffqa_features._utils.profiling import timed, watched
 from diffqa_features.evaluation._extraction import cut, memories
-from diffqa_features.evaluation._meters import ClockMeter, CostMeter, Peak
 from diffqa_features.evaluation._protocol import check_methods, describe
 from diffqa_features.evaluation._table import EvaluationTable
 
@@ -134,7 +133,7 @@ class _Call:
         verb = getattr(self.rest, self.verb)
         if not self.readers:
             return verb(X)
-        with stage("regress"):
+        with timed("regress"):
             return verb(X)
 
 
@@ -153,6 +152,9 @@ def _without_memory(estimator):
 
 
 def _measure(call, X, rows, n_repeats, n_warmup) -> pd.DataFrame:
+    # torch loads here.
+    from diffqa_features.evaluation._meters import ClockMeter, CostMeter
+
     turns = [rows[i % len(rows)] for i in range(n_repeats)]
     for row in (rows * n_warmup)[:n_warmup]:
         call(row)
@@ -186,11 +188,13 @@ def _measure(call, X, rows, n_repeats, n_warmup) -> pd.DataFrame:
 
 
 def _timed(call, X) -> float:
+    from diffqa_features.evaluation._meters import Peak
+
     Peak.wait()
-    start = perf_counter()
+    start = time.perf_counter()
     call(X)
     Peak.wait()
-    return perf_counter() - start
+    return time.perf_counter() - start
 
 
 def _percentiles(name, seconds) -> dict:
@@ -210,6 +214,8 @@ def _processor() -> str:
 
 def _machine() -> dict[str, str]:
     import torch
+
+    from diffqa_features.evaluation._meters import Peak
 
     on_cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_cuda else _processor()

@@ -1,10 +1,10 @@
 """Watchers of stages: one keeps the time, one counts operations and memory."""
 
 import threading
+import time
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class ClockMeter(_Meter):
 
     def _change(self, stack):
         Peak.wait()
-        now = perf_counter()
+        now = time.perf_counter()
         if stack:
             # Stages of different threads have different names, so no lock.
             self.seconds[stack[-1]] += now - self._here.since

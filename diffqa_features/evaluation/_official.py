@@ -5,6 +5,7 @@ from sklearn.utils._param_validation import validate_params
 
 from diffqa_features.evaluation._extraction import Extraction, temporary_store
 from diffqa_features.evaluation._held_out import RULES, say_intervals, summarise
+from diffqa_features.evaluation._leakage import identities
 from diffqa_features.evaluation._measures import METRICS, check_mapping, check_metrics
 from diffqa_features.evaluation._protocol import (
     check_data,
@@ -76,7 +77,8 @@ def official_split(
     Raises
     ------
     ValueError
-        If a part is empty, a group is on both sides, or numbers are not finite.
+        If a part is empty, a group or a file is on both sides, or numbers are not
+        finite.
 
     Examples
     --------
@@ -108,8 +110,9 @@ def official_split(
     train_rows = np.flatnonzero(np.isin(split, trains))
     test_rows = {part: np.flatnonzero(split == part) for part in tests}
     label = "+".join(trains)
+    media = identities(X)
     for part, rows in test_rows.items():
-        check_split(train_rows, rows, groups, f"The split {label!r} to {part!r}")
+        check_split(train_rows, rows, groups, media, f"The split {label!r} to {part!r}")
     frames = []
     with temporary_store() as store:
         extraction = Extraction(X, store)

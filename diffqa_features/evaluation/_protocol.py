@@ -9,7 +9,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
+from diffqa_features._utils.groups import check_groups
 from diffqa_features.evaluation._extraction import memories
+from diffqa_features.evaluation._leakage import refuse_shared
 from diffqa_features.evaluation._measures import align, score
 
 
@@ -46,18 +48,15 @@ def check_data(X, y, groups, where: str = ""):
             "Leave rows without a score out."
         )
     if groups is not None:
-        groups = np.asarray(groups)
-        missing = np.flatnonzero(pd.isna(groups))
-        if len(missing):
-            raise ValueError(
-                f"The group of row {missing[0]}{where} is missing ({len(missing)} such "
-                "rows). Give every row its source; a row alone is its own group."
-            )
+        groups = check_groups(groups, where)
     return y, groups
 
 
-def check_split(train, test, groups, where: str) -> None:
-    """Raise where a row or a group is on both sides."""
+def check_split(train, test, groups, media, where: str) -> None:
+    """Raise where a row, a group or one of the media is on both sides.
+
+    `media` are the rows' :func:`identities`.
+    """
     if not len(train) or not len(test):
         raise ValueError(f"{where}: {len(train)} training and {len(test)} test rows.")
     both = np.intersect1d(train, test)
@@ -66,8 +65,18 @@ def check_split(train, test, groups, where: str) -> None:
             f"{where} leaks: {len(both)} rows are in training and in test, for example "
             f"row {both[0]}."
         )
-    if groups is None:
-        return
+    if groups is not None:
+        _refuse_shared_groups(train, test, groups, where)
+    refuse_shared(
+        dict(zip(train, media[train])),
+        dict(zip(test, media[test])),
+        f"{where} leaks",
+        ("training row {}", "test row {}"),
+        "Keep one row of each file, or put its rows into one group.",
+    )
+
+
+def _refuse_shared_groups(train, test, groups, where):
     shared = np.intersect1d(groups[train], groups[test])
     if len(shared):
         ours = train[groups[train] == shared[0]][0]

@@ -9,6 +9,7 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, check_cv
 from sklearn.utils._param_validation import Interval, validate_params
 
 from diffqa_features.evaluation._extraction import Extraction, temporary_store
+from diffqa_features.evaluation._leakage import identities
 from diffqa_features.evaluation._measures import METRICS, check_mapping, check_metrics
 from diffqa_features.evaluation._protocol import (
     check_data,
@@ -66,7 +67,7 @@ def repeated_splits(
         source stay on one side of a split. A search gets them too, for its own `cv`.
     cv : int, splitter or iterable of (train, test), default=None
         Own splits in the place of random ones, for example ``GroupKFold(5)``. They are
-        checked: a row or a group on both sides is an error.
+        checked: a row, a group or a file on both sides is an error.
     n_splits : int, default=10
         Random splits.
     test_size : float or int, default=0.2
@@ -142,8 +143,9 @@ def list_splits(X, y, groups, cv, n_splits, test_size, random_state):
         cv = [tuple(map(_row_numbers, pair)) for pair in cv]
     # Row numbers stand in for X: splitters index nothing but its length.
     splits = list(check_cv(cv).split(np.arange(len(y)), y, groups))
+    media = identities(X)
     for number, (train, test) in enumerate(splits):
-        check_split(train, test, groups, f"Split {number}")
+        check_split(train, test, groups, media, f"Split {number}")
     return splits
 
 

@@ -1,9 +1,12 @@
 """Results in, a tidy frame that prints, exports and says what was compared, out."""
 
 import io
-from pathlib import Path
 
 import pandas as pd
+
+from diffqa_features._utils.files import local_path, write_whole
+from diffqa_features._utils.tables import quote_formulas as quoted
+from diffqa_features._utils.tables import read_csv
 
 _DIGITS = 4
 
@@ -69,13 +72,17 @@ class EvaluationTable:
             {"": list(self.facts.values())}, index=list(self.facts)
         ).to_html(header=False)
 
-    def to_csv(self, path=None):
+    def to_csv(self, path=None, *, quote_formulas=False):
         """Write the frame as CSV in full precision, after the facts behind ``#``.
 
         Parameters
         ----------
         path : str or path, default=None
             File to write; ``None`` returns the text.
+        quote_formulas : bool, default=False
+            Put ``'`` before text that begins with ``=``, ``+``, ``-`` or ``@``, as a
+            name of a method may: spreadsheets would take it for a formula and run it.
+            Numbers stay as they are. What is read back then has the ``'`` too.
 
         Returns
         -------
@@ -83,7 +90,10 @@ class EvaluationTable:
             The text without `path`.
         """
         lines = [f"# {line}\n" for line in _fact_lines(self.facts)]
-        return _deliver("".join(lines) + self.frame.to_csv(index=False), path)
+        frame = self.frame
+        if quote_formulas:
+            frame = frame.map(quoted).rename(columns=quoted)
+        return _deliver("".join(lines) + frame.to_csv(index=False), path)
 
     @classmethod
     def from_csv(cls, path):
@@ -99,14 +109,16 @@ class EvaluationTable:
         EvaluationTable
             With `frame` and `facts` only.
         """
-        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+        path = local_path(path, "The 'path' parameter")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         facts = {}
         for line in lines:
             if not line.startswith("# "):
                 break
             name, _, value = line[2:].rstrip("\n").partition(": ")
             facts[name] = value
-        return cls(pd.read_csv(io.StringIO("".join(lines[len(facts) :]))), facts)
+        table = io.StringIO("".join(lines[len(facts) :]), newline="")
+        return cls(read_csv(table), facts)
 
     def to_markdown(self, path=None, *, digits=_DIGITS):
         """Write a Markdown table and, below it, the facts.
@@ -202,5 +214,5 @@ def _escape(text: str) -> str:
 def _deliver(text: str, path):
     if path is None:
         return text
-    Path(path).write_text(text, encoding="utf-8", newline="\n")
+    write_whole(local_path(path, "The 'path' parameter"), text)
     return None

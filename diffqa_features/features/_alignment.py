@@ -1,10 +1,11 @@
 """`PromptAlignmentMaps`: media in, where each prompt is attended to out."""
 
+from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
 
-from diffqa_features._engine.layout import MapLayout
+from diffqa_features._engine.kinds import AttentionMap, Recipe
 from diffqa_features.features._base import BackboneTransformer
 
 
@@ -200,11 +201,11 @@ class PromptAlignmentMaps(BackboneTransformer):
             For example ``map__prompt0__y03__x11``.
         """
         self._validate_params()
-        _, layout = self._recipe_and_layout(self._plan())
+        _, layout = self._recipe_and_layout(self._check_parameters())
         return np.array(layout.names(), dtype=object)
 
-    def _plan(self):
-        info = super()._plan()
+    def _check_parameters(self):
+        info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
 
@@ -221,8 +222,47 @@ class PromptAlignmentMaps(BackboneTransformer):
                 f"blocks={self.blocks!r} names stages of {info.name} without "
                 "cross-attention, where no prompt is attended to."
             )
-        kind = "signed_map" if self.signed else "map"
-        size = self._map_size()
-        recipe = self._recipe(info, (kind,), blocks, (), (), (), map_size=size)
-        layout = MapLayout(self._timesteps(), len(self._prompts()), kind, blocks, size)
-        return recipe, layout
+        kind = AttentionMap(self._map_size(), bool(self.signed))
+        asked = Recipe((kind,), blocks, (), (), info.latent_channels)
+        layout = _MapLayout(asked, self._timesteps(), len(self._prompts()))
+        return self._recorded(info, asked), layout
+
+
+@dataclass(frozen=True)
+class _MapLayout:
+    """Columns: prompt, row and column of the grid."""
+
+    asked: Recipe
+    timesteps: tuple[int, ...]
+    n_prompts: int
+
+    @property
+    def width(self):
+        height, width = self.asked.kinds[0].size
+        return self.n_prompts * height * width
+
+    def names(self):
+        height, width = self.asked.kinds[0].size
+        return [
+            f"map__prompt{k}__y{y:02d}__x{x:02d}"
+            for k in range(self.n_prompts)
+            for y in range(height)
+            for x in range(width)
+        ]
+
+    def assemble(self, recorded, records):
+        """Average over timesteps and blocks: float32 (K * h * w,)."""
+        (kind,) = self.asked.kinds
+        return np.concatenate(
+            [
+                np.mean(
+                    [
+                        recorded.read(records[t, k, kind.name], kind, block.name)
+                        for t in self.timesteps
+                        for block in self.asked.blocks
+                    ],
+                    axis=0,
+                )
+                for k in range(self.n_prompts)
+            ]
+        ).astype(np.float32)

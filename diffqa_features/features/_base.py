@@ -1,27 +1,74 @@
-"""What transformers over a backbone share: parameters, checks, the way to passes."""
+"""What transformers over media share, and those over a backbone."""
 
 import os
+from dataclasses import replace
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.engine import extract
-from diffqa_features._engine.records import Recipe
-from diffqa_features._engine.request import Request
+from diffqa_features._engine.kinds import STATISTICS
+from diffqa_features._engine.request import FrameSpec, Request
 from diffqa_features._media.rows import as_rows
-from diffqa_features._media.video.video import READERS
+from diffqa_features._media.video.video import VIDEO_BACKENDS
 from diffqa_features._media.views import VIEWS
-from diffqa_features._store.store import as_store
-from diffqa_features.features._estimator import MediaTransformer
+from diffqa_features._store.store import FeatureStore, as_store
+from diffqa_features._utils.checks import InOrder
+from diffqa_features.features._parameters import BackboneParameters, MediaParameters
 
 FRAME_STATISTICS = ("mean", "std", "max", "min")
 
 
-class BackboneTransformer(MediaTransformer):
+class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
+    """Base of the transformers that take media and learn nothing.
+
+    It has no constructor: a subclass lists its parameters, as scikit-learn wants them,
+    and checks in ``_check_parameters`` what spans several of them.
+    """
+
+    _parameter_constraints: dict = {
+        "memory": [str, os.PathLike, FeatureStore, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "device": [str, None],
+        "dtype": [StrOptions({"float32", "float16", "bfloat16"}), None],
+        "n_jobs": [Integral, None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "verbose": ["verbose"],
+    }
+
+    def fit(self, X=None, y=None):
+        """Check the parameters; nothing is learned and no media is opened.
+
+        Parameters
+        ----------
+        X : list, array or DataFrame of N media rows, default=None
+            Checked to be a container of rows when given.
+        y : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The estimator itself.
+        """
+        self._validate_params()
+        as_store(self.memory)
+        self._check_parameters()
+        if X is not None:
+            as_rows(X)
+        return self
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
+
+
+class BackboneTransformer(BackboneParameters, MediaTransformer):
     """Base of the transformers that read a frozen backbone.
 
     It has no constructor: a subclass lists its parameters, as scikit-learn wants them.
@@ -30,14 +77,14 @@ class BackboneTransformer(MediaTransformer):
     _parameter_constraints: dict = {
         **MediaTransformer._parameter_constraints,
         "backbone": [str, os.PathLike],
-        "timesteps": [Interval(Integral, 0, None, closed="left"), "array-like"],
-        "blocks": [str, "array-like"],
-        "prompts": [str, "array-like"],
+        "timesteps": [Interval(Integral, 0, None, closed="left"), InOrder()],
+        "blocks": [str, InOrder()],
+        "prompts": [str, InOrder()],
         "image_size": [Interval(Integral, 8, None, closed="left"), None],
         "view": [StrOptions(set(VIEWS))],
         "frame_rate": [Interval(Real, 0, None, closed="neither")],
         "max_frames": [Interval(Integral, 1, None, closed="left"), None],
-        "reader": [StrOptions(set(READERS))],
+        "reader": [StrOptions(set(VIDEO_BACKENDS))],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
 
@@ -59,7 +106,7 @@ class BackboneTransformer(MediaTransformer):
 
     # -- parameters to plan ----------------------------------------------------------
 
-    def _plan(self):
+    def _check_parameters(self):
         """Check what spans several parameters or the backbone; read no weights."""
         info = describe_backbone(self._backbone_name())
         self._timesteps()
@@ -68,52 +115,46 @@ class BackboneTransformer(MediaTransformer):
         return info
 
     def _request(self):
-        info = self._plan()
+        info = self._check_parameters()
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 
-        recipe, layout = self._recipe_and_layout(info)
-        return Request(
-            backbone=self._backbone_name(),
+        dtype = pick_dtype(self.dtype, pick_device(self.device))
+        frames = FrameSpec(
             identity=info.identity,
-            recipe=recipe,
-            timesteps=self._timesteps(),
-            prompts=self._prompts(),
             view=self.view,
             image_size=self._checked_image_size(info),
             multiple=info.multiple,
+            dtype=str(dtype).removeprefix("torch."),
             frame_rate=float(self.frame_rate),
-            max_frames=self.max_frames,
+            max_frames=None if self.max_frames is None else int(self.max_frames),
             reader=self.reader,
+        )
+        recipe, layout = self._recipe_and_layout(info)
+        return Request(
+            backbone=self._backbone_name(),
+            frames=frames,
+            recipe=recipe,
+            timesteps=self._timesteps(),
+            prompts=self._prompts(),
             frame_statistics=self._frame_statistics(),
             seed=int(self.random_state),
             device=None if self.device is None else str(self.device),
-            dtype=str(pick_dtype(self.dtype, pick_device(self.device))).removeprefix(
-                "torch."
-            ),
             batch_size=self.batch_size,
             layout=layout,
         )
 
-    def _recipe(self, info, kinds, blocks, stages, statistics, all_statistics, **more):
+    def _recorded(self, info, asked):
         """What passes record: with a store all blocks and statistics, else the asked.
 
         A pass is what costs. Kept whole, it serves every later choice of blocks and
         pooling, so that a grid search takes each pass once.
         """
-        keep_all = self.memory is not None
-        return Recipe(
-            kinds=tuple(dict.fromkeys(kinds)),
-            blocks=info.blocks if keep_all else tuple(blocks),
-            stages=info.stages if keep_all else tuple(stages),
-            statistics=all_statistics if keep_all else tuple(statistics),
-            latent_channels=info.latent_channels,
-            **more,
+        if self.memory is None:
+            return asked
+        return replace(
+            asked, blocks=info.blocks, stages=info.stages, statistics=STATISTICS
         )
-
-    def _backbone_name(self):
-        name = os.fspath(self.backbone)
-        return str(Path(name).expanduser()) if name.startswith("~") else name
 
     def _timesteps(self):
         values = np.atleast_1d(np.asarray(self.timesteps, dtype=object)).tolist()
@@ -127,24 +168,8 @@ class BackboneTransformer(MediaTransformer):
             )
         return tuple(int(t) for t in values)
 
-    def _prompts(self):
-        values = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)
-        if not values or not all(isinstance(text, str) for text in values):
-            raise self._complaint("prompts", "a str or a sequence of str, at least one")
-        return tuple(map(str, values))
-
     def _frame_statistics(self):
         return ("mean",)
-
-    def _checked_image_size(self, info):
-        size = info.image_size if self.image_size is None else int(self.image_size)
-        if size % info.multiple:
-            below = size // info.multiple * info.multiple
-            near = " or ".join(str(s) for s in (below, below + info.multiple) if s)
-            raise self._complaint(
-                "image_size", f"a multiple of {info.multiple} for {info.name} ({near})"
-            )
-        return size
 
     def _selected(self, info):
         """Chosen cross-attention blocks and stages, in the order data meets them."""
@@ -152,7 +177,7 @@ class BackboneTransformer(MediaTransformer):
         names = [*stage_of, *(stage.name for stage in info.stages)]
         patterns = self.blocks if isinstance(self.blocks, str) else list(self.blocks)
         chosen = set(select_blocks(patterns, names))
-        blocks = [block for block in info.blocks if block.name in chosen]
+        blocks = tuple(block for block in info.blocks if block.name in chosen)
         inside = {stage_of[block.name] for block in blocks}
-        stages = [s for s in info.stages if s.name in chosen or s.name in inside]
-        return blocks, stages
+        stages = (s for s in info.stages if s.name in chosen or s.name in inside)
+        return blocks, tuple(stages)

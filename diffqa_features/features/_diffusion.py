@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from diffqa_features._engine.layout import FeatureLayout
-from diffqa_features._engine.records import STATISTICS
+from diffqa_features._engine import kinds as feature_kinds
+from diffqa_features._engine.kinds import STATISTICS, Recipe
+from diffqa_features._engine.request import FeatureLayout
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
-
-KINDS = ("alignment", "query", "attended", "hidden", "error")
 
 
 class DiffusionQAFeatures(BackboneTransformer):
@@ -182,9 +182,9 @@ class DiffusionQAFeatures(BackboneTransformer):
 
     _parameter_constraints: dict = {
         **BackboneTransformer._parameter_constraints,
-        "kinds": [str, "array-like"],
-        "pooling": [str, "array-like"],
-        "frame_pooling": [str, "array-like"],
+        "kinds": [str, InOrder()],
+        "pooling": [str, InOrder()],
+        "frame_pooling": [str, InOrder()],
     }
 
     def __init__(
@@ -284,7 +284,7 @@ class DiffusionQAFeatures(BackboneTransformer):
             ``pandas.DataFrame`` takes the list as it is.
         """
         self._validate_params()
-        info = self._plan()
+        info = self._check_parameters()
         _, layout = self._recipe_and_layout(info)
         prompts = self._prompts()
         texts = {f"prompt{k}": text for k, text in enumerate(prompts)}
@@ -306,8 +306,8 @@ class DiffusionQAFeatures(BackboneTransformer):
             for column in layout.columns()
         ]
 
-    def _plan(self):
-        info = super()._plan()
+    def _check_parameters(self):
+        info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
 
@@ -315,24 +315,17 @@ class DiffusionQAFeatures(BackboneTransformer):
         return self._choice("frame_pooling", FRAME_STATISTICS)
 
     def _recipe_and_layout(self, info):
-        kinds = self._choice("kinds", KINDS)
+        known = {kind.name: kind for kind in feature_kinds.KINDS}
+        kinds = [known[name] for name in self._choice("kinds", known)]
         statistics = self._choice("pooling", STATISTICS)
         blocks, stages = self._selected(info)
         for kind in kinds:
-            if kind in ("alignment", "query", "attended") and not blocks:
+            if kind.scope == "block" and not blocks:
                 raise ValueError(
                     f"blocks={self.blocks!r} names stages of {info.name} without "
-                    f"cross-attention, and the kind {kind!r} is read at blocks: "
+                    f"cross-attention, and the kind {kind.name!r} is read at blocks: "
                     f"{', '.join(block.name for block in info.blocks)}."
                 )
-        recipe = self._recipe(info, kinds, blocks, stages, statistics, STATISTICS)
-        layout = FeatureLayout(
-            self._timesteps(),
-            len(self._prompts()),
-            kinds,
-            blocks,
-            stages,
-            statistics,
-            info.latent_channels,
-        )
-        return recipe, layout
+        asked = Recipe(tuple(kinds), blocks, stages, statistics, info.latent_channels)
+        layout = FeatureLayout(asked, self._timesteps(), len(self._prompts()))
+        return self._recorded(info, asked), layout

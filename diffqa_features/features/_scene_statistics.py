@@ -11,14 +11,11 @@ from scipy import ndimage
 from scipy.special import gamma
 from sklearn.utils._param_validation import Interval
 
-from diffqa_features._engine.parallel import keep, share_rows
+from diffqa_features._engine.parallel import map_rows, put_or_disable
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.hashing import make_key
-from diffqa_features.features._estimator import MediaTransformer
-
-FORMAT = 1
-"""Raised whenever a stored number changes its meaning; part of every store key."""
+from diffqa_features.features._base import MediaTransformer
 
 _N_SCALES = 2
 _SMALLEST = 16  # pixels a side, so that the second scale still has neighbours
@@ -131,11 +128,11 @@ class NaturalSceneStatistics(MediaTransformer):
             store.info()  # a store that cannot be is one error, not a bad row each
         describe = partial(
             _describe_rows,
-            max_frames=self.max_frames,
+            max_frames=None if self.max_frames is None else int(self.max_frames),
             store=store,
             on_error=self.on_error,
         )
-        parts, self.failed_ = share_rows(
+        parts, self.failed_ = map_rows(
             rows, describe, device="cpu", n_jobs=self.n_jobs, verbose=self.verbose
         )
         matrix = np.empty((len(rows), len(_NAMES)), np.float32)
@@ -159,7 +156,7 @@ class NaturalSceneStatistics(MediaTransformer):
         """
         return np.array(_NAMES, dtype=object)
 
-    def _plan(self):
+    def _check_parameters(self):
         """No parameter depends on another one."""
 
 
@@ -170,11 +167,11 @@ def _describe_rows(rows, advance, *, max_frames, store, on_error):
     for i, row in enumerate(rows):
         try:
             media = open_media(row)
-            key = make_key(FORMAT, "scene statistics", media.key, max_frames)
+            key = make_key("scene statistics", media.key, max_frames)
             stored = {} if store is None else store.get([key])
             if key not in stored:
                 stored = {key: _describe(media, max_frames)}
-                store = keep(store, stored)
+                store = put_or_disable(store, stored)
             matrix[i] = stored[key]
         except (ValueError, OSError) as error:
             if on_error == "raise":
@@ -189,8 +186,8 @@ def _describe(media, max_frames) -> np.ndarray:
     for frame in media.frames(max_frames=max_frames):
         h, w = frame.shape[:2]
         if min(h, w) < _SMALLEST:
-            raise ValueError(
-                f"Row{str(media.row)[3:]}: {w} x {h} pixels; natural-scene statistics "
+            raise media.row.error(
+                f"{w} x {h} pixels; natural-scene statistics "
                 f"need {_SMALLEST} x {_SMALLEST}: drop the row."
             )
         described.append(_scene(frame) + _appearance(frame))

@@ -1,9 +1,11 @@
-"""Computed results in, pictures of them out: Display classes as scikit-learn has them.
+"""Results as figures: Display classes in scikit-learn's manner.
 
-A display stores what it shows; `plot` draws it with matplotlib, which is imported only
-there, as often and in as many styles as asked. The class methods ``from_...`` compute
-and draw in one go. New figures fit a column of a paper (3.5 inches, text of 7 and 8
-points, colours that everyone tells apart); axes that are given keep their own style.
+In: fitted estimators and media, or computed results. Out: displays, which store what
+they show and draw it in `plot`, the only place that imports matplotlib. Open
+`_prediction` first; `_style` has the common look, `_checks` the common errors. The
+class methods ``from_...`` compute and draw in one go. New figures fit a column of a
+paper (3.5 inches, text of 7 and 8 points, colours that everyone can tell apart); axes
+that you pass keep their own style.
 """
 
 from diffqa_features.inspection._alignment_map import AlignmentMapDisplay

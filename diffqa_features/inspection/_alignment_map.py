@@ -245,14 +245,13 @@ class AlignmentMapDisplay:
                 )
         (row,) = as_rows(one)
         request = estimator._request()
+        spec = request.frames
         media = open_media(row, estimator.reader)
         chosen = media.choose(estimator.frame_rate, estimator.max_frames)
         (frame,) = media.read(chosen[[len(chosen) // 2]])
         if estimator.view == "crop":
             # The other views show the whole picture, so the maps lie over all of it.
-            frame = view_frames(
-                frame[None], "crop", request.image_size, request.multiple
-            )[0]
+            frame = view_frames(frame[None], "crop", spec.image_size, spec.multiple)[0]
         name = "attention logit" if estimator.signed else "attention"
         display = cls(
             frame, maps, prompts=request.texts(row), blocks=blocks, map_name=name

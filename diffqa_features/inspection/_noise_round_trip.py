@@ -215,25 +215,22 @@ class NoiseRoundTripDisplay:
         from skimage.metrics import structural_similarity
 
         from diffqa_features._engine.passes import Passes
-        from diffqa_features._engine.round_trip import round_trip
+        from diffqa_features.inspection._round_trip import round_trip
 
         one = _safe_indexing(X, [index])
         (row,) = as_rows(one)
         request = estimator._request()
-        media = open_media(row, request.reader)
-        chosen = media.choose(request.frame_rate, request.max_frames)
+        spec = request.frames
+        media = open_media(row, spec.reader)
+        chosen = media.choose(spec.frame_rate, spec.max_frames)
         (frame,) = media.read(chosen[[len(chosen) // 2]])
-        (view,) = view_frames(
-            frame[None], request.view, request.image_size, request.multiple
-        )
+        (view,) = view_frames(frame[None], spec.view, spec.image_size, spec.multiple)
         if min(view.shape[:2]) < _SMALLEST:
             raise ValueError(
                 f"Pictures of {_SMALLEST} pixels at least are compared. Got a view of "
                 f"{view.shape[1]} x {view.shape[0]}; choose a larger image_size."
             )
-        passes = Passes(
-            request.backbone, request.device, request.dtype, request.seed, 1
-        )
+        passes = Passes(request.backbone, request.device, spec.dtype, request.seed, 1)
         decoded, levels, noised, restored = round_trip(
             passes, view, timesteps, prompt, n_steps
         )

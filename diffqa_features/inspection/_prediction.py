@@ -17,6 +17,7 @@ from diffqa_features.inspection._style import (
 from diffqa_features.metrics import LogisticMapping, plcc_score, rmse, srcc_score
 
 _N_PARAMETERS = {"logistic4": 4, "logistic5": 5}
+_HEIGHT, _LINE = 3.2, 0.15  # inches: of the figure, and of a line of its legend
 _FAR = 3.0  # robust standard deviations
 _MAD_TO_STD = 1.4826  # of a normal distribution
 
@@ -40,10 +41,13 @@ class PredictionDisplay:
         and it is drawn in the place of the diagonal.
 
     outliers : ndarray of shape (m,), dtype int, default=()
-        Rows that are ringed, the farthest first.
+        Rows that are ringed and numbered, the farthest first.
 
     names : ndarray of shape (n,), default=None
         What each row is called, for example its file; ``None`` calls it by its number.
+
+    outlier_rule : str, default=None
+        What makes a row an outlier, for the legend.
 
     Attributes
     ----------
@@ -79,7 +83,15 @@ class PredictionDisplay:
     """
 
     def __init__(
-        self, y_true, y_pred, *, labels=None, mapping=None, outliers=(), names=None
+        self,
+        y_true,
+        y_pred,
+        *,
+        labels=None,
+        mapping=None,
+        outliers=(),
+        names=None,
+        outlier_rule=None,
     ):
         self.y_true = y_true
         self.y_pred = y_pred
@@ -87,8 +99,9 @@ class PredictionDisplay:
         self.mapping = mapping
         self.outliers = outliers
         self.names = names
+        self.outlier_rule = outlier_rule
 
-    def plot(self, ax=None, *, spread=0.0, alpha=0.75, size=14, n_named=5):
+    def plot(self, ax=None, *, spread=0.0, alpha=0.75, size=14, n_named=8):
         """Draw the points, the curve or the diagonal, and the correlations.
 
         Parameters
@@ -103,8 +116,9 @@ class PredictionDisplay:
             Opacity of the points, in [0, 1].
         size : float, default=14
             Area of a point, square points.
-        n_named : int, default=5
-            How many outliers are named, the farthest first; all are ringed.
+        n_named : int, default=8
+            How many outliers the legend names, the farthest first. All are ringed and
+            numbered in that order; `outliers` holds all their rows.
 
         Returns
         -------
@@ -112,7 +126,7 @@ class PredictionDisplay:
             Itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
-        ax, text = one_axes(ax, 3.2)
+        ax, text = one_axes(ax, _HEIGHT)
         self.ax_, self.figure_ = ax, ax.figure
         self._draw_line()
         labels = np.zeros(len(self.y_true)) if self.labels is None else self.labels
@@ -145,6 +159,13 @@ class PredictionDisplay:
         named = self._ring_outliers(x, size, small(text), n_named)
         handles = [] if self.labels is None else list(self.scatters_)
         handles += [] if self.mapping is None else [self.line_]
+        if handles and named:  # a column for each
+            lines = max(len(handles), len(named))
+            blank = ax.scatter([], [], s=0, color="none", label=" ")
+            handles += (lines - len(handles)) * [blank]
+            named += (lines - len(named)) * [blank]
+            if text is not None:
+                ax.figure.set_figheight(_HEIGHT + _LINE * max(0, lines - 5))
         handles += named
         # Names of files are long: fewer of them stand side by side.
         self.legend_ = (
@@ -171,7 +192,7 @@ class PredictionDisplay:
         )
 
     def _ring_outliers(self, x, size, text, n_named):
-        """Ring all, number and name the farthest; return their legend entries."""
+        """Ring and number all, name the farthest; return their legend entries."""
         rows = np.asarray(self.outliers, dtype=int)
         self.rings_ = None
         if not len(rows):
@@ -180,9 +201,14 @@ class PredictionDisplay:
         self.rings_ = self.ax_.scatter(
             x[rows], self.y_pred[rows], linewidths=0.8, zorder=3, **ring
         )
-        handles = []
+        blank = {"s": 0, "color": "none"}
+        handles = (
+            []
+            if self.outlier_rule is None
+            else [self.ax_.scatter([], [], label=self.outlier_rule, **ring)]
+        )
         middle = np.mean(self.ax_.get_xlim())
-        for number, row in enumerate(rows[:n_named], start=1):
+        for number, row in enumerate(rows, start=1):
             side = -1 if x[row] > middle else 1  # towards the middle: never clipped
             self.ax_.annotate(
                 str(number),
@@ -193,8 +219,10 @@ class PredictionDisplay:
                 va="center",
                 fontsize=text,
             )
-            name = f"row {row}" if self.names is None else str(self.names[row])
-            handles.append(self.ax_.scatter([], [], label=f"{number}: {name}", **ring))
+            if number <= n_named:
+                name = f"row {row}" if self.names is None else str(self.names[row])
+                entry = self.ax_.scatter([], [], label=f"{number}: {name}", **blank)
+                handles.append(entry)
         return handles
 
     @classmethod
@@ -288,8 +316,12 @@ class PredictionDisplay:
             limit = _FAR * _MAD_TO_STD * np.median(off)
             # Of exact predictions, rounding is no outlier.
             limit = np.maximum(limit, 1e-9 * np.ptp(y_true))
+            display.outlier_rule = (
+                f"off by more than {limit:.3g}\n({_FAR:g} robust standard deviations)"
+            )
         else:
             limit = 2 * numbers(y_error, "y_error")
+            display.outlier_rule = "off by more than\ntwo standard errors"
         farthest = np.argsort(-off, kind="stable")
         display.outliers = farthest[(off > limit)[farthest]]
         return display.plot(ax, **style)

@@ -1,5 +1,7 @@
 """A fitted grid search in, a heat map of its scores over two parameters out."""
 
+from textwrap import fill
+
 import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._optional_dependencies import check_matplotlib_support
@@ -105,12 +107,17 @@ class SearchHeatmapDisplay:
         # Long names of blocks, or lists of timesteps, stand upright.
         room = (0.62 * (PAGE if wide else COLUMN)) / columns  # inches
         upright = ax is None and max(map(len, labels)) * _LETTER > room
-        height = 0.24 * rows + 0.75 + upright * _LETTER * max(map(len, labels))
+        # So high that the longest word of the colour bar's label fits beside it.
+        longest = max(map(len, self.score_name.split()), default=0)
+        side = max(0.24 * rows, _LETTER * longest + 0.2)  # inches
+        score_name = fill(self.score_name, int(side / _LETTER), break_long_words=False)
+        height = side + 0.75 + upright * _LETTER * max(map(len, labels))
         ax, text = one_axes(ax, height, PAGE if wide else COLUMN)
         self.ax_ = ax
         self.figure_ = ax.figure
         self.image_ = ax.imshow(self.scores, cmap=cmap, aspect="auto")
-        colorbar_of(self.image_, ax, text, self.score_name, pad=0.02)
+        score_name = self.score_name if text is None else score_name
+        colorbar_of(self.image_, ax, text, score_name, pad=0.02)
         self.text_ = np.full(self.scores.shape, None, dtype=object)
         for (row, column), score in np.ndenumerate(self.scores):
             if values_format and np.isfinite(score):
@@ -149,6 +156,7 @@ class SearchHeatmapDisplay:
         rows,
         columns,
         metric="score",
+        score_name=None,
         ax=None,
         **style,
     ):
@@ -164,6 +172,8 @@ class SearchHeatmapDisplay:
             Parameter along the bottom, for example ``"features__blocks"``.
         metric : str, default="score"
             Name of the score, where the search has several.
+        score_name : str, default=None
+            What the colours are called; ``None`` says ``"mean test <metric>"``.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
         **style : dict
@@ -223,7 +233,7 @@ class SearchHeatmapDisplay:
             column_values,
             row_name=rows.rpartition("__")[2],
             column_name=columns.rpartition("__")[2],
-            score_name=f"mean test {metric}",
+            score_name=score_name or f"mean test {metric}",
         )
         return display.plot(ax, **style)
 

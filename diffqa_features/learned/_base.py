@@ -1,57 +1,112 @@
-"""What all that gradient descent fits has in common: training, files, its design."""
+"""The one `fit` of all that gradient descent fits, and what belongs to it.
+
+A method supplies data, network, loss and scores (the hooks below `_fit`); checks,
+splits, the loop, lines to the units of `y`, and what is kept at the end are here.
+"""
+
+from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
+from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._engine.latents import encode_rows
+from diffqa_features._engine.request import FrameSpec
+from diffqa_features._media.rows import as_rows
+from diffqa_features._store.store import as_store
+from diffqa_features._utils.files import local_path
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned import _files
+from diffqa_features.features._parameters import BackboneParameters, MediaParameters
+from diffqa_features.learned._files import SavedModel, plain
 
 _SCHEDULE = (
     "max_epochs",
     "batch_size",
-    "accumulation",
+    "gradient_accumulation_steps",
     "learning_rate",
     "weight_decay",
-    "gradient_clip",
+    "max_grad_norm",
     "patience",
     "milestones",
-    "decay",
+    "lr_decay",
 )
-# What belongs to a machine, or to where training began, and not to a model.
-_LOCAL = (
-    "memory", "checkpoint_dir", "device", "verbose", "init_from", "teacher",
-    "controller",
-)  # fmt: skip
 
 _shared = BackboneTransformer._parameter_constraints
 
 
-class TrainedModel(BaseEstimator):
+@dataclass
+class Job:
+    """One call of `fit`, or of a prediction: what came in, and what was made of it."""
+
+    X: object
+    rows: list
+    more: dict = field(default_factory=dict)
+    """What else `fit` was given."""
+    info: object = None
+    """What `_check_parameters` gave: of the backbone, where there is one."""
+    warm: bool = False
+    """Whether the network begins with the weights that were fitted before."""
+    failed: list[tuple[int, str]] | None = None
+    """Index and reason of rows that cannot be read; None where they are errors."""
+    data: object = None
+    encoded: list = field(default_factory=list)
+    """Those rows one by one, where a method needs to know their frames."""
+    backbone: object = None
+    network: object = None
+    y: np.ndarray | None = None
+    """Of the rows that can be read, as the next two."""
+    groups: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    """What each row counts, 1 on average over those that train; None is 1 for all."""
+    train: np.ndarray | None = None
+    held: np.ndarray | None = None
+    """Places in `data` of the rows that train, and of those held out, if any."""
+    line: tuple[float, float] | None = None
+    """Slope and intercept from the network's scores to the units of `y`."""
+
+    @property
+    def kept(self) -> list[int]:
+        """Places in `rows` of those that can be read."""
+        lost = {index for index, _ in self.failed or ()}
+        return [place for place in range(len(self.rows)) if place not in lost]
+
+    def weights_of(self, places, device):
+        """What these rows count, as a tensor; None is 1 for all."""
+        import torch
+
+        if self.weight is None:
+            return None
+        return torch.from_numpy(self.weight[places]).to(device, torch.float32)
+
+
+class LearnedModel(MediaParameters, SavedModel):
     """Base of what gradient descent fits; it has no constructor.
 
-    A subclass names in `_DESIGN` the parameters that its weights belong to: these
+    A subclass names in `_ARCHITECTURE` the parameters that its weights belong to: these
     cannot be changed between `fit` and `predict`. In `_FITTED` it names the plain
     attributes beside the weights that `fit` leaves and files keep.
     """
 
-    _DESIGN = ()
+    _ARCHITECTURE = ()
     _FITTED = ("history_",)
+    # With routing enabled, searches and cross-validation pass groups on unasked.
+    __metadata_request__fit = {"groups": True}
 
     _parameter_constraints: dict = {
         "image_size": _shared["image_size"],
         "view": [StrOptions({"stretch", "crop"})],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "accumulation": [Interval(Integral, 1, None, closed="left")],
+        "gradient_accumulation_steps": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "gradient_clip": [Interval(Real, 0, None, closed="neither")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither")],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
         "patience": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
@@ -60,10 +115,130 @@ class TrainedModel(BaseEstimator):
         "memory": _shared["memory"],
         "device": _shared["device"],
         "dtype": _shared["dtype"],
+        "on_error": _shared["on_error"],
         "verbose": _shared["verbose"],
     }
 
-    # -- data ----------------------------------------------------------------------
+    # -- the skeleton --------------------------------------------------------------
+
+    def _fit(self, X, y=None, groups=None, sample_weight=None, **more):
+        """Fit; what was fitted before stays as it is until all is done."""
+        self._validate_params()
+        job = Job(X, as_rows(X), more, failed=self._list_of_failed())
+        self._check_targets(job, y, groups, sample_weight)
+        job.info = self._check_parameters()
+        job.warm = self.warm_start and hasattr(self, "weights_")
+        if job.warm:
+            self._check_fitted()
+        job.data = self._open_data(job)
+        self._leave_out_failed(job)
+        self._divide(job)
+        job.network = self._build_network(job)
+        self._begin(job)
+        past = list(self.history_) if job.warm else []
+        history = self._minimise(job, len(past))
+        fitted = self._end(job, bool(history))
+        history = [{**new, "epoch": len(past) + new["epoch"]} for new in history]
+        fitted["history_"] = past + history
+        self._set_fitted(self._arrays(job), fitted, self._architecture())
+        _check_feature_names(self, X, reset=True)
+        self.failed_ = job.failed or []
+        self._warn_of_failed(job.rows, "were left out")
+        return self
+
+    # What a method supplies:
+
+    def _check_parameters(self):
+        """Check what spans several parameters; what is known of the backbone."""
+
+    def _open_data(self, job):
+        """Read the rows; those that are bad go to `job.failed` and are left out."""
+        raise NotImplementedError
+
+    def _build_network(self, job):
+        """The network on its device, with the fitted weights where `job.warm`."""
+        raise NotImplementedError
+
+    def _loss(self, job):
+        """Make ``step(rows, generators) -> (loss, predictions)``, see `train`.
+
+        `rows` are places in the data.
+        """
+        raise NotImplementedError
+
+    def _facts(self, job):
+        """What the result depends on beside architecture, schedule and targets."""
+        return ()
+
+    def _smallest_batch(self):
+        """The fewest rows that the loss learns from."""
+        return 1
+
+    # What those that learn scores do in between:
+
+    def _check_targets(self, job, y, groups, sample_weight):
+        pass
+
+    def _divide(self, job):
+        job.train = np.arange(len(job.data))
+
+    def _begin(self, job):
+        pass
+
+    def _validation(self, job):
+        """A function that gives the SRCC of the rows held out, or None."""
+
+    def _end(self, job, trained):
+        """What is fitted beside the weights."""
+        return {}
+
+    # -- training ------------------------------------------------------------------
+
+    def _minimise(self, job, past):
+        """The loop with this estimator's parameters; the history of its epochs.
+
+        `past` counts the epochs of earlier fits.
+        """
+        from diffqa_features.learned import _training
+
+        # A method lists the parameters that it has; the others stay the loop's own.
+        settings = {n: getattr(self, n) for n in _SCHEDULE if hasattr(self, n)}
+        if "milestones" in settings:
+            settings["milestones"] = tuple(map(int, settings["milestones"]))
+        device = self._where()
+        dtype = self._arithmetic(device)
+        checkpoint = None
+        if self.checkpoint_dir is not None:
+            name = type(self).__name__.lower()
+            key = _training.run_key(
+                self._architecture(), settings, self.random_state, str(dtype), past,
+                getattr(job.info, "identity", None), job.y, job.weight, job.train,
+                job.held, job.line, self._facts(job), dict(job.network.state_dict()),
+            )  # fmt: skip
+            folder = local_path(self.checkpoint_dir, "The 'checkpoint_dir' parameter")
+            checkpoint = folder / f"{name}-{key}.pt"
+        schedule = _training.Schedule(
+            **settings,
+            seed=_training.seed_of(int(self.random_state), past),
+            smallest_batch=self._smallest_batch(),
+            dtype=dtype,
+            checkpoint=checkpoint,
+            verbose=self.verbose,
+        )
+        step = self._loss(job)
+        return _training.train(
+            job.network,
+            lambda chosen, generators: step(job.train[chosen], generators),
+            len(job.train) if job.y is None else job.y[job.train],
+            schedule,
+            device,
+            self._validation(job),
+        )
+
+    def _where(self):
+        from diffqa_features._utils.devices import pick_device
+
+        return pick_device(self.device)
 
     def _arithmetic(self, device):
         """The dtype of passes: of `dtype`, or what suits the device."""
@@ -76,117 +251,73 @@ class TrainedModel(BaseEstimator):
             return torch.bfloat16 if exact else torch.float16
         return torch.float32
 
-    # -- training ------------------------------------------------------------------
+    # -- rows that cannot be read --------------------------------------------------
 
-    def _minimise(self, network, step, target, device, validate, facts, past=0):
-        """The loop with this estimator's parameters; the history of its epochs.
+    def _list_of_failed(self):
+        return None if self.on_error == "raise" else []
 
-        `facts` are what the result depends on beside the parameters and the network:
-        they name the checkpoint. `past` counts the epochs of earlier fits. Without
-        scores `target` is the number of rows.
+    def _leave_out_failed(self, job):
+        if job.failed:
+            if not job.kept:
+                raise ValueError(f"No row can be read. {job.failed[0][1]}")
+            job.failed.sort()
+            for name in ("y", "groups", "weight"):
+                values = getattr(job, name)
+                if values is not None:
+                    setattr(job, name, values[job.kept])
+
+    def _open_job(self, X, network=True):
+        """What a prediction needs: data and, if asked for, the fitted network."""
+        info = self._check_fitted()
+        job = Job(X, as_rows(X), info=info, warm=True, failed=self._list_of_failed())
+        job.data = self._open_data(job)
+        if network and job.kept:
+            job.network = self._build_network(job)
+        return job
+
+    def _by_row(self, job, read, *shapes):
+        """Arrays that `read()` gives for the rows read, with NaN for the others.
+
+        `shapes` are those of one row, for the case that no row can be read.
         """
-        from diffqa_features.learned import _training
-
-        # A method lists the parameters that it has; the others stay the loop's own.
-        settings = {n: getattr(self, n) for n in _SCHEDULE if hasattr(self, n)}
-        if "milestones" in settings:
-            settings["milestones"] = tuple(map(int, settings["milestones"]))
-        dtype = self._arithmetic(device)
-        checkpoint = None
-        if self.checkpoint_dir is not None:
-            name = type(self).__name__.lower()
-            key = _training.run_key(
-                self._design(), settings, self.random_state, str(dtype), past,
-                target, facts, dict(network.state_dict()),
-            )  # fmt: skip
-            folder = Path(self.checkpoint_dir).expanduser()
-            checkpoint = folder / f"{name}-{key}.pt"
-        schedule = _training.Schedule(
-            **settings,
-            seed=_training.seed_of(int(self.random_state), past),
-            dtype=dtype,
-            checkpoint=checkpoint,
-            verbose=self.verbose,
-        )
-        return _training.train(network, step, target, schedule, device, validate)
-
-    # -- files ---------------------------------------------------------------------
-
-    def save_pretrained(self, folder):
-        """Write what was trained: `config.json` and `model.safetensors`.
-
-        A backbone itself is not written, only its name and fingerprint, and a teacher
-        not at all. A crash leaves the files of before or those of now, never a part.
-
-        Parameters
-        ----------
-        folder : str or path
-            Made if it is not there; files of these names are replaced.
-        """
-        from diffqa_features import __version__
-
-        origin = self._origin()
-        parameters = self.get_params(deep=False)
-        config = {
-            "library": f"diffqa_features {__version__}",
-            "estimator": type(self).__name__,
-            "parameters": {
-                name: _plain(value)
-                for name, value in parameters.items()
-                if name not in _LOCAL
-            },
-            **origin,
-            "fitted": {name: getattr(self, name) for name in self._FITTED},
-        }
-        _files.save(folder, config, self.weights_)
-
-    @classmethod
-    def from_pretrained(cls, folder, **parameters):
-        """Load what `save_pretrained` wrote.
-
-        Parameters
-        ----------
-        folder : str or path
-            Where the two files are.
-        **parameters : object
-            Parameters to set beside the saved ones, such as `backbone` (another place
-            of the same model), `device` or `memory`.
-
-        Returns
-        -------
-        object
-            A fitted estimator, whose output is that of the one saved.
-
-        Raises
-        ------
-        ValueError
-            If the files are damaged or are another estimator's, or if the backbone is
-            not the one that it was fitted on.
-        OSError
-            If the files or the backbone are not there.
-        """
-        config, weights = _files.load(folder)
-        if config["estimator"] != cls.__name__:
-            raise ValueError(
-                f"'{folder}' holds a {config['estimator']}, not a {cls.__name__}. Load "
-                f"it with {config['estimator']}.from_pretrained."
-            )
-        estimator = cls(**{**config["parameters"], **parameters})
-        design = cls(**config["parameters"])._design()
-        estimator._restore_files(weights, config, design)
-        estimator._check_fitted()
-        return estimator
+        kept = job.kept
+        parts = read() if kept else [np.empty((0, *shape)) for shape in shapes]
+        self.failed_ = sorted(job.failed or [])
+        self._warn_of_failed(job.rows)
+        if not job.failed:
+            return parts
+        filled = []
+        for part in parts:
+            shape = len(job.rows), *part.shape[1:]
+            filled.append(np.full(shape, np.nan, part.dtype))
+            filled[-1][kept] = part
+        return filled
 
     # -- what is fitted --------------------------------------------------------------
 
-    def _design(self):
+    def _arrays(self, job):
+        """What was trained, as arrays: a pickle of them needs no torch."""
+        return state_arrays(job.network)
+
+    def _set_fitted(self, weights, fitted, architecture):
+        """Set all that `fit` leaves, from wherever it comes."""
+        self.weights_ = weights
+        self.design_ = architecture
+        for name, value in fitted.items():
+            setattr(self, name, value)
+        return self
+
+    def _load_weights(self, network):
+        load_weights(network, self.weights_)
+
+    def _architecture(self):
         """Parameters that the weights belong to, in a form that compares and saves."""
-        return {name: _plain(getattr(self, name)) for name in self._DESIGN}
+        return {name: plain(getattr(self, name)) for name in self._ARCHITECTURE}
 
     def _check_fitted(self):
         check_is_fitted(self, "weights_")
         self._validate_params()
-        for name, value in self._design().items():
+        for name, value in self._architecture().items():
             if value != self.design_[name]:
                 raise ValueError(
                     f"The {name!r} parameter of {type(self).__name__} is {value!r}, "
@@ -194,50 +325,115 @@ class TrainedModel(BaseEstimator):
                     "again, or set the parameter back."
                 )
 
-    def _origin(self):
-        """What else the weights belong to, for the files; checks that it is there."""
-        self._check_fitted()
-        return {}
-
-    def _restore_files(self, weights, config, design):
-        self._take(weights, config["fitted"], design)
-
-    def _take(self, weights, fitted, design):
-        """Take all that `fit` leaves, from wherever it comes."""
-        # Arrays: a pickle of them needs no torch, and skops reads them.
-        self.weights_ = weights
-        self.design_ = design
-        for name, value in fitted.items():
-            setattr(self, name, value)
-        return self
-
-    def _give_weights(self, network):
-        import torch
-
-        network.load_state_dict(
-            {name: torch.from_numpy(v.copy()) for name, v in self.weights_.items()}
-        )
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        tags.no_validation = True
         tags.requires_fit = True
         return tags
 
 
-def _plain(value):
-    """A parameter as JSON has it."""
-    if isinstance(value, (str, type(None))):
-        return value
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return [_plain(item) for item in value]
+class BackboneModel(BackboneParameters, TransformerMixin, LearnedModel):
+    """Base of those that train beside a frozen backbone; it has no constructor."""
+
+    _parameter_constraints: dict = {
+        "backbone": _shared["backbone"],
+        **LearnedModel._parameter_constraints,
+    }
+
+    def _check_parameters(self):
+        info = describe_backbone(self._backbone_name())
+        self._checked_image_size(info)
+        return info
+
+    def _framing(self, info, **more):
+        return FrameSpec(
+            identity=info.identity,
+            view=self.view,
+            image_size=self._checked_image_size(info),
+            multiple=info.multiple,
+            normalization=self.normalization,
+            **more,
+        )
+
+    def _encode(self, rows, framing, failed=None, see=None):
+        """Latents of every frame of every row, each encoded once; `see` gets views."""
+        from diffqa_features._engine.passes import Passes
+
+        # The VAE in float32 everywhere: latents are computed once, and stay.
+        passes = Passes(self._backbone_name(), self.device, "float32", seed=0)
+        return encode_rows(
+            rows,
+            framing,
+            passes,
+            store=as_store(self.memory),
+            verbose=self.verbose,
+            failed=failed,
+            see=see,
+        )
+
+    def _latents(self, job, **more):
+        """Latents (F, C, h, w) of all frames; `job.encoded` has them row by row."""
+        framing = self._framing(job.info, **more)
+        job.encoded = self._encode(job.rows, framing, job.failed)
+        nothing = np.empty((0, job.info.latent_channels, 1, 1), np.float32)
+        return np.concatenate([row.latents for row in job.encoded] or [nothing])
+
+    def _load_backbone(self):
+        from diffqa_features._backbone.backbone import load_backbone
+
+        # Weights in float32; `dtype` is that of the arithmetic, by autocast.
+        return load_backbone(self._backbone_name(), self.device, "float32")
+
+    def _end(self, job, trained):
+        fitted = super()._end(job, trained)
+        return {**fitted, "backbone_identity_": job.info.identity}
+
+    def _origin(self):
+        info = self._check_fitted()
+        names = ("name", "commit", "identity")
+        return {"backbone": {name: getattr(info, name) for name in names}}
+
+    def _restore_files(self, weights, config, architecture):
+        identity = config["backbone"]["identity"]
+        fitted = {**config["fitted"], "backbone_identity_": identity}
+        self._set_fitted(weights, fitted, architecture)
+
+    def _check_fitted(self):
+        super()._check_fitted()
+        info = describe_backbone(self._backbone_name())
+        if info.identity != self.backbone_identity_:
+            raise ValueError(
+                f"The backbone {info.name!r} is not the one that this "
+                f"{type(self).__name__} was fitted on: its weights or configuration "
+                f"have the fingerprint {info.identity[:12]}, expected "
+                f"{self.backbone_identity_[:12]}. Set 'backbone' to a folder or hub id "
+                "with the original model, or fit again."
+            )
+        return info
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def state_arrays(network):
+    """Weights and buffers of a network as arrays of their own."""
+    return {
+        name: np.array(value.detach().cpu().numpy(), order="C")
+        for name, value in network.state_dict().items()
+    }
+
+
+def load_weights(network, weights):
+    """Fill a network with arrays, all of which have to be there and to fit."""
+    import torch
+
+    try:
+        network.load_state_dict(
+            {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
+        )
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            "The weights of this estimator do not fit its parameters. If it was loaded "
+            f"with from_pretrained, its files are damaged; restore them. {error}"
+        ) from error

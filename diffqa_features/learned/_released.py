@@ -21,12 +21,16 @@ def find_file(folder, names):
 
 def read_tensors(path):
     """A file of tensors by name; nothing in it is run."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         # Mapped: a whole model is read piece by piece, and not what nobody takes.
         mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        odd = [k for k, v in dict(found).items() if not isinstance(v, torch.Tensor)]
+        if odd:
+            raise ValueError(f"{odd[0]!r} is a {type(found[odd[0]]).__name__}")
+        return found
     except Exception as error:  # torch and zipfile raise many types on damage
         raise ValueError(
             f"{path} is not a file of tensors only: {error}. Nothing else is loaded, "
@@ -34,6 +38,12 @@ def read_tensors(path):
         ) from error
 
 
-def as_array(tensor):
+def as_array(tensor, path):
     """A float32 copy: a mapped tensor would change, or crash, with its file."""
-    return np.array(tensor.float().numpy(), np.float32, order="C")
+    array = np.array(tensor.float().numpy(), np.float32, order="C")
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"'{path}' holds weights that are NaN or infinity. It is damaged; copy or "
+            "download it again."
+        )
+    return array

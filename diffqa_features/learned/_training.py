@@ -21,8 +21,8 @@ from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from tqdm.auto import tqdm
 
+from diffqa_features._utils.files import remove_leftover, whole_file
 from diffqa_features._utils.hashing import make_seed
-from diffqa_features.learned._files import write_whole
 from diffqa_features.metrics import srcc_score
 
 _SAVE_SECONDS = 120  # between checkpoints inside an epoch
@@ -40,10 +40,12 @@ class Schedule:
     batch_size: int
     learning_rate: float
     weight_decay: float = 1e-2
-    gradient_clip: float | None = 1.0
+    max_grad_norm: float | None = 1.0
     milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied ...
-    decay: float = 1.0  # ... by this
-    accumulation: int = 1
+    lr_decay: float = 1.0  # ... by this
+    gradient_accumulation_steps: int = 1
+    smallest_batch: int = 1
+    """A last batch of fewer rows goes into the one before."""
     patience: int = 3
     seed: int = 0
     dtype: torch.dtype = torch.float32
@@ -68,7 +70,8 @@ def train(
     step : callable
         ``step(indices, generators) -> (loss, predictions)``: the mean loss of these
         rows with its graph, and one number per row. All chance comes from the
-        generators, one per row (on the CPU), so that `accumulation` changes nothing.
+        generators, one per row (on the CPU), so that the number of
+        `gradient_accumulation_steps` changes nothing.
     target : ndarray of shape (N,) or int
         What predictions are ranked against in the history. An int is N, the number of
         rows, where nothing is ranked: the predictions are then None.
@@ -101,6 +104,14 @@ def precision(device: torch.device, dtype: torch.dtype):
         yield
 
 
+def mean_of(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Mean of one loss per row (n,); weights (n,) are 1 on average over all rows.
+
+    So they are not divided by their sum in a batch: a batch of light rows counts less.
+    """
+    return values.mean() if weight is None else (values * weight).mean()
+
+
 def run_key(*facts: object) -> str:
     """Name of a run's checkpoint: a hash of all that its result depends on.
 
@@ -109,7 +120,7 @@ def run_key(*facts: object) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
 
-    def take(fact):
+    def add(fact):
         if isinstance(fact, torch.Tensor):
             fact = fact.detach().cpu().numpy()
         if is_dataclass(fact):
@@ -122,11 +133,11 @@ def run_key(*facts: object) -> str:
         elif isinstance(fact, (tuple, list)):
             digest.update(f"{len(fact)}(".encode())
             for part in fact:
-                take(part)
+                add(part)
         else:
             digest.update(f"{fact!r};".encode())
 
-    take(facts)
+    add(facts)
     return digest.hexdigest()
 
 
@@ -148,6 +159,9 @@ class _Run:
         scaled = schedule.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.batches = -(-self.rows // schedule.batch_size)
+        rest = self.rows % schedule.batch_size
+        if 0 < rest < schedule.smallest_batch and self.batches > 1:
+            self.batches -= 1
         self.done_epochs, self.done_batches = 0, 0
         self.losses, self.order_seen, self.predictions = [], [], []
         self.history: list[dict] = []
@@ -177,10 +191,11 @@ class _Run:
         order = order.permutation(self.rows)
         passed = sum(self.done_epochs >= epoch for epoch in schedule.milestones)
         for group in self.optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * schedule.decay**passed
+            group["lr"] = schedule.learning_rate * schedule.lr_decay**passed
         while self.done_batches < self.batches:
             start = self.done_batches * schedule.batch_size
-            self._update(order[start : start + schedule.batch_size])
+            last = self.done_batches == self.batches - 1
+            self._update(order[start : None if last else start + schedule.batch_size])
             self.done_batches += 1
             bar.update(1)
             loss = sum(self.losses) / len(self.order_seen)
@@ -191,10 +206,11 @@ class _Run:
         self.save()
 
     def _update(self, rows):
-        """One step of the optimizer, its rows in `accumulation` parts."""
+        """One step of the optimizer, its rows in as many parts as were asked for."""
         self.optimizer.zero_grad(set_to_none=True)
         where = self.schedule.seed, self.done_epochs
-        for chosen in np.array_split(rows, min(self.schedule.accumulation, len(rows))):
+        parts = min(self.schedule.gradient_accumulation_steps, len(rows))
+        for chosen in np.array_split(rows, parts):
             generators = [
                 torch.Generator().manual_seed(seed_of(*where, int(row)))
                 for row in chosen
@@ -211,7 +227,7 @@ class _Run:
             if predictions is not None:
                 self.predictions += predictions.detach().float().cpu().tolist()
         self.scaler.unscale_(self.optimizer)
-        limit = self.schedule.gradient_clip
+        limit = self.schedule.max_grad_norm
         limit = float("inf") if limit is None else limit
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
@@ -224,7 +240,7 @@ class _Run:
             f"The {what} became {value} in step {self.done_batches + 1} of epoch "
             f"{self.done_epochs + 1} (learning_rate={self.schedule.learning_rate:g}, "
             f"dtype={str(self.schedule.dtype).removeprefix('torch.')}). Take a smaller "
-            "learning_rate or gradient_clip, or dtype='float32' where it is not; the "
+            "learning_rate or max_grad_norm, or dtype='float32' where it is not; the "
             "estimator is as it was before fit."
         )
 
@@ -275,11 +291,17 @@ class _Run:
         state["network"] = self.network.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["scaler"] = self.scaler.state_dict()
-        write_whole(self.schedule.checkpoint, lambda file: torch.save(state, file))
+        # Two runs of one checkpoint are equal, so they may take turns.
+        checkpoint = whole_file(self.schedule.checkpoint, wait=True)
+        with checkpoint as path, path.open("wb") as file:
+            torch.save(state, file)
 
     def resume(self):
         path = self.schedule.checkpoint
-        if path is None or not path.exists():
+        if path is None:
+            return
+        remove_leftover(path)
+        if not path.exists():
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)

@@ -9,15 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from diffqa_features._engine.parallel import keep, share_rows, work_ahead
+from diffqa_features._engine.parallel import map_rows, put_or_disable, work_ahead
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import make_key, pack_keys, unpack_keys
 from diffqa_features.motion._clips import LENGTH, RULE, read_clips
 from diffqa_features.motion._weights import WeightsInfo
-
-FORMAT = 1
-"""Raised whenever a stored number changes its meaning; part of every store key."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,12 @@ class MotionRequest:
         """Store key of a clip's features: its frames, as the network sees them."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(np.ascontiguousarray(clip))
-        words = FORMAT, "motion", digest.hexdigest(), self.size, self.identity
+        words = "motion", digest.hexdigest(), self.size, self.identity
         return make_key(*words, self.dtype)
 
     def list_key(self, media_key: str) -> str:
         """Store key of the list of a medium's clip keys."""
-        words = FORMAT, "motion clips", media_key, RULE, LENGTH, self.size
+        words = "motion clips", media_key, RULE, LENGTH, self.size
         return make_key(*words, self.identity, self.dtype)
 
 
@@ -96,11 +93,11 @@ def extract_motion(
     """
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
-    take = partial(
-        _take, request=request, finish=finish, store=store, on_error=on_error
+    process = partial(
+        _process_rows, request=request, finish=finish, store=store, on_error=on_error
     )
-    parts, failed = share_rows(
-        rows, take, device=request.device, n_jobs=n_jobs, verbose=verbose
+    parts, failed = map_rows(
+        rows, process, device=request.device, n_jobs=n_jobs, verbose=verbose
     )
     results = [None] * len(rows)
     for places, part in parts:
@@ -109,8 +106,8 @@ def extract_motion(
     return results, failed
 
 
-def _take(rows, advance, request, finish, store, on_error):
-    return _Run(request, finish, store, on_error, advance).take(rows)
+def _process_rows(rows, advance, request, finish, store, on_error):
+    return _Run(request, finish, store, on_error, advance).process(rows)
 
 
 class _Run:
@@ -124,8 +121,9 @@ class _Run:
         self.advance = advance
         self.passes = None
 
-    def take(self, rows):
+    def process(self, rows):
         self.failed = []
+        self.refused = {}  # index of a row -> why no numbers could be computed
         self.results = {}
         self.copies = []
         # Clips to compute by key, each with where its features go.
@@ -145,9 +143,13 @@ class _Run:
                     waiting = {}
         if waiting:
             self._compute(waiting)
+        row_of = {row.index: row for row in rows}
         for index, first in self.copies:
             self.results[index] = self.results[first].copy()
-        return [self.results[row.index] for row in rows], self.failed
+            if first in self.refused:
+                reason = f"{row_of[index].label}: {self.refused[first]}"
+                self.failed.append((index, reason))
+        return [self.results[row.index] for row in rows], sorted(self.failed)
 
     @property
     def _batch_size(self):
@@ -209,10 +211,7 @@ class _Run:
 
     def _end(self, watched, seen):
         if seen.error is not None:
-            self.failed.append((watched.row.index, str(seen.error)))
-            nothing = np.full((1, sum(self.request.channels)), np.nan, np.float32)
-            self.results[watched.row.index] = self.finish(nothing)
-            self.advance(1)
+            self._fail(watched.row, str(seen.error))
             return
         if seen.first is not None:
             self.copies.append((watched.row.index, seen.first))
@@ -240,14 +239,34 @@ class _Run:
             for watched, place in places:
                 watched.features[place] = entries[key]
                 rows[watched] = None
-        self.store = keep(self.store, entries)
+        finite = {k: v for k, v in entries.items() if np.isfinite(v).all()}
+        self.store = put_or_disable(self.store, finite)
         for watched in rows:
             if watched.complete:
                 self._finish(watched)
 
+    def _fail(self, row, message):
+        self.failed.append((row.index, message))
+        nothing = np.full((1, sum(self.request.channels)), np.nan, np.float32)
+        self.results[row.index] = self.finish(nothing)
+        self.advance(1)
+
     def _finish(self, watched):
+        if not np.isfinite(watched.features).all():
+            # The passes took such clips in float32 already.
+            problem = (
+                f"the motion network {self.request.weights.name!r} gives numbers that "
+                "are not finite, also in float32. Its weights are damaged or no "
+                "model's; copy or download them again."
+            )
+            error = watched.row.error(problem)
+            if self.on_error == "raise":
+                raise error
+            self.refused[watched.row.index] = problem
+            self._fail(watched.row, str(error))
+            return
         if watched.list_key is not None and self.store is not None:
             entry = {watched.list_key: pack_keys(watched.keys)}
-            self.store = keep(self.store, entry)
+            self.store = put_or_disable(self.store, entry)
         self.results[watched.row.index] = self.finish(np.stack(watched.features))
         self.advance(1)

@@ -7,9 +7,11 @@ import numpy as np
 from sklearn.utils._param_validation import StrOptions
 
 from diffqa_features._media.rows import as_rows
-from diffqa_features._media.video.video import READERS
+from diffqa_features._media.video.video import VIDEO_BACKENDS
 from diffqa_features._store.store import as_store
-from diffqa_features.features._estimator import MediaTransformer
+from diffqa_features._utils.checks import InOrder
+from diffqa_features._utils.statistics import pool_rows
+from diffqa_features.features._base import MediaTransformer
 from diffqa_features.motion._extract import MotionRequest, extract_motion
 from diffqa_features.motion._weights import find_weights
 
@@ -30,7 +32,7 @@ class MotionFeatures(MediaTransformer):
 
     Parameters
     ----------
-    weights : str or path, default="tiny"
+    motion_network : str or path, default="tiny"
         ``"tiny"``, a small network that ships with the package and was trained on
         procedural clips; ``"slowfast_r50"``, SlowFast-R50 8x8 trained on
         Kinetics-400, the motion input of GenzVQA, taken from the cache of
@@ -130,15 +132,15 @@ class MotionFeatures(MediaTransformer):
     """
 
     _parameter_constraints: dict = {
-        "weights": [str, os.PathLike],
-        "pooling": [str, "array-like"],
+        "motion_network": [str, os.PathLike],
+        "pooling": [str, InOrder()],
         **MediaTransformer._parameter_constraints,
-        "reader": [StrOptions(set(READERS))],
+        "reader": [StrOptions(set(VIDEO_BACKENDS))],
     }
 
     def __init__(
         self,
-        weights="tiny",
+        motion_network="tiny",
         *,
         pooling=("mean",),
         memory=None,
@@ -150,7 +152,7 @@ class MotionFeatures(MediaTransformer):
         verbose=0,
         reader="auto",
     ):
-        self.weights = weights
+        self.motion_network = motion_network
         self.pooling = pooling
         self.memory = memory
         self.batch_size = batch_size
@@ -184,7 +186,9 @@ class MotionFeatures(MediaTransformer):
         OSError
             If the weights or a file are not there.
         """
-        return np.stack(self._extract(X, partial(_pool, self._statistics())))
+        return np.stack(
+            self._extract(X, partial(pool_rows, statistics=self._statistics()))
+        )
 
     def sequences(self, X):
         """Compute the features of each clip, as GenzVQA takes them.
@@ -253,12 +257,12 @@ class MotionFeatures(MediaTransformer):
         self._warn_of_failed(rows)
         return results
 
-    def _plan(self):
+    def _check_parameters(self):
         self._statistics()
-        return find_weights(self.weights)
+        return find_weights(self.motion_network)
 
     def _request(self):
-        info = self._plan()
+        info = self._check_parameters()
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 
@@ -279,10 +283,4 @@ class MotionFeatures(MediaTransformer):
         return self._choice("pooling", STATISTICS)
 
     def _channels(self):
-        return _CHANNELS[find_weights(self.weights, download=False).kind]
-
-
-def _pool(statistics, clips):
-    """(clips, C) -> (C * statistics,)."""
-    pool = {"mean": np.mean, "std": np.std}
-    return np.concatenate([pool[s](clips, axis=0) for s in statistics])
+        return _CHANNELS[find_weights(self.motion_network, download=False).kind]

@@ -15,7 +15,7 @@ from diffqa_features.motion._weights import WeightsInfo, load_network
 
 log = logging.getLogger(__name__)
 
-_WAYS_OUT = "dtype='float16' or 'bfloat16', weights='tiny', or another device"
+_WAYS_OUT = "dtype='float16' or 'bfloat16', motion_network='tiny', or another device"
 
 
 class MotionPasses:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from diffqa_features._backbone.info import hash_file
+from diffqa_features._backbone.digests import hash_file
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ SHA256 = None
 what is loaded has to have the names and shapes of the network, and is read as data."""
 
 _WANTED = (
-    "The {!r} parameter must be 'tiny', 'slowfast_r50' or a file with weights of "
-    "SlowFast-R50 8x8."
+    "The 'motion_network' parameter must be 'tiny', 'slowfast_r50' or a file with "
+    "weights of SlowFast-R50 8x8."
 )
 _STEM = "blocks.0.multipathway_blocks.0.conv.weight"
 _loading = threading.Lock()
@@ -47,12 +47,8 @@ class WeightsInfo:
         return hash_file(self.path)
 
 
-def find_weights(
-    name: str | os.PathLike, *, download: bool = True, parameter: str = "weights"
-) -> WeightsInfo:
+def find_weights(name: str | os.PathLike, *, download: bool = True) -> WeightsInfo:
     """Find the file that holds the weights; of an alias, download it if need be.
-
-    Errors call it what the caller's `parameter` is called.
 
     Raises
     ------
@@ -69,7 +65,7 @@ def find_weights(
         if not path.is_file() and download:
             _download(path)
         return WeightsInfo(text, path, "r50")
-    path, wanted = Path(text).expanduser(), _WANTED.format(parameter)
+    path, wanted = Path(text).expanduser(), _WANTED
     if not path.is_file():
         hint = f"{text!r} was not found (looked for {path.absolute()})."
         if not (path.suffix or path.name != text):  # a word, not a path
@@ -94,6 +90,7 @@ def load_network(info: WeightsInfo, device, dtype):
 def _load(info, identity, device, dtype):
     import torch
 
+    from diffqa_features._backbone.tensors import check_finite
     from diffqa_features.motion._slowfast import R50, TINY, SlowFast
 
     weights = _read(info.path)
@@ -102,6 +99,8 @@ def _load(info, identity, device, dtype):
         with torch.device("meta"):
             network = SlowFast(TINY if info.kind == "tiny" else R50)
         _check_names(info.path, weights, network.state_dict())
+        for key, value in weights.items():
+            check_finite(value, info.path, key)
         weights = {
             key: value.float() if value.is_floating_point() else value
             for key, value in weights.items()
@@ -113,18 +112,23 @@ def _load(info, identity, device, dtype):
 
 def _read(path: Path) -> dict:
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        # Copied: a view of the file would change, or crash, with the file.
-        return {key: value.clone() for key, value in load_file(path).items()}
-    import pickle
-
+        try:
+            # Copied: a view of the file would change, or crash, with the file.
+            return {key: value.clone() for key, value in load_file(path).items()}
+        except (SafetensorError, ValueError) as error:
+            raise OSError(
+                f"{path} is not a safetensors file, or is damaged: {error}. Copy or "
+                "download it again."
+            ) from error
     import torch
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # torch, pickle and zipfile raise many types on damage
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OSError(
             f"{path} cannot be read as weights alone: {first} It may be damaged, or "
             "hold code beside the weights, which is never run here; save its state "
@@ -149,7 +153,14 @@ def _check_names(path, weights, expected) -> None:
             f"{URL}."
         )
     for key, value in expected.items():
-        shape = tuple(getattr(weights[key], "shape", ()))
+        if type(weights[key]) is not type(value):
+            raise OSError(f"{path}: {key!r} is a {type(weights[key]).__name__}.")
+        if weights[key].is_floating_point() != value.is_floating_point():
+            raise OSError(
+                f"{path}: {key!r} is of type {weights[key].dtype}, and must be like "
+                f"{value.dtype}."
+            )
+        shape = tuple(weights[key].shape)
         if shape != tuple(value.shape):
             raise OSError(
                 f"{path} is not a checkpoint of this network: {key!r} has the shape "
@@ -164,8 +175,10 @@ def _kind_of(path: Path) -> str:
     try:
         with safe_open(path, framework="numpy") as file:
             shape = file.get_slice(_STEM).get_shape() if _STEM in file.keys() else None
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{path} is not a safetensors file: {error}.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise OSError(
+            f"{path} is not a safetensors file: {error}. Copy or download it again."
+        ) from error
     return "tiny" if shape and shape[0] == 16 else "r50"
 
 
@@ -194,7 +207,7 @@ def _download(path: Path) -> None:
             f"The weights {ALIAS!r} are not on this machine ({path}), and they could "
             f"not be downloaded: {error}. Ways to get them:\n"
             f"  - on a machine with network: curl -O {URL}, then copy the file to "
-            f"{path} (TORCH_HOME names another folder), or pass its path as weights\n"
+            f"{path} (TORCH_HOME names another folder), or pass the path instead\n"
             "  - unset HF_HUB_OFFLINE where it is set, to download them here\n"
-            "  - weights='tiny', which ships with this package"
+            "  - motion_network='tiny', which ships with this package"
         ) from error

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from diffqa_features._media.images import array_pixels
-from diffqa_features._media.video.demux import (
-    Index,
+from diffqa_features._media.video.demux import Index
+from diffqa_features._media.video.opening import (
     VideoError,
     cause_of,
     damaged,
@@ -23,8 +23,12 @@ from diffqa_features._media.video.demux import (
 )
 
 _CODECS = ("h264", "hevc", "mjpeg", "vp9")  # MPEG-4 differs by a level here and there
-_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+_CONTAINERS = ("mov", "matroska", "avi")
 _WORTH_A_JUMP = 4  # frames: jumping costs a search and an emptied decoder
+# It takes other names with a pattern in them for pictures beside the file.
+_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".3gp")
+_PATTERNS = frozenset("%*?[]{}")
+_ROOM = 1_000_000  # frames beyond those there are that decord may make room for
 _FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p")
 
 
@@ -36,12 +40,17 @@ def objection(index: Index) -> str:
     """
     if isinstance(index.source, bytes):
         return "it reads files only"
+    plain = index.source.lower().endswith(_SUFFIXES)
+    if not plain and not _PATTERNS.isdisjoint(index.source):
+        return "it may take the name for a pattern"
+    if index.expected > 2 * len(index.times) + _ROOM:
+        return "its header promises far more frames than it has"
     if not index.alone:
         return "it chooses by itself among several video streams"
     if index.codec not in _CODECS:
         return f"it does not know {index.codec}, or rounds it in another way"
-    if index.container not in _CONTAINERS:
-        return f"it is not sure in {index.container}"
+    if index.demuxer not in _CONTAINERS:
+        return f"it is not sure in {index.demuxer}"
     if index.pixel_format not in _FORMATS:
         return f"it rounds {index.pixel_format} in its own way or drops its alpha"
     if "420" in index.pixel_format and (index.size[0] % 2 or index.size[1] % 2):
@@ -127,15 +136,15 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
             # A container may lead to the wrong place: then from its beginning.
             if find is not _jumping:
                 about, cause = len(index.times), cause_of(error)
-                strict = index.strict
-                text = damaged(index.source, index.stream, strict, about, cause)
+                where = (index.source, index.demuxer, index.stream, index.strict)
+                text = damaged(*where, about, cause)
                 raise VideoError(text) from error
             wanted = wanted[done:]
 
 
 def _counting(index, wanted) -> Iterator:
     """Decode from the beginning and count."""
-    with opened(index.source) as container:
+    with opened(index.source, index.demuxer) as container:
         frames = decode_all(container, index.stream, index.strict)
         count = -1
         for at in wanted:
@@ -148,7 +157,7 @@ def _counting(index, wanted) -> Iterator:
 
 def _in_order(index, wanted) -> Iterator:
     """Decode from the beginning and look at the time stamps."""
-    with opened(index.source) as container:
+    with opened(index.source, index.demuxer) as container:
         frames = decode_all(container, index.stream, True)
         for at in wanted:
             yield _until(frames, index.pts[at], at)
@@ -157,7 +166,7 @@ def _in_order(index, wanted) -> Iterator:
 def _jumping(index, wanted, **options) -> Iterator:
     """Decode on from the last place to enter before each wanted frame."""
     needed = set(index.pts[list(wanted)].tolist())
-    with opened(index.source) as container:
+    with opened(index.source, index.demuxer) as container:
         stream = container.streams[index.stream]
         context = decoder_of(stream, True, **options)
         frames = decoded(container, stream, context, needed)

@@ -15,9 +15,10 @@ from diffqa_features._media.video.decoders import (
     read_decord,
     read_imageio,
 )
-from diffqa_features._media.video.demux import VideoError, absolute, index_video
+from diffqa_features._media.video.demux import absolute, index_video
+from diffqa_features._media.video.opening import VideoError
 
-READERS = ("auto", "decord", "imageio")
+VIDEO_BACKENDS = ("auto", "decord", "imageio")
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,10 @@ def open_video(source: str | os.PathLike | bytes, reader: str = "auto") -> Video
     ``"auto"`` reads with decord where it gives the same frames as imageio's PyAV, and
     with that one elsewhere; see `diffqa_features._media.video.decoders.objection`.
     """
-    if reader not in READERS:
-        raise ValueError(f"reader must be one of {READERS}. Got {reader!r} instead.")
+    if reader not in VIDEO_BACKENDS:
+        raise ValueError(
+            f"reader must be one of {VIDEO_BACKENDS}. Got {reader!r} instead."
+        )
     return Video(source if isinstance(source, bytes) else absolute(source), reader)
 
 

@@ -1,15 +1,24 @@
-"""`DiffusionController`: frames in, a steered diffusion model and its features out."""
+"""`DiffusionController`: frames in, a frozen diffusion model that rebuilds them out."""
 
+from dataclasses import replace
 from numbers import Integral
 
 import numpy as np
+from sklearn.utils._param_validation import Interval
 
-from diffqa_features._engine.records import STATISTICS
-from diffqa_features._media.rows import as_rows
-from diffqa_features.learned.control.controlled_model import ControlledModel
+from diffqa_features._backbone.blocks import select_blocks
+from diffqa_features._engine.kinds import STATISTICS
+from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
+from diffqa_features._utils.statistics import pool_rows
+from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
+from diffqa_features.learned._base import BackboneModel
+
+_KEPT = "mean std max"  # what the store has of each map, in the order of STATISTICS
+_shared = BackboneTransformer._parameter_constraints
 
 
-class DiffusionController(ControlledModel):
+class DiffusionController(BackboneModel):
     """Steer a frozen diffusion model to rebuild each frame as it is (DiffVQA [1]_).
 
     A trainable copy of the UNet's encoder and middle block sees the noisy latent and
@@ -71,7 +80,7 @@ class DiffusionController(ControlledModel):
     batch_size : int, default=16
         Frames per step of the training, and per pass of the UNet.
 
-    accumulation : int, default=1
+    gradient_accumulation_steps : int, default=1
         Parts in which a batch goes through the training, where it does not fit into
         memory.
 
@@ -81,7 +90,7 @@ class DiffusionController(ControlledModel):
     weight_decay : float, default=1e-2
         Of AdamW.
 
-    gradient_clip : float, default=1.0
+    max_grad_norm : float, default=1.0
         Largest norm of a step's gradient.
 
     warm_start : bool, default=False
@@ -109,6 +118,10 @@ class DiffusionController(ControlledModel):
         is bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
         elsewhere.
 
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with a row that cannot be read: raise at the first; or leave it out
+        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+
     verbose : int, default=0
         1 shows progress bars with the loss.
 
@@ -123,6 +136,10 @@ class DiffusionController(ControlledModel):
         Empty: no parameter binds the weights but `backbone`.
     backbone_identity_ : str
         Fingerprint of the backbone.
+    failed_ : list of (int, str)
+        Position and reason of every row of the last call that could not be read.
+    feature_names_in_ : ndarray of str
+        Columns of the X of `fit`, if that was a table.
 
     See Also
     --------
@@ -174,6 +191,21 @@ class DiffusionController(ControlledModel):
     (1, 32, 32, 3)
     """
 
+    # Pixels as the autoencoder was trained on, since it also decodes here.
+    normalization = "vae"
+
+    _parameter_constraints: dict = {
+        **BackboneModel._parameter_constraints,
+        "stages": [str, InOrder(), None],
+        "pooling": [str, InOrder()],
+        "n_steps": [Interval(Integral, 1, 1000, closed="both")],
+        "last_timestep": [Interval(Integral, 0, 999, closed="both")],
+        "frame_rate": _shared["frame_rate"],
+        "max_frames": _shared["max_frames"],
+        "reader": _shared["reader"],
+        "frame_pooling": [str, InOrder()],
+    }
+
     def __init__(
         self,
         backbone="tiny",
@@ -190,16 +222,17 @@ class DiffusionController(ControlledModel):
         frame_pooling=("mean",),
         max_epochs=10,
         batch_size=16,
-        accumulation=1,
+        gradient_accumulation_steps=1,
         learning_rate=1e-4,
         weight_decay=1e-2,
-        gradient_clip=1.0,
+        max_grad_norm=1.0,
         warm_start=False,
         checkpoint_dir=None,
         random_state=0,
         memory=None,
         device=None,
         dtype=None,
+        on_error="raise",
         verbose=0,
     ):
         self.backbone = backbone
@@ -215,16 +248,17 @@ class DiffusionController(ControlledModel):
         self.frame_pooling = frame_pooling
         self.max_epochs = max_epochs
         self.batch_size = batch_size
-        self.accumulation = accumulation
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
+        self.max_grad_norm = max_grad_norm
         self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
         self.random_state = random_state
         self.memory = memory
         self.device = device
         self.dtype = dtype
+        self.on_error = on_error
         self.verbose = verbose
 
     def fit(self, X, y=None, groups=None):
@@ -255,24 +289,7 @@ class DiffusionController(ControlledModel):
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
-        self._validate_params()
-        rows = as_rows(X)
-        info = self._plan()
-        again = self.warm_start and hasattr(self, "weights_")
-        if again:
-            self._check_fitted()
-        encoded = self._encode(rows, self._framing(info))
-        latents = np.concatenate([row.latents for row in encoded])  # (N, C, h, w)
-        backbone, network = self._open(trained=again)
-        past = list(self.history_) if again else []
-        history = self._train(network, backbone, latents, len(past))
-        weights = {
-            name: value.detach().cpu().numpy().copy()
-            for name, value in network.state_dict().items()
-        }
-        history = [{**new, "epoch": len(past) + new["epoch"]} for new in history]
-        fitted = {"history_": past + history}
-        return self._restore(weights, info.identity, fitted, self._design())
+        return self._fit(X)
 
     def transform(self, X):
         """Pool the features of frames over space and time.
@@ -287,26 +304,16 @@ class DiffusionController(ControlledModel):
         ndarray of shape (N, D), dtype float32
             One row per medium. A DataFrame after ``set_output``.
         """
-        info = self._check_fitted()
-        chain = self._chain(self._plan())
-        framing = self._framing(info)
-        encoded = self._encode(as_rows(X), framing)
-        maps = self._features(encoded, framing, chain)
-        chosen = [STATISTICS.index(name) for name in self._statistics()]
-        pool = {"mean": np.mean, "std": np.std, "max": np.max, "min": np.min}
-        matrix = []
-        for row in encoded:
-            table = np.stack(
-                [
-                    np.concatenate(
-                        [maps[key][name][chosen].ravel() for name in chain.names]
-                    )
-                    for key in map(framing.key, row.keys)
-                ]
-            )  # (T, D)
-            pooled = [pool[name](table, axis=0) for name in self._frame_statistics()]
-            matrix.append(np.concatenate(pooled))
-        return np.stack(matrix)
+        job = self._open_job(X, network=False)
+        chain = self._chain(self._check_parameters())
+
+        def read():
+            framing = self._framing(job.info, **self._frames())
+            maps = self._features(job.encoded, framing, chain)
+            return [np.stack([self._row(maps, framing, r, chain) for r in job.encoded])]
+
+        (columns,) = self._by_row(job, read, self.get_feature_names_out().shape)
+        return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`; needs no weights in memory.
@@ -323,7 +330,7 @@ class DiffusionController(ControlledModel):
             `frame_pooling` other than ``("mean",)`` each ends in ``__frames-mean``.
         """
         self._validate_params()
-        info = self._plan()
+        info = self._check_parameters()
         widths = {stage.name: stage.channels for stage in self._stages(info)}
         widths["latent"] = info.latent_channels
         several = self._frame_statistics() != ("mean",)
@@ -368,27 +375,177 @@ class DiffusionController(ControlledModel):
         from diffqa_features.learned.control.features import controlled_frames
 
         first = 999 if start is None else start
-        self._check_step("start", first, self.last_timestep + 1, 999)
-        self._check_step("n_steps", n_steps, 2, first - self.last_timestep + 1)
-        info = self._check_fitted()
-        chain = self._chain(self._plan(), n_steps=n_steps, stages=(), start=start)
-        encoded = self._encode(as_rows(X), self._framing(info))
-        backbone, network = self._open(trained=True)
-        frames = controlled_frames(
-            backbone,
-            network if control else None,
-            np.concatenate([row.latents for row in encoded]),
+        _check_step("start", first, self.last_timestep + 1, 999)
+        _check_step("n_steps", n_steps, 2, first - self.last_timestep + 1)
+        job = self._open_job(X)
+        info = self._check_parameters()
+        chain = self._chain(info, n_steps=n_steps, stages=(), start=start)
+        side = self._checked_image_size(info)
+        found = [np.empty((0, side, side, 3), np.uint8) for _ in job.rows]
+
+        def read():
+            frames = controlled_frames(
+                job.backbone,
+                job.network if control else None,
+                job.data,
+                chain,
+                batch_size=self.batch_size,
+            )
+            ends = np.cumsum([len(row.latents) for row in job.encoded])
+            for place, part in zip(job.kept, np.split(frames, ends[:-1])):
+                found[place] = part
+            return []
+
+        self._by_row(job, read)
+        return found
+
+    # -- parameters ----------------------------------------------------------------
+
+    def _check_parameters(self):
+        info = super()._check_parameters()
+        self._stages(info)
+        self._statistics()
+        self._frame_statistics()
+        if self.n_steps > 1000 - self.last_timestep:
+            raise self._complaint(
+                "n_steps",
+                f"at most {1000 - self.last_timestep} with "
+                f"last_timestep={self.last_timestep}",
+            )
+        return info
+
+    def _stages(self, info):
+        from diffqa_features.learned.control.features import default_stages
+
+        if self.stages is None:
+            return default_stages(info.stages)
+        patterns = self.stages if isinstance(self.stages, str) else list(self.stages)
+        names = select_blocks(patterns, [stage.name for stage in info.stages])
+        return tuple(stage for stage in info.stages if stage.name in names)
+
+    def _statistics(self):
+        return self._choice("pooling", STATISTICS)
+
+    def _frame_statistics(self):
+        return self._choice("frame_pooling", FRAME_STATISTICS)
+
+    def _frames(self):
+        return {
+            "frame_rate": float(self.frame_rate),
+            "max_frames": self.max_frames,
+            "reader": self.reader,
+        }
+
+    def _chain(self, info, **changes):
+        from diffqa_features.learned.control.features import Chain
+
+        settings = {
+            "stages": self._stages(info),
+            "n_steps": int(self.n_steps),
+            "last_timestep": int(self.last_timestep),
+            "seed": int(self.random_state),
+            "dtype": self._arithmetic(self._where()),
+        }
+        return Chain(**{**settings, **changes})
+
+    # -- data, network and loss ----------------------------------------------------
+
+    def _open_data(self, job):
+        """Latents of all frames of all rows: each of them trains."""
+        return self._latents(job, **self._frames())
+
+    def _build_network(self, job):
+        job.backbone = self._load_backbone()
+        return self._make_network(job.backbone, self.weights_ if job.warm else None)
+
+    def _make_network(self, backbone, weights):
+        import torch
+
+        from diffqa_features.learned.control.network import make_control
+
+        with torch.inference_mode(False):
+            return make_control(backbone.unet, weights)
+
+    def _loss(self, job):
+        """Predict the noise of every frame at random timesteps."""
+        import torch
+        from torch.nn import functional as F
+
+        from diffqa_features.learned.control.network import run_controlled
+
+        backbone, latents = job.backbone, job.data
+        count, shape = len(backbone.alphas_cumprod), latents.shape[1:]
+        conditioning = backbone.condition([""])
+
+        def step(rows, generators):
+            timesteps = torch.cat(
+                [torch.randint(0, count, (1,), generator=g) for g in generators]
+            )
+            noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+            timesteps, noise = timesteps.to(backbone.device), noise.to(backbone.device)
+            clean = torch.from_numpy(latents[rows]).to(backbone.device)
+            noisy = backbone.add_noise(clean, timesteps, noise)
+            output, _ = run_controlled(
+                backbone, job.network, noisy, clean, timesteps, conditioning
+            )
+            predicted = backbone.to_noise(output, noisy, timesteps)
+            return F.mse_loss(predicted, noise), None
+
+        return step
+
+    def _facts(self, job):
+        return job.data
+
+    # -- features ------------------------------------------------------------------
+
+    def _features(self, encoded, framing, chain):
+        """Statistics of every map of every frame, by the key of its latent."""
+        from diffqa_features._engine.pooling import pool_space
+        from diffqa_features.learned.control.features import (
+            fingerprint,
+            stored_features,
+        )
+
+        store = as_store(self.memory)
+        if store is not None:
+            chain = replace(chain, control=fingerprint(self.weights_))
+
+        def open_model():
+            backbone = self._load_backbone()
+            return backbone, self._make_network(backbone, self.weights_)
+
+        return stored_features(
+            {
+                framing.key(key): latent
+                for row in encoded
+                for key, latent in zip(row.keys, row.latents, strict=True)
+            },
             chain,
+            open_model,
+            lambda maps: pool_space(maps, STATISTICS),
+            _KEPT,
+            store=store,
             batch_size=self.batch_size,
         )
-        ends = np.cumsum([len(row.latents) for row in encoded])
-        return np.split(frames, ends[:-1])
 
-    @staticmethod
-    def _check_step(name, value, low, high):
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if not whole or not low <= value <= high:
-            raise ValueError(
-                f"The {name!r} parameter of reconstruct must be an int in the range "
-                f"[{low}, {high}]. Got {value!r} instead."
-            )
+    def _row(self, maps, framing, row, chain):
+        """The columns of one row: statistics over its frames."""
+        chosen = [STATISTICS.index(name) for name in self._statistics()]
+        table = np.stack(
+            [
+                np.concatenate(
+                    [maps[key][name][chosen].ravel() for name in chain.names]
+                )
+                for key in map(framing.key, row.keys)
+            ]
+        )  # (T, D)
+        return pool_rows(table, self._frame_statistics())
+
+
+def _check_step(name, value, low, high):
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise ValueError(
+            f"The {name!r} parameter of reconstruct must be an int in the range "
+            f"[{low}, {high}]. Got {value!r} instead."
+        )

@@ -11,16 +11,14 @@ import torch
 
 from diffqa_features._backbone.blocks import Stage
 from diffqa_features._backbone.capture import Tap
+from diffqa_features._backbone.sampling import decode, walk_back
 from diffqa_features._backbone.weights import load_decoder, quiet
-from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._engine.passes import draw_noise, rows_per_pass
-from diffqa_features._engine.round_trip import decode, walk_back
 from diffqa_features._utils.batching import in_halves
 from diffqa_features._utils.hashing import make_key
 from diffqa_features.learned._training import precision
 from diffqa_features.learned.control.network import run_controlled
-
-_FORMAT = 1  # raised whenever a stored number changes its meaning
 
 LATENT = "latent"
 """The name that F_Latent has among the maps."""
@@ -53,12 +51,18 @@ class Chain:
         steps = np.linspace(self.last_timestep, first, self.n_steps)
         return steps.round().astype(int)[::-1].tolist()
 
+    @property
+    def facts(self) -> tuple:
+        """All of it but the stages, which a key names one by one."""
+        return (
+            self.n_steps, self.last_timestep, self.seed, str(self.dtype), self.control,
+            self.start,
+        )  # fmt: skip
+
     def key(self, latent_key: str, name: str, reduction: str) -> str:
         """Store key of one map of one frame, reduced in the way that is named."""
         return make_key(
-            "controlled", _FORMAT, latent_key, self.control, self.n_steps,
-            self.last_timestep, self.seed, str(self.dtype), name, reduction,
-            *(() if self.start is None else (self.start,)),
+            "controlled", latent_key, self.facts, name, reduction,
         )  # fmt: skip
 
 
@@ -105,7 +109,7 @@ def controlled_features(
     """
     device = backbone.device
     timesteps = chain.timesteps(len(backbone.alphas_cumprod))
-    states = backbone.encode_text([""])[0]
+    conditioning = backbone.condition([""])
     noise = draw_noise(chain.seed, timesteps[0], latents[0].shape).to(device)
 
     def run(chunk):
@@ -123,7 +127,7 @@ def controlled_features(
             at_end = taps if t == chain.last_timestep else ()
             with precision(device, chain.dtype):
                 output, control = run_controlled(
-                    backbone, network, noisy, clean, t, states, at_end
+                    backbone, network, noisy, clean, t, conditioning, at_end
                 )
             return output
 
@@ -157,7 +161,7 @@ def stored_features(
     Parameters
     ----------
     latents : mapping of str to ndarray (C, h, w)
-        By a key of all that the latent depends on, such as :meth:`Framing.key` gives.
+        By a key of all that the latent depends on, such as :meth:`FrameSpec.key` gives.
     chain : Chain
         Its `control` must tell apart what `open_model` may return.
     open_model : callable
@@ -189,7 +193,7 @@ def stored_features(
         )  # fmt: skip
         for i, key in enumerate(keys):
             known[key] = {name: maps[name][i] for name in chain.names}
-        store = keep(
+        store = put_or_disable(
             store,
             {
                 chain.key(key, name, reduction): known[key][name]

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from diffqa_features._backbone.capture import Tap, run_unet
+from diffqa_features._backbone.capture import Tap
+from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._backbone.weights import layout_of, quiet
-from diffqa_features._utils.profiling import stage
+from diffqa_features._utils.profiling import timed
 
 _COPIED = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
 _HINT = "controlnet_cond_embedding"
@@ -54,14 +55,14 @@ def make_control(unet, weights: Mapping[str, np.ndarray] | None = None):
     return network
 
 
-@stage("unet")
+@timed("unet")
 def run_controlled(
     backbone,
     network,
     noisy: torch.Tensor,
     clean: torch.Tensor,
     timesteps: int | torch.Tensor,
-    states: torch.Tensor,
+    conditioning: Conditioning,
     taps: Sequence[Tap] = (),
 ):
     """One pass of the frozen UNet on z_t (N, C, h, w), steered by what z_0 shows.
@@ -69,16 +70,18 @@ def run_controlled(
     Without a network the UNet runs as it is. Returns its output, and what was added to
     its skips and its middle, or None.
     """
-    noisy, states = noisy.to(backbone.dtype), states.expand(len(noisy), -1, -1)
     control = None
     if network is not None:
+        noisy = noisy.to(backbone.dtype)
+        told = conditioning.expand(len(noisy)).arguments()
         control = network(
-            noisy, timesteps, states, clean.to(noisy), return_dict=False
-        )  # fmt: skip
-    with backbone.lock:
-        output = run_unet(
-            backbone.unet, noisy, timesteps, states, taps, control=control
+            noisy,
+            timesteps,
+            controlnet_cond=clean.to(noisy),
+            return_dict=False,
+            **told,
         )
+    output = backbone.run(noisy, timesteps, conditioning, taps, control=control)
     return output, control
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from diffqa_features.learned._training import precision
+from diffqa_features.learned._training import mean_of, precision
 from diffqa_features.learned.diffvqa.network import Clips, DiffVQANetwork
 from diffqa_features.learned.diffvqa.view_features import ViewedClip
 
@@ -17,7 +17,7 @@ _SMALL = 1e-8
 
 
 @dataclass
-class Told:
+class ClipPrediction:
     """What the network says of one clip, the mean over its crops."""
 
     quality: np.ndarray  # (T,) float64
@@ -62,16 +62,16 @@ def collate(
 
 
 @torch.inference_mode()
-def tell(
+def predict_clips(
     network: DiffVQANetwork,
     clips: Sequence[ViewedClip],
     device: torch.device,
     dtype: torch.dtype,
     n_copies: int,
     batch_size: int,
-) -> list[Told]:
+) -> list[ClipPrediction]:
     """Ask about clips in batches, once for each crop."""
-    told = []
+    predicted = []
     for start in range(0, len(clips), batch_size):
         chunk = clips[start : start + batch_size]
         answers = []
@@ -86,20 +86,27 @@ def tell(
         for i, clip in enumerate(chunk):
             count = len(clip.numbers)
             vector = described[i].astype(np.float32)
-            told.append(Told(quality[i, :count], weights[i, :count], vector))
-    return told
+            predicted.append(
+                ClipPrediction(quality[i, :count], weights[i, :count], vector)
+            )
+    return predicted
 
 
-def standardise(network: DiffVQANetwork, clips: Sequence[ViewedClip]) -> None:
+def standardise(
+    network: DiffVQANetwork,
+    clips: Sequence[ViewedClip],
+    weight: np.ndarray | None = None,
+) -> None:
     """Give every branch the mean and spread of each channel over these clips."""
+    shares = np.ones(len(clips)) if weight is None else weight
     for view, branch in network.branches.items():
         # Sums in float64, clip by clip: all features at once would be copied.
         count, total, squares = 0, 0.0, 0.0
-        for clip in clips:
+        for clip, share in zip(clips, shares, strict=True):
             values = clip.features[view].astype(np.float64)  # (K, T, C, g, g)
-            count += values.size // values.shape[2]
-            total = total + values.sum((0, 1, 3, 4))
-            squares = squares + np.square(values).sum((0, 1, 3, 4))
+            count += share * (values.size // values.shape[2])
+            total = total + share * values.sum((0, 1, 3, 4))
+            squares = squares + share * np.square(values).sum((0, 1, 3, 4))
         mean = total / count
         spread = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
         # A channel that never changes says nothing, and must not be blown up.
@@ -108,15 +115,20 @@ def standardise(network: DiffVQANetwork, clips: Sequence[ViewedClip]) -> None:
         branch.fusion.scale.copy_(torch.from_numpy(spread))
 
 
-def _compare(scores, target):
+def _compare(scores, target, weight=None):
     """1 - PLCC, halved, and what pairs lack of the distance that they should have."""
-    s, t = scores - scores.mean(), target - target.mean()
-    norms = (s.square().sum() * t.square().sum() + _SMALL).sqrt()
-    correlated = (1 - (s * t).sum() / norms) / 2
+    w = torch.ones_like(scores) if weight is None else weight
+    s, t = (values - (w * values).sum() / w.sum() for values in (scores, target))
+    norms = ((w * s.square()).sum() * (w * t.square()).sum() + _SMALL).sqrt()
+    correlated = (1 - (w * s * t).sum() / norms) / 2
     wanted = t[:, None] - t
     lacking = F.relu(wanted.abs() - wanted.sign() * (s[:, None] - s))
-    pairs = (wanted != 0).sum().clamp(min=1)
-    return correlated + (lacking * (wanted != 0)).sum() / pairs
+    counted = (wanted != 0) * w[:, None] * w
+    return correlated + (lacking * counted).sum() / counted.sum().clamp(min=_SMALL)
 
 
-LOSSES = {"plcc+rank": _compare, "l1": F.l1_loss}
+def _absolute(scores, target, weight=None):
+    return mean_of((scores - target).abs(), weight)
+
+
+LOSSES = {"plcc+rank": _compare, "l1": _absolute}

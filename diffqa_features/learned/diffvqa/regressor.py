@@ -1,12 +1,34 @@
 """`DiffVQARegressor`: videos and opinion scores in, quality frame by frame out."""
 
+import os
+from numbers import Integral
+
 import numpy as np
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _is_fitted
 
-from diffqa_features.learned.diffvqa.two_views import TwoViewRegressor
+from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
+from diffqa_features.features._base import BackboneTransformer
+from diffqa_features.learned._base import load_weights, state_arrays
+from diffqa_features.learned._regression import BackboneRegressor, take_weights
+from diffqa_features.learned.control.controller import DiffusionController
+
+VIEWS = ("resize", "crop")
+CONTROL, NETWORK = "control.", "network."  # before the names of weights
+
+_OF_STAGE_1 = (
+    "image_size", "frame_rate", "max_frames", "reader", "random_state", "memory",
+    "device", "dtype", "on_error", "verbose",
+)  # fmt: skip
+_shared = BackboneTransformer._parameter_constraints
+_positive = [Interval(Integral, 1, None, closed="left")]
 
 
-class DiffVQARegressor(TwoViewRegressor):
+class DiffVQARegressor(BackboneRegressor):
     """Video quality from two views of each frame and of the whole clip (DiffVQA [1]_).
 
     Each frame is seen twice: resized, for what it shows, and as a crop of the pixels as
@@ -34,7 +56,7 @@ class DiffVQARegressor(TwoViewRegressor):
     control : bool, default=True
         False leaves the backbone as it is, whatever `controller` is.
 
-    branches : str or sequence of str, default=("resize", "crop")
+    views : str or sequence of str, default=("resize", "crop")
         Views, one or both. A single one weighs the frames and grades them.
 
     n_steps : int, default=1
@@ -100,7 +122,8 @@ class DiffVQARegressor(TwoViewRegressor):
         Passes over the clips. 0 only fits the scale.
 
     batch_size : int, default=16
-        Clips per step.
+        Clips per step. ``"plcc+rank"`` compares them: it needs at least two, and a
+        single clip that is left over goes into the last step.
 
     learning_rate : float, default=1e-3
         Of AdamW, constant.
@@ -108,7 +131,7 @@ class DiffVQARegressor(TwoViewRegressor):
     weight_decay : float, default=1e-2
         Of AdamW.
 
-    gradient_clip : float, default=1.0
+    max_grad_norm : float, default=1.0
         Largest norm of a step's gradient.
 
     validation_fraction : float, default=None
@@ -142,6 +165,10 @@ class DiffVQARegressor(TwoViewRegressor):
         bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
         elsewhere.
 
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with a row that cannot be read: raise at the first; or leave it out
+        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+
     verbose : int, default=0
         1 shows progress bars.
 
@@ -155,9 +182,14 @@ class DiffVQARegressor(TwoViewRegressor):
         Per epoch of stage 2: ``epoch``, ``loss``, ``srcc`` (of the predictions that
         were trained on) and, with validation, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changed, they are refused.
+        The parameters that the weights belong to. Changing one after `fit` raises
+        ValueError.
     backbone_identity_ : str
         Fingerprint of the backbone.
+    failed_ : list of (int, str)
+        Position and reason of every row of the last call that could not be read.
+    feature_names_in_ : ndarray of str
+        Columns of the X of `fit`, if that was a table.
 
     See Also
     --------
@@ -217,13 +249,52 @@ class DiffVQARegressor(TwoViewRegressor):
     ['quality', 'resize__fusion__0000', 'crop__mamba__0007']
     """
 
+    _ARCHITECTURE = (
+        "views",
+        "control",
+        "n_steps",
+        "last_timestep",
+        "image_size",
+        "crop_size",
+        "grid_size",
+        "width",
+        "mamba",
+        "mamba_size",
+        "patch_size",
+        "mamba_width",
+        "mamba_layers",
+        "mamba_state",
+    )
+    _parameter_constraints: dict = {
+        **BackboneRegressor._parameter_constraints,
+        "controller": [str, os.PathLike, HasMethods("fit"), None],
+        "control": ["boolean"],
+        "views": [str, InOrder()],
+        "n_steps": [Interval(Integral, 1, 1000, closed="both")],
+        "last_timestep": [Interval(Integral, 0, 999, closed="both")],
+        "crop_size": _shared["image_size"],
+        "n_crops": _positive,
+        "frame_rate": _shared["frame_rate"],
+        "max_frames": _shared["max_frames"],
+        "reader": _shared["reader"],
+        "grid_size": _positive,
+        "width": _positive,
+        "mamba": ["boolean"],
+        "mamba_size": _positive,
+        "patch_size": _positive,
+        "mamba_width": _positive,
+        "mamba_layers": _positive,
+        "mamba_state": _positive,
+        "loss": [StrOptions({"plcc+rank", "l1"})],
+    }
+
     def __init__(
         self,
         backbone="tiny",
         *,
         controller=None,
         control=True,
-        branches=("resize", "crop"),
+        views=("resize", "crop"),
         n_steps=1,
         last_timestep=0,
         image_size=None,
@@ -245,7 +316,7 @@ class DiffVQARegressor(TwoViewRegressor):
         batch_size=16,
         learning_rate=1e-3,
         weight_decay=1e-2,
-        gradient_clip=1.0,
+        max_grad_norm=1.0,
         validation_fraction=None,
         patience=5,
         warm_start=False,
@@ -254,12 +325,13 @@ class DiffVQARegressor(TwoViewRegressor):
         memory=None,
         device=None,
         dtype=None,
+        on_error="raise",
         verbose=0,
     ):
         self.backbone = backbone
         self.controller = controller
         self.control = control
-        self.branches = branches
+        self.views = views
         self.n_steps = n_steps
         self.last_timestep = last_timestep
         self.image_size = image_size
@@ -281,7 +353,7 @@ class DiffVQARegressor(TwoViewRegressor):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
+        self.max_grad_norm = max_grad_norm
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.warm_start = warm_start
@@ -290,9 +362,10 @@ class DiffVQARegressor(TwoViewRegressor):
         self.memory = memory
         self.device = device
         self.dtype = dtype
+        self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y, groups=None):
+    def fit(self, X, y, groups=None, sample_weight=None):
         """Fit the control if there is none yet, then train on features.
 
         Parameters
@@ -304,6 +377,10 @@ class DiffVQARegressor(TwoViewRegressor):
         groups : array-like of shape (N,), default=None
             With `validation_fraction`, rows of a group stay on one side. Ignored
             otherwise.
+        sample_weight : array-like of shape (N,), default=None
+            What each row counts, not negative: the reciprocal variance of its opinion
+            score, say. A row of weight 2 counts like two equal rows, in the loss, the
+            fitted line and the validation; one of weight 0 is left out.
 
         Returns
         -------
@@ -319,7 +396,14 @@ class DiffVQARegressor(TwoViewRegressor):
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
-        return self._fit(X, y, groups)
+        self._validate_params()
+        if self.batch_size < self._smallest_batch():
+            raise self._complaint(
+                "batch_size",
+                f"at least 2 with loss={self.loss!r}, which compares the clips of a "
+                "step; loss='l1' trains on single clips",
+            )
+        return self._fit(X, y, groups, sample_weight)
 
     def predict(self, X):
         """Predict the quality of videos.
@@ -335,8 +419,7 @@ class DiffVQARegressor(TwoViewRegressor):
             Scores in the units and direction of the `y` of `fit`. A row's score depends
             on neither order nor neighbours.
         """
-        told, _ = self._told(X)
-        return self.intercept_ + self.slope_ * np.array([each.score for each in told])
+        return self._predict(X)
 
     def frame_scores(self, X):
         """Quality and weight of each frame, for :class:`FrameScoresDisplay`.
@@ -355,16 +438,26 @@ class DiffVQARegressor(TwoViewRegressor):
             None where there is no clock. The prediction is the sum of score times
             weight.
         """
-        told, clips = self._told(X)
-        return [
-            Bunch(
-                score=self.intercept_ + self.slope_ * each.quality,
-                weight=each.weights,
-                frame=clip.numbers,
-                time=clip.times,
-            )
-            for each, clip in zip(told, clips, strict=True)
+        job = self._open_job(X)
+        nothing = np.empty(0)
+        found = [
+            Bunch(score=nothing, weight=nothing, frame=nothing, time=None)
+            for _ in job.rows
         ]
+
+        def read():
+            clips = zip(job.kept, job.data, self._predict_clips(job, job.data))
+            for place, clip, predicted in clips:
+                found[place] = Bunch(
+                    score=self._in_units(predicted.quality),
+                    weight=predicted.weights,
+                    frame=clip.numbers,
+                    time=clip.times,
+                )
+            return []
+
+        self._by_row(job, read)
+        return found
 
     def transform(self, X):
         """What the network says of each video before the heads.
@@ -380,9 +473,15 @@ class DiffVQARegressor(TwoViewRegressor):
             The network's score, then per view the means over frames of the fused
             features and of what Mamba says. A DataFrame after ``set_output``.
         """
-        told, _ = self._told(X)
-        rows = [np.append(np.float32(each.score), each.described) for each in told]
-        return np.stack(rows)
+        job = self._open_job(X)
+
+        def read():
+            predicted = self._predict_clips(job, job.data)
+            rows = [np.append(np.float32(p.score), p.described) for p in predicted]
+            return [np.stack(rows)]
+
+        (columns,) = self._by_row(job, read, self.get_feature_names_out().shape)
+        return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`; needs no weights in memory.
@@ -397,4 +496,243 @@ class DiffVQARegressor(TwoViewRegressor):
         ndarray of str of shape (D,)
             ``quality``, then ``resize__fusion__0000`` and so on.
         """
-        return self._column_names()
+        self._validate_params()
+        self._check_parameters()
+        parts = {"fusion": self.width}
+        if self.mamba:
+            parts["mamba"] = self.mamba_width
+        names = [
+            f"{view}__{part}__{channel:04d}"
+            for view in self._chosen_views()
+            for part, width in parts.items()
+            for channel in range(width)
+        ]
+        return np.array(["quality", *names], object)
+
+    # -- parameters ----------------------------------------------------------------
+
+    def _check_parameters(self):
+        info = super()._check_parameters()
+        self._checked_crop_size(info)
+        self._chosen_views()
+        if self.mamba_size % self.patch_size:
+            raise self._complaint(
+                "patch_size", f"a divisor of mamba_size={self.mamba_size}"
+            )
+        if self.n_steps > 1000 - self.last_timestep:
+            raise self._complaint(
+                "n_steps",
+                f"at most {1000 - self.last_timestep} with "
+                f"last_timestep={self.last_timestep}",
+            )
+        return info
+
+    def _check_fitted(self):
+        info = super()._check_fitted()
+        self._check_parameters()
+        return info
+
+    def _chosen_views(self):
+        chosen = self._choice("views", VIEWS)
+        return tuple(view for view in VIEWS if view in chosen)
+
+    def _architecture(self):
+        return {**super()._architecture(), "views": list(self._chosen_views())}
+
+    def _checked_crop_size(self, info):
+        if self.crop_size is None:
+            return self._checked_image_size(info)
+        if self.crop_size % info.multiple:
+            raise self._complaint(
+                "crop_size", f"a multiple of {info.multiple} for {info.name}"
+            )
+        return int(self.crop_size)
+
+    def _smallest_batch(self):
+        return 2 if self.loss == "plcc+rank" else 1
+
+    # -- data ----------------------------------------------------------------------
+
+    def _open_data(self, job):
+        """Features and frames of both views, computed where the store has none."""
+        from diffqa_features._engine.passes import Passes
+        from diffqa_features.learned.diffvqa.view_features import Extractor, view_rows
+        from diffqa_features.learned.diffvqa.views import ViewSpec
+
+        if job.warm:
+            control = _part(self.weights_, CONTROL)
+        else:
+            control = self._control_weights(job.X, job.info)
+        job.more["control"] = control
+        chain = self._chain(job.info, control)
+        spec = ViewSpec(
+            views=self._chosen_views(),
+            image_size=self._checked_image_size(job.info),
+            crop_size=self._checked_crop_size(job.info),
+            n_crops=int(self.n_crops),
+            seed=int(self.random_state),
+            mamba_size=int(self.mamba_size) if self.mamba else None,
+            frame_rate=float(self.frame_rate),
+            max_frames=self.max_frames,
+            reader=self.reader,
+            facts=(job.info.identity, chain.names, chain.facts, int(self.grid_size)),
+        )
+        # Weights in float32; `dtype` is that of the arithmetic, by autocast.
+        passes = Passes(self._backbone_name(), self.device, "float32", seed=0)
+        return view_rows(
+            job.rows,
+            spec,
+            Extractor(passes, control or None, chain, int(self.grid_size)),
+            store=as_store(self.memory),
+            verbose=self.verbose,
+            failed=job.failed,
+        )
+
+    def _control_weights(self, X, info):
+        """Weights of the control module that `controller` asks for."""
+        if not self.control:
+            return {}
+        given = self.controller
+        if isinstance(given, FrozenEstimator):
+            given = given.estimator
+        if isinstance(given, (str, os.PathLike)):
+            given = DiffusionController.from_pretrained(
+                given, backbone=self.backbone, device=self.device
+            )
+        if given is None:
+            given = DiffusionController(
+                self.backbone, **{name: getattr(self, name) for name in _OF_STAGE_1}
+            )
+        if not isinstance(given, DiffusionController):
+            raise self._complaint(
+                "controller", "None, a folder, or a DiffusionController"
+            )
+        if not _is_fitted(given, "weights_"):
+            # A copy: parameters of an estimator stay as they came.
+            given = clone(given).fit(X)
+        if given.backbone_identity_ != info.identity:
+            raise self._complaint(
+                "controller", f"one of the backbone {info.name!r}, as it is now"
+            )
+        return given.weights_
+
+    def _chain(self, info, control):
+        from diffqa_features.learned.control.features import (
+            Chain,
+            default_stages,
+            fingerprint,
+        )
+
+        return Chain(
+            stages=default_stages(info.stages),
+            n_steps=int(self.n_steps),
+            last_timestep=int(self.last_timestep),
+            seed=int(self.random_state),
+            dtype=self._arithmetic(self._where()),
+            control=fingerprint(control) if control else "",
+        )
+
+    # -- network -------------------------------------------------------------------
+
+    def _build_network(self, job):
+        from diffqa_features.learned.diffvqa.batches import standardise
+
+        network = self._make_network(job.info)
+        if job.warm:
+            load_weights(network, _part(self.weights_, NETWORK))
+        else:
+            weight = take_weights(job.weight, job.train)
+            standardise(network, [job.data[i] for i in job.train], weight)
+        return network.to(self._where())
+
+    def _make_network(self, info):
+        import torch
+
+        from diffqa_features.learned.control.features import default_stages
+        from diffqa_features.learned.diffvqa.network import DiffVQANetwork, Sizes
+
+        levels = [stage.channels for stage in default_stages(info.stages)]
+        sizes = ("width", "mamba_size", "patch_size", "mamba_width", "mamba_layers",
+                 "mamba_state")  # fmt: skip
+        with torch.inference_mode(False):
+            return DiffVQANetwork(
+                [*levels, info.latent_channels],
+                self._chosen_views(),
+                Sizes(
+                    mamba=bool(self.mamba),
+                    **{name: int(getattr(self, name)) for name in sizes},
+                ),
+                int(self.random_state),
+            )
+
+    def _arrays(self, job):
+        arrays = state_arrays(job.network).items()
+        network = {NETWORK + name: value for name, value in arrays}
+        return network | {CONTROL + name: v for name, v in job.more["control"].items()}
+
+    # -- loss and scores -----------------------------------------------------------
+
+    def _first_line(self, job):
+        """From scores of standard deviation 1, whatever the units of y; also again."""
+        return self._standard_line(job)
+
+    def _loss(self, job):
+        import torch
+
+        from diffqa_features.learned.diffvqa.batches import LOSSES, collate
+
+        device = self._where()
+        unit, mean = job.line
+        wanted = torch.from_numpy((job.y - mean) / unit).to(device, torch.float32)
+        compute_loss = LOSSES[self.loss]
+
+        def step(rows, generators):
+            # One of its crops for each clip, another one every time.
+            copies = [
+                int(torch.randint(self.n_crops, (1,), generator=g)) for g in generators
+            ]
+            batch, mask = collate([job.data[i] for i in rows], copies, device)
+            quality, weights, _ = job.network(batch, mask)
+            scores = (quality * weights).sum(1)
+            weight = job.weights_of(rows, device)
+            return compute_loss(scores, wanted[rows], weight), scores
+
+        return step
+
+    def _scores(self, job, rows):
+        predicted = self._predict_clips(job, [job.data[i] for i in rows])
+        return np.array([each.score for each in predicted])
+
+    def _last_line(self, job, trained):
+        line = self._least_squares(job, job.train, trained)
+        if line is not None:
+            return line
+        unit, mean = job.line
+        weight = take_weights(job.weight, job.train)
+        middle = np.average(self._scores(job, job.train), weights=weight)
+        return unit, float(mean - unit * middle)
+
+    def _predict_clips(self, job, clips):
+        """What the network says of each clip, in units of the training."""
+        from diffqa_features.learned.diffvqa.batches import predict_clips
+
+        device = self._where()
+        return predict_clips(
+            job.network,
+            clips,
+            device,
+            self._arithmetic(device),
+            int(self.n_crops) if "crop" in self._chosen_views() else 1,
+            int(self.batch_size),
+        )
+
+    def _facts(self, job):
+        seen = [(clip.features, clip.frames) for clip in job.data]
+        return self.loss, int(self.n_crops), seen
+
+
+def _part(weights, prefix):
+    """The weights whose names begin so, under the names behind that."""
+    return {
+        k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)
+    }

@@ -11,13 +11,13 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._engine.passes import rows_per_pass
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
 from diffqa_features.learned.control.features import Chain, controlled_features
 from diffqa_features.learned.control.network import make_control
-from diffqa_features.learned.diffvqa.views import Viewed, Viewing, open_rows
+from diffqa_features.learned.diffvqa.views import OpenedRow, ViewSpec, open_rows
 
 
 @dataclass(frozen=True)
@@ -85,27 +85,31 @@ class Extractor:
 
 def view_rows(
     rows: Sequence[Row],
-    viewing: Viewing,
+    spec: ViewSpec,
     extractor: Extractor,
     *,
     store: FeatureStore | None = None,
     verbose: int = 0,
+    failed: list[tuple[int, str]] | None = None,
 ) -> list[ViewedClip]:
-    """Features of all rows; frames of several rows share a pass."""
+    """Features of all rows; frames of several rows share a pass.
+
+    Rows that cannot be read are errors, or entries (index, reason) in `failed`.
+    """
     clips, waiting = [], []
-    opened = open_rows(rows, viewing, store)
+    reading = open_rows(rows, spec, store, failed)
     with tqdm(total=len(rows), unit="row", desc="look", disable=not verbose) as bar:
-        for viewed in opened:
-            waiting.append(viewed)
+        for opened in reading:
+            waiting.append(opened)
             pending = sum(len(each.pixels) for each in waiting)
             if pending and pending < extractor.at_once:
                 continue
             store = _finish(waiting, extractor, store)
-            clips += [_as_clip(each, viewing) for each in waiting]
+            clips += [_as_clip(each, spec) for each in waiting]
             bar.update(len(waiting))
             waiting = []
         _finish(waiting, extractor, store)
-        clips += [_as_clip(each, viewing) for each in waiting]
+        clips += [_as_clip(each, spec) for each in waiting]
         bar.update(len(waiting))
     return clips
 
@@ -113,34 +117,34 @@ def view_rows(
 def _finish(waiting, extractor, store):
     """Get the features that are missing, by size; keep all that is new."""
     by_size: dict[tuple, dict[str, np.ndarray]] = {}
-    for viewed in waiting:
-        for key, pixels in viewed.pixels.items():
+    for opened in waiting:
+        for key, pixels in opened.pixels.items():
             by_size.setdefault(pixels.shape, {})[key] = pixels
     found = {}
     for views in by_size.values():
         found.update(zip(views, extractor(list(views.values())), strict=True))
-    for viewed in waiting:
-        viewed.values.update({key: found[key] for key in viewed.pixels})
-        entries = {key: viewed.values[key] for key in (*viewed.pixels, *viewed.new)}
-        store = keep(store, entries)
-        viewed.pixels, viewed.new = {}, []
+    for opened in waiting:
+        opened.values.update({key: found[key] for key in opened.pixels})
+        entries = {key: opened.values[key] for key in (*opened.pixels, *opened.new)}
+        store = put_or_disable(store, entries)
+        opened.pixels, opened.new = {}, []
     return store
 
 
-def _as_clip(viewed: Viewed, viewing: Viewing) -> ViewedClip:
+def _as_clip(opened: OpenedRow, spec: ViewSpec) -> ViewedClip:
     def gathered(keys, view):
         return np.stack(
             [
-                [viewed.values[keys[view, copy, int(n)]] for n in viewed.numbers]
-                for copy in range(viewing.copies(view))
+                [opened.values[keys[view, copy, int(n)]] for n in opened.numbers]
+                for copy in range(spec.copies(view))
             ]
         )
 
     return ViewedClip(
-        viewed.numbers,
-        viewed.times,
-        {view: gathered(viewed.features, view) for view in viewing.views},
-        {view: gathered(viewed.frames, view) for view in viewing.views}
-        if viewed.frames
+        opened.numbers,
+        opened.times,
+        {view: gathered(opened.features, view) for view in spec.views},
+        {view: gathered(opened.frames, view) for view in spec.views}
+        if opened.frames
         else {},
     )

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffqa_features._engine.parallel import read_each
 from diffqa_features._media.rows import Row, open_media
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import make_key, make_seed
 
-_READERS = 3
 _AHEAD = 4  # rows; of each all views of all frames wait in memory
 
 
 @dataclass(frozen=True)
-class Viewing:
+class ViewSpec:
     """What decides which pixels of a row are seen, beside its content."""
 
     views: tuple[str, ...]
@@ -52,7 +50,7 @@ class Viewing:
 
 
 @dataclass
-class Viewed:
+class OpenedRow:
     """A row: its chosen frames, and for each (view, copy, frame) a key and a value."""
 
     row: Row
@@ -66,96 +64,91 @@ class Viewed:
 
 
 def open_rows(
-    rows: Sequence[Row], viewing: Viewing, store: FeatureStore | None
-) -> Iterator[Viewed]:
-    """Open rows in order, some ahead; a bad one is an error that names it."""
-    upcoming, iterator = deque(), iter(rows)
-    with ThreadPoolExecutor(_READERS, "diffqa-read") as readers:
-        try:
-            while True:
-                while len(upcoming) < _AHEAD:
-                    row = next(iterator, None)
-                    if row is None:
-                        break
-                    upcoming.append(readers.submit(_open, row, viewing, store))
-                if not upcoming:
-                    return
-                yield upcoming.popleft().result()
-        finally:
-            readers.shutdown(cancel_futures=True)
+    rows: Sequence[Row],
+    spec: ViewSpec,
+    store: FeatureStore | None,
+    failed: list[tuple[int, str]] | None = None,
+) -> Iterator[OpenedRow]:
+    """Yield rows in order while the next ones are read.
+
+    One that cannot be read is an error, or an entry (index, reason) in `failed`.
+    """
+
+    def read(row):
+        return _open(row, spec, store)
+
+    return read_each(rows, read, "look", failed=failed, depth=_AHEAD)
 
 
-def _open(row, viewing, store):
-    media = open_media(row, viewing.reader)
-    numbers = media.choose(viewing.frame_rate, viewing.max_frames)
+def _open(row, spec, store):
+    media = open_media(row, spec.reader)
+    numbers = media.choose(spec.frame_rate, spec.max_frames)
     times = media.times()
     parts = [
         (view, copy, int(number))
-        for view in viewing.views
-        for copy in range(viewing.copies(view))
+        for view in spec.views
+        for copy in range(spec.copies(view))
         for number in numbers
     ]
-    viewed = Viewed(
+    opened = OpenedRow(
         row,
         numbers,
         None if times is None else times[numbers],
-        {part: _feature_key(viewing, media.key, part) for part in parts},
-        {part: _frame_key(viewing, media.key, part) for part in parts}
-        if viewing.mamba_size
+        {part: _feature_key(spec, media.key, part) for part in parts},
+        {part: _frame_key(spec, media.key, part) for part in parts}
+        if spec.mamba_size
         else {},
     )
-    keys = [*viewed.features.values(), *viewed.frames.values()]
+    keys = [*opened.features.values(), *opened.frames.values()]
     if store is not None:
-        viewed.values = store.get(keys)
-    if len(viewed.values) < len(set(keys)):
-        _look(media, viewing, viewed)
-    return viewed
+        opened.values = store.get(keys)
+    if len(opened.values) < len(set(keys)):
+        _look(media, spec, opened)
+    return opened
 
 
-def _look(media, viewing, viewed):
+def _look(media, spec, opened):
     """Decode the frames of which something is not known, and cut their views."""
     missing = {
         number
-        for parts in (viewed.features, viewed.frames)
+        for parts in (opened.features, opened.frames)
         for (_, _, number), key in parts.items()
-        if key not in viewed.values
+        if key not in opened.values
     }
     numbers = sorted(missing)
     for number, pixels in zip(numbers, media.read(numbers), strict=True):
-        for view in viewing.views:
-            for copy in range(viewing.copies(view)):
+        for view in spec.views:
+            for copy in range(spec.copies(view)):
                 part = view, copy, number
-                seen = _see(pixels[None], viewing, view, media.key, copy)
-                if viewed.features[part] not in viewed.values:
-                    viewed.pixels[viewed.features[part]] = seen[0]
-                key = viewed.frames.get(part)
-                if key is not None and key not in viewed.values:
-                    viewed.values[key] = _small(pixels, seen, viewing, view)
-                    viewed.new.append(key)
+                seen = _see(pixels[None], spec, view, media.key, copy)
+                if opened.features[part] not in opened.values:
+                    opened.pixels[opened.features[part]] = seen[0]
+                key = opened.frames.get(part)
+                if key is not None and key not in opened.values:
+                    opened.values[key] = _small(pixels, seen, spec, view)
+                    opened.new.append(key)
 
 
-def _see(pixels, viewing, view, content, copy):
+def _see(pixels, spec, view, content, copy):
     if view == "resize":
-        return view_frames(pixels, "stretch", viewing.image_size, 1)
-    place = viewing.place(content, copy)
-    return view_frames(pixels, "crop", viewing.crop_size, 1, place)
+        return view_frames(pixels, "stretch", spec.image_size, 1)
+    place = spec.place(content, copy)
+    return view_frames(pixels, "crop", spec.crop_size, 1, place)
 
 
-def _small(pixels, seen, viewing, view):
+def _small(pixels, seen, spec, view):
     """What Mamba sees: a frame reduced, or the middle of a crop as it is."""
     if view == "resize":
-        return view_frames(pixels[None], "stretch", viewing.mamba_size, 1)[0]
-    return view_frames(seen, "crop", viewing.mamba_size, 1)[0]
+        return view_frames(pixels[None], "stretch", spec.mamba_size, 1)[0]
+    return view_frames(seen, "crop", spec.mamba_size, 1)[0]
 
 
-def _feature_key(viewing, content, part):
+def _feature_key(spec, content, part):
     view, copy, number = part
-    return make_key(
-        "diffvqa 1", viewing.facts, content, number, viewing.seen(view, copy)
-    )
+    return make_key("diffvqa", spec.facts, content, number, spec.seen(view, copy))
 
 
-def _frame_key(viewing, content, part):
+def _frame_key(spec, content, part):
     view, copy, number = part
-    seen = viewing.seen(view, copy) if view == "crop" else view
-    return make_key("diffvqa frame 1", viewing.mamba_size, content, number, seen)
+    seen = spec.seen(view, copy) if view == "crop" else view
+    return make_key("diffvqa frame", spec.mamba_size, content, number, seen)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from diffqa_features.learned._training import mean_of
+
 
 def margin_ranking_loss(
-    predicted: torch.Tensor, target: torch.Tensor, margin: float = 0.25
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    margin: float = 0.25,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over pairs i < j of max(0, m − sign(t_i − t_j)(p_i − p_j)).
 
     m is `margin` times the standard deviation (unbiased) of the targets. A pair of
     equal targets contributes m whatever is predicted. Fewer than two rows have no pair,
-    and a loss of 0.
+    and a loss of 0. A pair counts the product of its weights, which are 1 on average
+    over all rows.
     """
     count = len(target)
     if count < 2:
@@ -20,4 +26,5 @@ def margin_ranking_loss(
     first, second = torch.triu_indices(count, count, 1, device=target.device)
     order = torch.sign(target[first] - target[second])
     apart = order * (predicted[first] - predicted[second])
-    return torch.relu(margin * target.std() - apart).mean()
+    lacking = torch.relu(margin * target.std() - apart)
+    return mean_of(lacking, None if weight is None else weight[first] * weight[second])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from diffqa_features._backbone.capture import Adapter, Tap, run_unet
+from diffqa_features._backbone.capture import Adapter, Tap
+from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features.learned.dpiqa.decoder import Quality, QualityDecoder
 
 _GAMMA = 1e-4
@@ -52,7 +52,7 @@ class DPIQANetwork(nn.Module):
     timestep : int
     seed : int or None
         Draws first weights. None leaves the network without any, for
-        :meth:`take_weights`.
+        :meth:`load_weights`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class DPIQANetwork(nn.Module):
         if own_unet:
             self.unet = _own(unet, with_weights=seed is not None)
 
-    def take_weights(self, weights: Mapping[str, torch.Tensor]) -> DPIQANetwork:
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> DPIQANetwork:
         """Use these tensors themselves, all of them, as the network's weights."""
         self.load_state_dict(weights, strict=True, assign=True)
         return self
@@ -89,27 +89,27 @@ class DPIQANetwork(nn.Module):
         The latents are not noised. `condition` is what :meth:`condition` gives, for
         callers with more than one batch and the same weights.
         """
-        with self._unet(backbone) as unet:
-            if condition is None:
-                condition = self.condition(unet)
-            # The text's keys and values are in `condition`: one token holds its place.
-            place = latents.new_zeros(len(latents), 1, self.tokens.shape[1])
-            adapters = {path: _replace_by(v) for path, v in condition.items()}
-            for level, change in zip(unet.down_blocks, self.adapter(pixels)):
-                adapters[_last_layer(unet, level)] = _add(change)
-            states = {}
-            run_unet(
-                unet,
-                latents,
-                self.timestep,
-                place,
-                [
-                    Tap(f"up_blocks.{i}", _see(states, i))
-                    for i in range(len(unet.up_blocks))
-                ],
-                whole=False,
-                adapters=adapters,
-            )
+        unet = self._unet(backbone)
+        if condition is None:
+            condition = self.condition_of(backbone)
+        # The text's keys and values are in `condition`: one token holds its place.
+        place = Conditioning(latents.new_zeros(1, 1, self.tokens.shape[1]))
+        adapters = {path: _replace_by(v) for path, v in condition.items()}
+        for level, change in zip(unet.down_blocks, self.adapter(pixels)):
+            adapters[_last_layer(unet, level)] = _add(change)
+        states = {}
+        backbone.run(
+            latents,
+            self.timestep,
+            place,
+            [
+                Tap(f"up_blocks.{i}", _see(states, i))
+                for i in range(len(unet.up_blocks))
+            ],
+            whole=False,
+            adapters=adapters,
+            unet=unet,
+        )
         return self.decoder([states[i] for i in sorted(states, reverse=True)])
 
     def condition(self, unet) -> dict[str, torch.Tensor]:
@@ -130,16 +130,12 @@ class DPIQANetwork(nn.Module):
 
     def condition_of(self, backbone) -> dict[str, torch.Tensor]:
         """The same, of the UNet that this network uses."""
-        with self._unet(backbone) as unet:
-            return self.condition(unet)
+        # The lock: layers of a shared UNet may carry the hooks of another thread.
+        with backbone.lock:
+            return self.condition(self._unet(backbone))
 
-    @contextlib.contextmanager
-    def _unet(self, backbone) -> Iterator[nn.Module]:
-        if hasattr(self, "unet"):
-            yield self.unet
-        else:
-            with backbone.lock:
-                yield backbone.unet
+    def _unet(self, backbone) -> nn.Module:
+        return self.unet if hasattr(self, "unet") else backbone.unet
 
 
 def default_width(channels: list[int]) -> int:

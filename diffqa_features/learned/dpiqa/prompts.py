@@ -7,11 +7,14 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from diffqa_features._engine.parallel import keep
+from diffqa_features._backbone.digests import hash_file
+from diffqa_features._backbone.settings import TEXT_ENCODER, check_settings, read_json
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import make_key
 
@@ -37,6 +40,10 @@ TEMPLATE = (
 SHORT_TEMPLATE = "{quality} {scene} {distortion}"
 _LONG_ENOUGH = 64  # tokens
 
+_TEXT_FILES = (
+    "config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 _BATCH = 64
 _KEPT = 4
 _kept: OrderedDict[str, np.ndarray] = OrderedDict()
@@ -69,7 +76,7 @@ def encode_prompts(
     or folder), of that and through its projection. Kept in this process, and in the
     store if there is one.
     """
-    name = backbone.info.identity if text_model is None else f"model {text_model}"
+    name = backbone.info.identity if text_model is None else _files_key(text_model)
     key = make_key("here", name, *prompts)
     with _lock:
         if key in _kept:
@@ -79,7 +86,7 @@ def encode_prompts(
         encode, ids, attended, identity = _own(backbone, prompts)
     else:
         encode, ids, attended, identity = _clip(text_model, prompts, backbone.device)
-    store_key = make_key("text tokens 1", identity, *prompts)
+    store_key = make_key("text tokens", identity, *prompts)
     found = {} if store is None else store.get([store_key])
     tokens = found.get(store_key)
     if tokens is None:
@@ -92,7 +99,7 @@ def encode_prompts(
                 part = encode(ids[rows, :longest], attended[rows, :longest])
                 parts.append(part.float().cpu())
         tokens = torch.cat(parts).numpy()
-        keep(store, {store_key: tokens})
+        put_or_disable(store, {store_key: tokens})
     with _lock:
         _kept[key] = tokens
         while len(_kept) > _KEPT:
@@ -104,7 +111,8 @@ def _own(backbone, prompts):
     ids, attended = backbone.tokenize(list(prompts))
 
     def encode(ids, attended):
-        states = backbone.encode_embeddings(ids, attended, lambda embedded: embedded)
+        made = backbone.encode_embeddings(ids, attended, lambda embedded: embedded)
+        states = made.states
         last = attended.sum(1).to(states.device) - 1
         return states[torch.arange(len(states), device=states.device), last]
 
@@ -113,23 +121,28 @@ def _own(backbone, prompts):
 
 def _clip(name, prompts, device):
     """CLIP's text features: pooled at the end token and projected, not normalised."""
-    from transformers import AutoConfig, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextModelWithProjection
 
-    from diffqa_features._backbone.weights import quiet
+    from diffqa_features._backbone.weights import load_text_model, load_tokenizer, quiet
 
     try:
         with torch.inference_mode(False), quiet():
-            config = AutoConfig.from_pretrained(name)
-            if hasattr(config, "text_config"):
+            config = Path(_text_folder(name), "config.json")
+            content = read_json(config)
+            inner = content.get("text_config")
+            if isinstance(inner, dict):
                 # Of a whole CLIP the width of the projection stands beside the towers.
-                width = config.projection_dim
-                config = config.text_config
-                config.projection_dim = width
-            model, report = CLIPTextModelWithProjection.from_pretrained(
-                name, config=config, use_safetensors=True, dtype=torch.float32,
-                output_loading_info=True,
-            )  # fmt: skip
-            tokenizer = CLIPTokenizer.from_pretrained(name)
+                content = {
+                    **inner,
+                    "projection_dim": content.get("projection_dim", 512),
+                    "quantization_config": content.get("quantization_config"),
+                }
+            settings = check_settings(content, TEXT_ENCODER, config)
+            files = [config.with_name("model.safetensors")]
+            model = load_text_model(
+                CLIPTextModelWithProjection, settings, config, files, device
+            )
+            tokenizer = load_tokenizer(config.parent, model.config.vocab_size)
     except (OSError, ValueError, RuntimeError) as error:
         raise OSError(
             f"The text model {name!r} could not be loaded: {error} Pass a folder or a "
@@ -137,12 +150,6 @@ def _clip(name, prompts, device):
             "as 'openai/clip-vit-large-patch14', or text_model=None for the backbone's "
             "own text encoder."
         ) from error
-    missing = [k for k in report["missing_keys"] if "position_ids" not in str(k)]
-    if missing:
-        raise OSError(
-            f"The text model {name!r} lacks {len(missing)} weights, first {missing[0]}."
-        )
-    model = model.eval().requires_grad_(False).to(device)
     length = model.config.max_position_embeddings
     batch = tokenizer(
         list(prompts), padding="max_length", max_length=length, truncation=True,
@@ -159,3 +166,22 @@ def _clip(name, prompts, device):
     ids, attended = batch["input_ids"], batch["attention_mask"].bool()
     digest.update(ids.numpy())
     return encode, ids, attended, digest.hexdigest()
+
+
+def _text_folder(name):
+    """The folder of a text model; of a hub id its snapshot, downloaded if need be."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=_TEXT_FILES))
+
+
+def _files_key(name):
+    """A text model by the content of its files, since a folder's may change."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return f"hub {name}"
+    found = [folder / file for file in _TEXT_FILES if (folder / file).is_file()]
+    return " ".join(["folder", *map(hash_file, found)])

@@ -1,12 +1,20 @@
 """`DPIQARegressor`: pictures and opinion scores in, a UNet with adapters out."""
 
+from numbers import Integral, Real
+
 import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
 
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._media.rows import as_rows
-from diffqa_features.learned.dpiqa.adapted_unet import AdaptedUNetRegressor
+from diffqa_features._store.store import as_store
+from diffqa_features._utils.checks import InOrder
+from diffqa_features.learned._base import Job
+from diffqa_features.learned._pictures import Pictures, encode_pictures
+from diffqa_features.learned._regression import BackboneRegressor, take_weights
 
 
-class DPIQARegressor(AdaptedUNetRegressor):
+class DPIQARegressor(BackboneRegressor):
     """Image quality from all levels of a diffusion model's UNet (DP-IQA [1]_).
 
     A picture is encoded and shown to the UNet of a latent diffusion model, without
@@ -72,7 +80,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
     batch_size : int, default=16
         Pictures per step.
 
-    accumulation : int, default=1
+    gradient_accumulation_steps : int, default=1
         Parts in which a batch goes through, where it does not fit into memory. The
         ranking loss sees pairs inside a part only.
 
@@ -80,15 +88,15 @@ class DPIQARegressor(AdaptedUNetRegressor):
         Of AdamW, which is Adam without weight decay.
 
     milestones : sequence of int, default=(5,)
-        Epochs after which the learning rate is multiplied by `decay`.
+        Epochs after which the learning rate is multiplied by `lr_decay`.
 
-    decay : float, default=0.2
+    lr_decay : float, default=0.2
         That factor, in (0, 1].
 
     weight_decay : float, default=0.0
         Of AdamW.
 
-    gradient_clip : float, default=None
+    max_grad_norm : float, default=None
         Largest norm of a step's gradient, if any.
 
     validation_fraction : float, default=None
@@ -121,6 +129,10 @@ class DPIQARegressor(AdaptedUNetRegressor):
         bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
         elsewhere.
 
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with a row that cannot be read: raise at the first; or leave it out
+        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+
     verbose : int, default=0
         1 shows progress bars with loss and SRCC.
 
@@ -135,9 +147,14 @@ class DPIQARegressor(AdaptedUNetRegressor):
         one, in units in which the training scores have a range of 1), ``srcc`` (of the
         predictions that were trained on) and, with validation, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changed, they are refused.
+        The parameters that the weights belong to. Changing one after `fit` raises
+        ValueError.
     backbone_identity_ : str
         Fingerprint of the backbone.
+    failed_ : list of (int, str)
+        Position and reason of every row of the last call that could not be read.
+    feature_names_in_ : ndarray of str
+        Columns of the X of `fit`, if that was a table.
 
     See Also
     --------
@@ -192,6 +209,36 @@ class DPIQARegressor(AdaptedUNetRegressor):
     (2, 8, 8, 8)
     """
 
+    _ARCHITECTURE = (
+        "qualities",
+        "scenes",
+        "distortions",
+        "text_model",
+        "train_unet",
+        "decoder_width",
+        "timestep",
+        "image_size",
+        "view",
+        "normalization",
+    )
+
+    _parameter_constraints: dict = {
+        **BackboneRegressor._parameter_constraints,
+        "qualities": [InOrder(), None],
+        "scenes": [InOrder(), None],
+        "distortions": [InOrder(), None],
+        "text_model": BackboneRegressor._parameter_constraints["checkpoint_dir"],
+        "train_unet": ["boolean"],
+        "decoder_width": [Interval(Integral, 8, None, closed="left"), None],
+        "timestep": [Interval(Integral, 0, 999, closed="both")],
+        "normalization": [StrOptions({"unit", "vae"})],
+        "ranking_weight": [Interval(Real, 0, None, closed="left")],
+        "ranking_margin": [Interval(Real, 0, None, closed="left")],
+        "milestones": [InOrder()],
+        "lr_decay": [Interval(Real, 0, 1, closed="right")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
     def __init__(
         self,
         backbone="tiny",
@@ -210,12 +257,12 @@ class DPIQARegressor(AdaptedUNetRegressor):
         ranking_margin=0.25,
         max_epochs=30,
         batch_size=16,
-        accumulation=1,
+        gradient_accumulation_steps=1,
         learning_rate=1e-5,
         milestones=(5,),
-        decay=0.2,
+        lr_decay=0.2,
         weight_decay=0.0,
-        gradient_clip=None,
+        max_grad_norm=None,
         validation_fraction=None,
         patience=3,
         warm_start=False,
@@ -224,6 +271,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
         memory=None,
         device=None,
         dtype=None,
+        on_error="raise",
         verbose=0,
     ):
         self.backbone = backbone
@@ -241,12 +289,12 @@ class DPIQARegressor(AdaptedUNetRegressor):
         self.ranking_margin = ranking_margin
         self.max_epochs = max_epochs
         self.batch_size = batch_size
-        self.accumulation = accumulation
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self.learning_rate = learning_rate
         self.milestones = milestones
-        self.decay = decay
+        self.lr_decay = lr_decay
         self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
+        self.max_grad_norm = max_grad_norm
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.warm_start = warm_start
@@ -255,9 +303,10 @@ class DPIQARegressor(AdaptedUNetRegressor):
         self.memory = memory
         self.device = device
         self.dtype = dtype
+        self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y, groups=None):
+    def fit(self, X, y, groups=None, sample_weight=None):
         """Train adapters, decoder and, with `train_unet`, a copy of the UNet.
 
         Parameters
@@ -269,6 +318,10 @@ class DPIQARegressor(AdaptedUNetRegressor):
         groups : array-like of shape (N,), default=None
             With `validation_fraction`, rows of a group stay on one side: the versions
             of one reference picture, say. Ignored otherwise.
+        sample_weight : array-like of shape (N,), default=None
+            What each row counts, not negative: the reciprocal variance of its opinion
+            score, say. A row of weight 2 counts like two equal rows, in the loss, the
+            fitted line and the validation; one of weight 0 is left out.
 
         Returns
         -------
@@ -284,15 +337,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
-        self._validate_params()
-        rows = as_rows(X)
-        y = self._check_target(rows, y)
-        info = self._plan()
-        train, held = self._split(y, groups)
-        again = self.warm_start and hasattr(self, "weights_")
-        if again:
-            self._check_fitted()
-        return self._fit(rows, y, train, held, info, again)
+        return self._fit(X, y, groups, sample_weight)
 
     def predict(self, X):
         """Predict the quality of pictures.
@@ -308,8 +353,7 @@ class DPIQARegressor(AdaptedUNetRegressor):
             Scores in the units and direction of the `y` of `fit`. A picture's score
             depends on neither order nor neighbours.
         """
-        (scores,) = self._read(X, lambda quality: [quality.scores])
-        return self._in_units(scores)
+        return self._finite(*self._look(X, lambda q: [self._in_units(q.scores)], ()))
 
     def quality_maps(self, X, return_scores=False):
         """Where quality shows: the decoder's maps, which a student can learn from.
@@ -329,8 +373,11 @@ class DPIQARegressor(AdaptedUNetRegressor):
         scores : ndarray of shape (N,), dtype float64
             Only with `return_scores`.
         """
-        maps, scores = self._read(X, lambda quality: [quality.maps, quality.scores])
-        return (maps, self._in_units(scores)) if return_scores else maps
+        grid = self._grid(self._check_fitted())
+        maps, scores = self._look(
+            X, lambda q: [q.maps, self._in_units(q.scores)], (8, grid, grid), ()
+        )
+        return (maps, scores) if return_scores else maps
 
     def transform(self, X):
         """Means of the quality maps, and the features that the score is made of.
@@ -347,8 +394,12 @@ class DPIQARegressor(AdaptedUNetRegressor):
             hidden layer, of which the score is a linear function. A DataFrame after
             ``set_output``.
         """
-        means, hidden = self._read(X, lambda q: [q.maps.mean((2, 3)), q.hidden])
-        return np.concatenate([means, hidden], 1)
+        (columns,) = self._look(
+            X,
+            lambda q: [np.concatenate([q.maps.mean((2, 3)), q.hidden], 1)],
+            self.get_feature_names_out().shape,
+        )
+        return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`; needs no weights in memory.
@@ -396,5 +447,239 @@ class DPIQARegressor(AdaptedUNetRegressor):
         OSError
             If the file, the backbone or the text model is not there.
         """
+        from diffqa_features.learned.dpiqa.released import ReleasedTeacher
+
+        released = ReleasedTeacher(path)
         parameters = {"text_model": "openai/clip-vit-large-patch14", **parameters}
-        return cls(backbone, **parameters)._take_released(path)
+        estimator = cls(backbone, **parameters)
+        estimator._validate_params()
+        grid, width = released.sizes()
+        factor = describe_backbone(estimator._backbone_name()).latent_factor
+        estimator.set_params(image_size=grid * factor, decoder_width=width)
+        info = estimator._check_parameters()
+        loaded = estimator._load_backbone()
+        tokens = estimator._tokens(loaded)
+        names = estimator._make_network(loaded, tokens, None).state_dict()
+        wanted = {k: v.shape for k, v in names.items() if k != "tokens"}
+        weights = {"tokens": np.array(tokens), **released.weights(wanted)}
+        fitted = {"slope_": 100.0, "intercept_": 0.0, "history_": []}
+        fitted["backbone_identity_"] = info.identity
+        return estimator._set_fitted(weights, fitted, estimator._architecture())
+
+    # -- parameters ----------------------------------------------------------------
+
+    def _check_parameters(self):
+        info = super()._check_parameters()
+        self._grid_of_prompts(info)
+        epochs = list(self.milestones)
+        if not all(isinstance(e, Integral) and e > 0 for e in epochs):
+            raise self._complaint("milestones", "positive ints, numbers of epochs")
+        return info
+
+    def _grid(self, info):
+        """Cells to a side of the latents, and of the quality maps."""
+        return self._checked_image_size(info) // info.latent_factor
+
+    def _grid_of_prompts(self, info):
+        from diffqa_features.learned.dpiqa import prompts as _prompt_grid
+
+        lists = []
+        for name in ("qualities", "scenes", "distortions"):
+            value = getattr(self, name)
+            words = getattr(_prompt_grid, name.upper()) if value is None else value
+            good = not isinstance(words, str) and all(
+                isinstance(word, str) for word in words
+            )
+            if not good or not len(words) or len(set(words)) < len(words):
+                raise self._complaint(name, "distinct str, at least one, or None")
+            lists.append([str(word) for word in words])
+        return _prompt_grid.make_prompts(*lists, info.text_length)
+
+    # -- data ----------------------------------------------------------------------
+
+    def _open_data(self, job):
+        pictures = Pictures(len(job.rows))
+        for some in self._encoded(job):
+            for picture in some:
+                pictures.add(*picture)
+        return pictures
+
+    def _encoded(self, job):
+        """Key, latents and view of each picture, some at a time."""
+        framing = self._framing(job.info, stills_only=True)
+
+        def encode(rows, see):
+            return self._encode(rows, framing, job.failed, see)
+
+        return encode_pictures(job.rows, encode)
+
+    # -- network -------------------------------------------------------------------
+
+    def _build_network(self, job):
+        job.backbone = self._load_backbone()
+        weights = self.weights_ if job.warm else None
+        return self._network(job.backbone, weights, trains=True)
+
+    def _tokens(self, backbone):
+        from diffqa_features.learned.dpiqa.prompts import encode_prompts
+
+        name = None if self.text_model is None else str(self.text_model)
+        prompts = self._grid_of_prompts(backbone.info)
+        tokens = encode_prompts(backbone, prompts, name, as_store(self.memory))
+        width = backbone.unet.config.cross_attention_dim
+        widths = list(width) if isinstance(width, (list, tuple)) else [width]
+        if any(tokens.shape[1] != width for width in widths):
+            raise self._complaint(
+                "text_model",
+                f"a model whose text features have the {widths[0]} channels that the "
+                f"UNet of {backbone.info.name!r} reads, and not {tokens.shape[1]}",
+            )
+        return tokens
+
+    def _make_network(self, backbone, tokens, seed):
+        """A network with first weights or, without a seed, with none."""
+        import torch
+
+        from diffqa_features.learned.dpiqa.network import DPIQANetwork
+
+        info = backbone.info
+        # The lock: a copy must not take along the hooks of another thread's pass.
+        with torch.inference_mode(False), backbone.lock:
+            return DPIQANetwork(
+                backbone.unet,
+                torch.from_numpy(np.array(tokens)),
+                own_unet=bool(self.train_unet),
+                factor=info.latent_factor,
+                grid=self._grid(info),
+                width=None if self.decoder_width is None else int(self.decoder_width),
+                timestep=int(self.timestep),
+                seed=seed,
+            )
+
+    def _network(self, backbone, weights=None, trains=False):
+        """A network on the device, with first weights or with these arrays.
+
+        One that does not train takes the arrays as they are, where torch can.
+        """
+        import torch
+
+        from diffqa_features._backbone.weights import layout_of
+
+        with torch.inference_mode(False):
+            if weights is None:
+                tokens = self._tokens(backbone)
+                network = self._make_network(backbone, tokens, int(self.random_state))
+            else:
+                network = self._make_network(backbone, weights["tokens"], None)
+                kept = {
+                    name: value.copy() if trains or not value.flags.writeable else value
+                    for name, value in weights.items()
+                }
+                network.load_weights({k: torch.from_numpy(v) for k, v in kept.items()})
+            for value in network.parameters():
+                moved = value.data.to(backbone.device)
+                value.data = moved.to(memory_format=layout_of(moved))
+            network.tokens = network.tokens.to(backbone.device)
+        return network.requires_grad_(trains)
+
+    # -- loss and scores -----------------------------------------------------------
+
+    def _loss(self, job):
+        import torch
+
+        from diffqa_features._media.views import to_pixels
+        from diffqa_features.learned._training import mean_of
+        from diffqa_features.learned.dpiqa.losses import margin_ranking_loss
+
+        device = job.backbone.device
+        slope, intercept = job.line
+        scaled = (job.y - intercept) / slope
+        wanted = torch.from_numpy(scaled).to(device, torch.float32)
+
+        def step(rows, generators):
+            latents, views = job.data.read(rows)
+            quality = job.network(
+                job.backbone,
+                torch.from_numpy(latents).to(device),
+                to_pixels(views, "unit").to(device),
+            )
+            scores, target = quality.scores.float(), wanted[rows]
+            weight = job.weights_of(rows, device)
+            loss = mean_of((scores - target).square(), weight)
+            if self.ranking_weight:
+                ranking = margin_ranking_loss(
+                    scores, target, self.ranking_margin, weight
+                )
+                loss = loss + self.ranking_weight * ranking
+            return loss, intercept + slope * scores
+
+        return step
+
+    def _scores(self, job, rows):
+        read = self._reader(job.backbone, job.network)
+        parts = np.array_split(rows, -(-len(rows) // 64))
+        return np.concatenate([read(*job.data.read(part)).scores for part in parts])
+
+    def _first_line(self, job):
+        """From scores around 0 with a range of 1 to the units of y."""
+        if job.warm:
+            return self.slope_, self.intercept_
+        y = job.y[job.train]
+        mean = np.average(y, weights=take_weights(job.weight, job.train))
+        return float(y.max() - y.min()) or 1.0, float(mean)
+
+    def _facts(self, job):
+        return job.data.keys, float(self.ranking_weight), float(self.ranking_margin)
+
+    # -- predictions ---------------------------------------------------------------
+
+    def _reader(self, backbone, network):
+        """A function from latents and views of any number of pictures to `Quality`."""
+        import torch
+
+        from diffqa_features._engine.passes import rows_per_pass
+        from diffqa_features._media.views import to_pixels
+        from diffqa_features._utils.batching import in_halves
+        from diffqa_features.learned._training import precision
+        from diffqa_features.learned.dpiqa.decoder import Quality
+
+        device = backbone.device
+        dtype = self._arithmetic(device)
+        with torch.no_grad(), precision(device, dtype):
+            # Once for all pictures: it depends on the weights only.
+            condition = network.condition_of(backbone)
+        size = rows_per_pass(backbone)
+
+        @torch.no_grad()
+        def run(pairs):
+            latents, views = (np.stack(part) for part in zip(*pairs))
+            with precision(device, dtype):
+                quality = network(
+                    backbone,
+                    torch.from_numpy(latents).to(device),
+                    to_pixels(views, "unit").to(device),
+                    condition,
+                )
+            return [v.float().cpu().numpy() for v in vars(quality).values()]
+
+        def read(latents, views):
+            nonlocal size
+            parts, size = in_halves(run, list(zip(latents, views)), size)
+            return Quality(*(np.concatenate(part) for part in zip(*parts)))
+
+        return read
+
+    def _look(self, X, take, *shapes):
+        """What `take` picks of the quality of each picture, some at a time."""
+        info = self._check_fitted()
+        job = Job(X, as_rows(X), info=info, failed=self._list_of_failed())
+        backbone = self._load_backbone()
+        read = self._reader(backbone, self._network(backbone, self.weights_))
+        parts = []
+        for some in self._encoded(job):
+            if some:
+                _, latents, views = zip(*some)
+                parts.append(take(read(latents, views)))
+        return self._by_row(
+            job, lambda: [np.concatenate(part) for part in zip(*parts)], *shapes
+        )

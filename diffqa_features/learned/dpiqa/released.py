@@ -72,7 +72,7 @@ class ReleasedTeacher:
                 part, {theirs[name]: shape for name, shape in shapes.items()}
             )
             for name in shapes:
-                weights[f"{part}.{name}"] = self._take(prefix + theirs[name])
+                weights[f"{part}.{name}"] = self._array(prefix + theirs[name])
         left = sorted(set(self._tensors) - self._taken)
         logger.info("%d tensors of %s are not used.", len(left), self.path)
         return weights
@@ -108,7 +108,7 @@ class ReleasedTeacher:
     def _gamma(self, shape):
         for key, value in self._tensors.items():
             if key.split(".")[-1] == "gamma" and tuple(value.shape) == shape:
-                return self._take(key)
+                return self._array(key)
         raise ValueError(
             f"{self.path} holds no 'gamma' of shape {shape}, as the text adapter of a "
             "DP-IQA teacher on this backbone has."
@@ -122,9 +122,9 @@ class ReleasedTeacher:
             f"{self.path} holds no {name!r}: it is no checkpoint of a DP-IQA teacher."
         )
 
-    def _take(self, key):
+    def _array(self, key):
         self._taken.add(key)
-        return as_array(self._tensors[key])
+        return as_array(self._tensors[key], self.path)
 
 
 def decoder_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Noisy latents and text states in, quality per block out: one pass for all rows."""
+"""Noisy latents and a conditioning in, quality per block out: one pass for all rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from diffqa_features._backbone.blocks import Block
-from diffqa_features._backbone.capture import Adapter, Tap, run_unet
+from diffqa_features._backbone.capture import Adapter, Tap
+from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._engine.pooling import alignment
 
 
@@ -32,7 +33,7 @@ def read_blocks(
     latents: torch.Tensor,
     noise: torch.Tensor,
     timesteps: torch.Tensor,
-    states: torch.Tensor,
+    conditioning: Conditioning,
     blocks: Sequence[Block],
     *,
     adapters: Mapping[str, Adapter] | None = None,
@@ -40,12 +41,12 @@ def read_blocks(
     bias: bool = True,
     queries: bool = False,
 ) -> Reading:
-    """Read N latents (N, C, h, w) at their timesteps (N,) under K prompts (K, L, D).
+    """Read N latents (N, C, h, w) at their timesteps (N,) under K prompts.
 
     All N x K rows go through the UNet together; both prompts of a picture see the same
     noise. Without the bias the pass ends at the last block.
     """
-    count, prompts = len(latents), len(states)
+    count, prompts = len(latents), len(conditioning)
     noisy = backbone.add_noise(latents, timesteps, noise)
     rows = noisy.repeat_interleave(prompts, 0)
     rows_at = timesteps.to(backbone.device).repeat_interleave(prompts)
@@ -71,16 +72,14 @@ def read_blocks(
     for block in blocks:
         taps.append(Tap(f"{block.module}.to_q", see_queries(block)))
         taps.append(Tap(f"{block.module}.to_k", see_keys(block)))
-    with backbone.lock:
-        output = run_unet(
-            backbone.unet,
-            rows.to(backbone.dtype),
-            rows_at,
-            states.to(backbone.dtype).repeat(count, 1, 1),
-            taps,
-            whole=bias,
-            adapters=adapters,
-        )
+    output = backbone.run(
+        rows,
+        rows_at,
+        conditioning.repeat(count),
+        taps,
+        whole=bias,
+        adapters=adapters,
+    )
     difference = None
     if bias:
         predicted = backbone.to_noise(output, rows, rows_at)

@@ -1,4 +1,4 @@
-"""Prompts in, text states out, with learned vectors among the words (CoOp)."""
+"""Prompts in, a conditioning out, with learned vectors among the words (CoOp)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+
+from diffqa_features._backbone.conditioning import Conditioning
 
 
 class PromptContext(nn.Module):
@@ -35,15 +37,15 @@ class PromptContext(nn.Module):
         self._ids, self._attended, self._at = _make_room(
             backbone, self._prompts, count, position, room
         )
-        width = backbone.encode_text([""])[0].shape[-1]
+        width = backbone.condition([""]).states.shape[-1]
         self.vectors = nn.Parameter(
             0.02 * torch.randn(count, width, generator=generator)
         )
 
-    def states(self, backbone) -> torch.Tensor:
-        """Text states (K, L, C) in float32, with gradient to the vectors."""
+    def condition(self, backbone) -> Conditioning:
+        """The K prompts for `Backbone.run`, with gradient to the vectors."""
         if not hasattr(self, "vectors"):
-            return backbone.encode_text(self._prompts)[0].float()
+            return backbone.condition(self._prompts)
 
         def place(embeddings):
             rows = []

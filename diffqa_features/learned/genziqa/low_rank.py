@@ -18,7 +18,7 @@ LAYERS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
 class LowRankAdapters(nn.Module):
     """Trained factors; ``y + up(down(x))`` on q, k, v and out of chosen blocks (LoRA).
 
-    The UNet gives the sizes and is not changed: :meth:`adapters` goes to ``run_unet``,
+    The UNet gives the sizes and is not changed: `Backbone.run` takes :meth:`adapters`,
     which applies it to one call and leaves nothing behind.
 
     Parameters

@@ -44,7 +44,7 @@ class GenzIQANetwork(nn.Module):
         self.lora = LowRankAdapters(backbone.unet, blocks, lora_rank, generator)
 
     def read(
-        self, backbone, latents, noise, timesteps, states, *, queries=False
+        self, backbone, latents, noise, timesteps, conditioning, *, queries=False
     ) -> Reading:
         """Read N latents at their timesteps (N,) with the noise given."""
         return read_blocks(
@@ -52,7 +52,7 @@ class GenzIQANetwork(nn.Module):
             latents,
             noise,
             timesteps,
-            states,
+            conditioning,
             self.blocks,
             adapters=self.lora.adapters(),
             sharpness=self.sharpness,
@@ -84,9 +84,11 @@ class GenzIQANetwork(nn.Module):
             counts = torch.as_tensor(counts)
             timesteps = timesteps.repeat_interleave(counts)
             noise = noise.repeat_interleave(counts, 0)
-        states = self.context.states(backbone)
+        conditioning = self.context.condition(backbone)
         latents, noise = latents.to(backbone.device), noise.to(backbone.device)
-        return self.read(backbone, latents, noise, timesteps, states, queries=queries)
+        return self.read(
+            backbone, latents, noise, timesteps, conditioning, queries=queries
+        )
 
 
 @torch.no_grad()
@@ -106,7 +108,7 @@ def read_ensemble(
     order or neighbours.
     """
     with precision(backbone.device, dtype):
-        states = network.context.states(backbone)
+        conditioning = network.context.condition(backbone)
     noises = {t: draw_noise(seed, t, latents.shape[1:]) for t in timesteps}
 
     def read(chunk):
@@ -119,7 +121,7 @@ def read_ensemble(
                     stack,
                     noise.to(stack).expand_as(stack),
                     torch.full((len(stack),), t),
-                    states,
+                    conditioning,
                     queries=queries,
                 )
             scores = scores + reading.scores.double() / len(noises)
@@ -129,7 +131,7 @@ def read_ensemble(
         parts = [scores.float().cpu().numpy()]
         return [*parts, seen.float().cpu().numpy()] if queries else parts
 
-    pictures = max(1, rows_per_pass(backbone) // len(states))
+    pictures = max(1, rows_per_pass(backbone) // len(conditioning))
     parts, _ = in_halves(read, latents, pictures)
     stacked = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return stacked[0], stacked[1] if queries else None

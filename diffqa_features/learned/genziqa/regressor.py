@@ -1,12 +1,19 @@
 """`GenzIQARegressor`: pictures and opinion scores in, a tuned diffusion model out."""
 
+from numbers import Integral, Real
+
 import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from diffqa_features._media.rows import as_rows
-from diffqa_features.learned.genziqa.prompt_guided import PromptGuidedRegressor
+from diffqa_features._backbone.blocks import select_blocks
+from diffqa_features._utils.checks import InOrder
+from diffqa_features.features._base import BackboneTransformer
+from diffqa_features.learned._regression import BackboneRegressor, spread, take_weights
+
+_PROBED = 128  # pictures that the scale of scores is read from
 
 
-class GenzIQARegressor(PromptGuidedRegressor):
+class GenzIQARegressor(BackboneRegressor):
     """Image quality from learned prompts and learned cross-attention (GenzIQA [1]_).
 
     A picture is encoded, noised and shown to the UNet of a latent diffusion model under
@@ -26,7 +33,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         which the paper takes), a hub id, or a folder in diffusers layout.
 
     prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
-        At least two with `bias`, which compares the first two.
+        At least two with `error_bias`, which compares the first two.
 
     n_context : int, default=16
         Learned vectors beside the words of each prompt. 0 keeps the prompts fixed.
@@ -44,7 +51,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         Cross-attention blocks that are scored and changed, by name or pattern:
         ``"up*"``, ``["mid.0", "down[01].*"]``.
 
-    bias : bool, default=True
+    error_bias : bool, default=True
         Add to every block the difference between the norms of the denoising errors
         under the first and the second prompt. Without it a pass ends at the last of
         `blocks`.
@@ -81,7 +88,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
     batch_size : int, default=16
         Pictures per step. All prompts of all of them are one pass of the UNet.
 
-    accumulation : int, default=1
+    gradient_accumulation_steps : int, default=1
         Parts in which a batch goes through the UNet, where it does not fit into
         memory.
 
@@ -91,7 +98,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
     weight_decay : float, default=1e-2
         Of AdamW.
 
-    gradient_clip : float, default=1.0
+    max_grad_norm : float, default=1.0
         Largest norm of a step's gradient.
 
     validation_fraction : float, default=None
@@ -128,6 +135,10 @@ class GenzIQARegressor(PromptGuidedRegressor):
         bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
         elsewhere.
 
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with a row that cannot be read: raise at the first; or leave it out
+        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+
     verbose : int, default=0
         1 shows progress bars with loss and SRCC.
 
@@ -142,9 +153,14 @@ class GenzIQARegressor(PromptGuidedRegressor):
         is what the mean of `y` gets), ``srcc`` (of the predictions that were trained
         on) and, with validation, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changed, they are refused.
+        The parameters that the weights belong to. Changing one after `fit` raises
+        ValueError.
     backbone_identity_ : str
         Fingerprint of the backbone.
+    failed_ : list of (int, str)
+        Position and reason of every row of the last call that could not be read.
+    feature_names_in_ : ndarray of str
+        Columns of the X of `fit`, if that was a table.
 
     See Also
     --------
@@ -188,7 +204,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
     >>> from diffqa_features import GenzIQARegressor
     >>> from diffqa_features.datasets import make_distorted_images
     >>> data = make_distorted_images(families="white_noise", n_levels=2, image_size=32)
-    >>> model = GenzIQARegressor(blocks="down0.*", bias=False, image_size=32)
+    >>> model = GenzIQARegressor(blocks="down0.*", error_bias=False, image_size=32)
     >>> model.set_params(max_epochs=1, n_timesteps=1)
     GenzIQARegressor(...)
     >>> model.fit(data.data[:4], data.target[:4]).predict(data.data[:2]).shape
@@ -196,6 +212,33 @@ class GenzIQARegressor(PromptGuidedRegressor):
     >>> model.get_feature_names_out()[:2]
     array(['down0.0__score', 'down0.1__score'], dtype=object)
     """
+
+    _ARCHITECTURE = (
+        "prompts",
+        "n_context",
+        "context_position",
+        "lora_rank",
+        "blocks",
+        "error_bias",
+        "pooling_lambda",
+        "image_size",
+        "view",
+        "normalization",
+    )
+
+    _parameter_constraints: dict = {
+        **BackboneRegressor._parameter_constraints,
+        "prompts": BackboneTransformer._parameter_constraints["prompts"],
+        "blocks": BackboneTransformer._parameter_constraints["blocks"],
+        "normalization": [StrOptions({"clip", "vae"})],
+        "n_context": [Interval(Integral, 0, None, closed="left")],
+        "context_position": [StrOptions({"end", "front"})],
+        "lora_rank": [Interval(Integral, 0, None, closed="left")],
+        "error_bias": ["boolean"],
+        "pooling_lambda": [Interval(Real, 0, None, closed="neither")],
+        "timestep_range": [InOrder()],
+        "n_timesteps": [Interval(Integral, 1, None, closed="left")],
+    }
 
     def __init__(
         self,
@@ -206,7 +249,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         context_position="end",
         lora_rank=4,
         blocks="all",
-        bias=True,
+        error_bias=True,
         pooling_lambda=0.14,
         timestep_range=(0, 100),
         n_timesteps=8,
@@ -215,10 +258,10 @@ class GenzIQARegressor(PromptGuidedRegressor):
         normalization="clip",
         max_epochs=10,
         batch_size=16,
-        accumulation=1,
+        gradient_accumulation_steps=1,
         learning_rate=1e-4,
         weight_decay=1e-2,
-        gradient_clip=1.0,
+        max_grad_norm=1.0,
         validation_fraction=None,
         patience=3,
         warm_start=False,
@@ -227,6 +270,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         memory=None,
         device=None,
         dtype=None,
+        on_error="raise",
         verbose=0,
     ):
         self.backbone = backbone
@@ -235,7 +279,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         self.context_position = context_position
         self.lora_rank = lora_rank
         self.blocks = blocks
-        self.bias = bias
+        self.error_bias = error_bias
         self.pooling_lambda = pooling_lambda
         self.timestep_range = timestep_range
         self.n_timesteps = n_timesteps
@@ -244,10 +288,10 @@ class GenzIQARegressor(PromptGuidedRegressor):
         self.normalization = normalization
         self.max_epochs = max_epochs
         self.batch_size = batch_size
-        self.accumulation = accumulation
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
+        self.max_grad_norm = max_grad_norm
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.warm_start = warm_start
@@ -256,9 +300,10 @@ class GenzIQARegressor(PromptGuidedRegressor):
         self.memory = memory
         self.device = device
         self.dtype = dtype
+        self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y, groups=None):
+    def fit(self, X, y, groups=None, sample_weight=None):
         """Train context vectors and low-rank factors.
 
         Parameters
@@ -270,6 +315,10 @@ class GenzIQARegressor(PromptGuidedRegressor):
         groups : array-like of shape (N,), default=None
             With `validation_fraction`, rows of a group stay on one side: the versions
             of one reference picture, say. Ignored otherwise.
+        sample_weight : array-like of shape (N,), default=None
+            What each row counts, not negative: the reciprocal variance of its opinion
+            score, say. A row of weight 2 counts like two equal rows, in the loss, the
+            fitted line and the validation; one of weight 0 is left out.
 
         Returns
         -------
@@ -285,15 +334,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
-        self._validate_params()
-        rows = as_rows(X)
-        y = self._check_target(rows, y)
-        info = self._plan()
-        train, held = self._split(y, groups)
-        again = self.warm_start and hasattr(self, "weights_")
-        if again:
-            self._check_fitted()
-        return self._fit(self._latents(rows, info), y, train, held, info, again)
+        return self._fit(X, y, groups, sample_weight)
 
     def predict(self, X):
         """Predict the quality of pictures.
@@ -309,12 +350,7 @@ class GenzIQARegressor(PromptGuidedRegressor):
             Scores in the units and direction of the `y` of `fit`. A picture's score
             depends on neither order nor neighbours.
         """
-        info = self._check_fitted()
-        latents = self._latents(as_rows(X), info)
-        backbone = self._load_backbone()
-        network = self._network(backbone, trained=True)
-        scores = self._scores(network, backbone, latents, self._ensemble())
-        return self.intercept_ + self.slope_ * scores
+        return self._predict(X)
 
     def transform(self, X):
         """Block scores and tuned queries of pictures.
@@ -332,13 +368,35 @@ class GenzIQARegressor(PromptGuidedRegressor):
             All are means over the timesteps of a prediction. A DataFrame after
             ``set_output``.
         """
-        info = self._check_fitted()
-        latents = self._latents(as_rows(X), info)
-        backbone = self._load_backbone()
-        network = self._network(backbone, trained=True)
-        return np.concatenate(
-            self._read(network, backbone, latents, self._ensemble(), queries=True), 1
-        )
+        job = self._open_job(X)
+
+        def read():
+            parts = self._read(job, job.data, self._ensemble(), queries=True)
+            return [np.concatenate(parts, 1)]
+
+        (columns,) = self._by_row(job, read, self.get_feature_names_out().shape)
+        return columns.astype(np.float32, copy=False)
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`; needs no weights in memory.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
+
+        Returns
+        -------
+        ndarray of str
+            ``up1.0__score`` and so on, with a modulator ``up1.0__gamma``, then
+            ``up1.0__query__0042``.
+        """
+        self._validate_params()
+        blocks = self._chosen(self._check_parameters())
+        names = [f"{block.name}__score" for block in blocks]
+        for block in blocks:
+            names += [f"{block.name}__query__{c:04d}" for c in range(block.channels)]
+        return np.array(names, object)
 
     @classmethod
     def from_released(cls, folder, backbone="sd21-base", **parameters):
@@ -370,12 +428,194 @@ class GenzIQARegressor(PromptGuidedRegressor):
         from diffqa_features.learned.genziqa.released import read_released
 
         estimator = cls(backbone, **parameters)
-        info = estimator._plan()
+        estimator._validate_params()
+        info = estimator._check_parameters()
         weights, sizes = read_released(folder, estimator._chosen(info))
         estimator.set_params(**sizes)
-        return estimator._restore(
-            weights,
-            info.identity,
-            {"slope_": 1.0, "intercept_": 0.0, "history_": []},
-            estimator._design(),
+        fitted = {"slope_": 1.0, "intercept_": 0.0, "history_": []}
+        fitted["backbone_identity_"] = info.identity
+        return estimator._set_fitted(weights, fitted, estimator._architecture())
+
+    # -- parameters ----------------------------------------------------------------
+
+    def _check_parameters(self):
+        info = super()._check_parameters()
+        if self.error_bias and len(self._prompts()) < 2:
+            raise self._complaint(
+                "prompts",
+                "at least two with error_bias=True, which is a difference between the "
+                "first two; set error_bias=False to use one",
+            )
+        self._ensemble()
+        self._chosen(info)
+        return info
+
+    def _chosen(self, info):
+        patterns = self.blocks if isinstance(self.blocks, str) else list(self.blocks)
+        names = select_blocks(patterns, [block.name for block in info.blocks])
+        return [block for block in info.blocks if block.name in names]
+
+    def _range(self):
+        values = list(self.timestep_range)
+        whole = all(isinstance(t, Integral) and not isinstance(t, bool) for t in values)
+        if len(values) != 2 or not whole or not 0 <= values[0] < values[1] <= 1000:
+            raise self._complaint(
+                "timestep_range", "two ints, 0 <= lowest < highest <= 1000"
+            )
+        return int(values[0]), int(values[1])
+
+    def _ensemble(self):
+        from diffqa_features.learned.genziqa.network import ensemble_timesteps
+
+        lowest, highest = self._range()
+        if self.n_timesteps > highest - lowest:
+            raise self._complaint(
+                "n_timesteps",
+                f"at most {highest - lowest}, the timesteps of timestep_range",
+            )
+        return ensemble_timesteps(lowest, highest, self.n_timesteps)
+
+    # -- data and network ----------------------------------------------------------
+
+    def _open_data(self, job):
+        return self._latents(job, stills_only=True)
+
+    def _build_network(self, job):
+        import torch
+
+        job.backbone = self._load_backbone()
+        with torch.inference_mode(False):
+            network = self._make_network(job.backbone)
+        if job.warm:
+            self._load_weights(network)
+        return network.to(job.backbone.device)
+
+    def _make_network(self, backbone):
+        from diffqa_features.learned.genziqa.network import GenzIQANetwork
+
+        return GenzIQANetwork(
+            backbone, self._chosen(backbone.info), self._prompts(), **self._settings()
         )
+
+    def _settings(self):
+        return {
+            "n_context": self.n_context,
+            "context_position": self.context_position,
+            "lora_rank": self.lora_rank,
+            "bias": bool(self.error_bias),
+            "sharpness": float(self.pooling_lambda),
+            "seed": int(self.random_state),
+        }
+
+    # -- loss and scores -----------------------------------------------------------
+
+    def _loss(self, job):
+        import torch
+
+        from diffqa_features.learned._training import mean_of
+
+        slope, intercept = job.line
+        wanted = torch.from_numpy(job.y).to(job.backbone.device, torch.float32)
+        unit = self._unit(wanted[job.train], job.weights_of(job.train, wanted.device))
+
+        def step(rows, generators):
+            sampled = self._sample(job, rows, generators)
+            predicted = intercept + slope * sampled
+            errors = (predicted - wanted[rows]) / unit
+            weight = job.weights_of(rows, wanted.device)
+            return mean_of(errors.square(), weight), predicted
+
+        return step
+
+    @staticmethod
+    def _unit(wanted, weight):
+        if weight is None:
+            return float(wanted.std(correction=0)) or 1.0
+        return spread(wanted.cpu().numpy(), weight.cpu().numpy())
+
+    def _sample(self, job, rows, generators):
+        """Q of a training step, with its graph, float32 (n,)."""
+        import torch
+
+        latents = torch.from_numpy(job.data[rows])
+        drawn = job.network.sample(job.backbone, latents, *self._range(), generators)
+        return drawn.scores.mean(1)
+
+    def _scores(self, job, rows):
+        everyone = len(rows) == len(job.data)  # not copied
+        latents = job.data if everyone else job.data[rows]
+        return self._quality(job, latents, self._ensemble())
+
+    def _quality(self, job, latents, timesteps):
+        """Q, the mean over blocks and timesteps, float64 (N,)."""
+        scores, _ = self._read(job, latents, timesteps)
+        return scores.astype(np.float64).mean(axis=1)
+
+    def _read(self, job, latents, timesteps, queries=False):
+        from diffqa_features.learned.genziqa.network import read_ensemble
+
+        return read_ensemble(
+            job.network,
+            job.backbone,
+            latents,
+            timesteps,
+            self.random_state,
+            self._arithmetic(job.backbone.device),
+            queries=queries,
+        )
+
+    # -- from Q to the units of y --------------------------------------------------
+
+    def _first_line(self, job):
+        """By the untrained model: its direction, and a scale that training can keep.
+
+        The slope is the spread of `y` over that of Q between timesteps and pictures, so
+        that what training changes in Q is worth about as much in `y`.
+        """
+        from diffqa_features.learned.genziqa.network import ensemble_timesteps
+
+        if job.warm:
+            return self.slope_, self.intercept_
+        lowest, highest = self._range()
+        timesteps = ensemble_timesteps(lowest, highest, min(4, highest - lowest))
+        rows = self._probed(job)
+        latents = job.data[rows]
+        untrained = np.stack([self._quality(job, latents, (t,)) for t in timesteps], 1)
+        weight = take_weights(job.weight, rows)
+        return fit_line(
+            untrained, job.y[rows], job.y[job.train],
+            weight, take_weights(job.weight, job.train),
+        )  # fmt: skip
+
+    def _last_line(self, job, trained):
+        return self._least_squares(job, self._probed(job), trained) or job.line
+
+    def _probed(self, job):
+        rng = np.random.default_rng(self.random_state)
+        return np.sort(rng.permutation(job.train)[:_PROBED])
+
+    def _facts(self, job):
+        return self._range(), self._ensemble(), job.data
+
+
+def fit_line(untrained, known, target, weight=None, target_weight=None):
+    """Slope and intercept that bring scores (n, timesteps) into the target's units.
+
+    Means become equal, and the target's spread becomes that of the scores over pictures
+    and timesteps, or 1, the unit of logits, where they spread less: then the target
+    would ask for smaller changes than noise makes. The slope is negative where
+    untrained scores fall with the target: DMOS, where lower is better.
+    """
+    scores = untrained.mean(axis=1)
+    mean = np.average(scores, weights=weight)
+    centred = (scores - mean) if weight is None else (scores - mean) * weight
+    agreement = centred @ (known - np.average(known, weights=weight))
+    direction = 1.0 if agreement >= 0 else -1.0
+    if weight is None:
+        width = untrained.std()
+    else:
+        every = np.repeat(weight[:, None], untrained.shape[1], 1)
+        width = np.sqrt(np.average((untrained - mean) ** 2, weights=every))
+    slope = direction * spread(target, target_weight) / max(width, 1.0)
+    target_mean = np.average(target, weights=target_weight)
+    return float(slope), float(target_mean - slope * mean)

@@ -30,7 +30,7 @@ def read_released(folder, blocks):
             f"{_CONTEXT} in '{folder}' must hold one matrix of context vectors, 'ctx'. "
             f"Got the entries {sorted(learner)} instead."
         )
-    weights = {"context.vectors": as_array(context[0])}
+    weights = {"context.vectors": as_array(context[0], folder)}
     known = {block.module: block for block in blocks}
     path = find_file(folder, _LORA)
     for key, value in read_tensors(path).items():
@@ -48,7 +48,7 @@ def read_released(folder, blocks):
                 )
             continue
         name = factor_name(known[match["path"]], match["layer"], match["side"])
-        weights[f"lora.{name}"] = as_array(value)
+        weights[f"lora.{name}"] = as_array(value, path)
     missing = [
         f"{block.module}.{layer} ({side})"
         for block in blocks

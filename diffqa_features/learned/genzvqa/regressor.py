@@ -1,12 +1,27 @@
-"""`GenzVQARegressor`: videos and opinion scores in, a tuned diffusion model out."""
+"""`GenzVQARegressor`: videos and opinion scores in, a tuned diffusion model out.
+
+What is not here is as for pictures, in `genziqa.regressor`.
+"""
+
+import os
+from numbers import Integral
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
-from diffqa_features._media.rows import as_rows
-from diffqa_features.learned.genzvqa.video_guided import VideoGuidedRegressor
+from diffqa_features.features._base import BackboneTransformer
+from diffqa_features.learned._base import load_weights, state_arrays
+from diffqa_features.learned.genziqa import GenzIQARegressor
+from diffqa_features.motion import MotionFeatures
+from diffqa_features.motion._weights import find_weights
+
+_shared = BackboneTransformer._parameter_constraints
 
 
-class GenzVQARegressor(VideoGuidedRegressor):
+class GenzVQARegressor(GenzIQARegressor):
     """Video quality from learned prompts, cross-attention and motion (GenzVQA [1]_).
 
     Frames are read as :class:`GenzIQARegressor` reads pictures, and each block gets the
@@ -23,7 +38,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         which the paper takes), a hub id, or a folder in diffusers layout.
 
     prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
-        At least two with `bias`, which compares the first two.
+        At least two with `error_bias`, which compares the first two.
 
     n_context : int, default=16
         Learned vectors beside the words of each prompt. 0 keeps the prompts fixed.
@@ -39,7 +54,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         Cross-attention blocks that are scored, changed and modulated, by name or
         pattern: ``"up*"``, ``["mid.0", "down[01].*"]``.
 
-    bias : bool, default=True
+    error_bias : bool, default=True
         Add to every block the difference between the norms of the denoising errors
         under the first and the second prompt. Without it a pass ends at the last of
         `blocks`.
@@ -80,7 +95,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         width. The released code multiplies (by 8); attention usually divides.
 
     motion_network : str or path, default="tiny"
-        The frozen network that sees motion, as `weights` of :class:`MotionFeatures`:
+        The frozen network that sees motion, as in :class:`MotionFeatures`:
         ``"tiny"``, ``"slowfast_r50"``, which the paper takes, or a file.
 
     init_from : GenzIQARegressor, str or path, default=None
@@ -107,7 +122,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
     batch_size : int, default=16
         Videos per step. All prompts of all their frames are one pass of the UNet.
 
-    accumulation : int, default=1
+    gradient_accumulation_steps : int, default=1
         Parts in which a batch goes through the UNet, where it does not fit into
         memory: `batch_size` is one video at a time.
 
@@ -117,7 +132,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
     weight_decay : float, default=1e-2
         Of AdamW.
 
-    gradient_clip : float, default=1.0
+    max_grad_norm : float, default=1.0
         Largest norm of a step's gradient.
 
     validation_fraction : float, default=None
@@ -151,6 +166,10 @@ class GenzVQARegressor(VideoGuidedRegressor):
         bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
         elsewhere.
 
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with a row that cannot be read: raise at the first; or leave it out
+        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+
     verbose : int, default=0
         1 shows progress bars with loss and SRCC.
 
@@ -164,10 +183,15 @@ class GenzVQARegressor(VideoGuidedRegressor):
         Per epoch: ``epoch``, ``loss`` (mean squared error over the variance of `y`),
         ``srcc`` of the predictions trained on and, if any, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changed, they are refused.
+        The parameters that the weights belong to. Changing one after `fit` raises
+        ValueError.
     backbone_identity_, motion_identity_ : str
         Fingerprints of the backbone and of the motion network's file; the latter is
         None without a modulator.
+    failed_ : list of (int, str)
+        Position and reason of every row of the last call that could not be read.
+    feature_names_in_ : ndarray of str
+        Columns of the X of `fit`, if that was a table.
 
     See Also
     --------
@@ -204,12 +228,27 @@ class GenzVQARegressor(VideoGuidedRegressor):
     >>> from diffqa_features import GenzVQARegressor
     >>> still = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     >>> moving = np.stack([np.roll(still, 2 * t, axis=1) for t in range(8)])
-    >>> model = GenzVQARegressor(blocks="down0.*", bias=False, image_size=32)
+    >>> model = GenzVQARegressor(blocks="down0.*", error_bias=False, image_size=32)
     >>> model.set_params(n_frames=2, max_epochs=1, n_timesteps=1)
     GenzVQARegressor(...)
     >>> model.fit([still, moving], [1.0, 4.0]).predict([moving]).shape
     (1,)
     """
+
+    _ARCHITECTURE = (*GenzIQARegressor._ARCHITECTURE, "modulator", "modulator_scale")
+    _FITTED = (*GenzIQARegressor._FITTED, "motion_identity_")
+
+    _parameter_constraints: dict = {
+        **GenzIQARegressor._parameter_constraints,
+        "frame_rate": _shared["frame_rate"],
+        "max_frames": _shared["max_frames"],
+        "n_frames": [Interval(Integral, 1, None, closed="left"), None],
+        "reader": _shared["reader"],
+        "modulator": ["boolean"],
+        "modulator_scale": [StrOptions({"multiply", "divide"})],
+        "motion_network": [str, os.PathLike],
+        "init_from": [GenzIQARegressor, FrozenEstimator, str, os.PathLike, None],
+    }
 
     def __init__(
         self,
@@ -220,7 +259,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         context_position="end",
         lora_rank=4,
         blocks="all",
-        bias=True,
+        error_bias=True,
         pooling_lambda=0.14,
         timestep_range=(0, 100),
         n_timesteps=4,
@@ -237,10 +276,10 @@ class GenzVQARegressor(VideoGuidedRegressor):
         normalization="clip",
         max_epochs=6,
         batch_size=16,
-        accumulation=1,
+        gradient_accumulation_steps=1,
         learning_rate=1e-4,
         weight_decay=1e-2,
-        gradient_clip=1.0,
+        max_grad_norm=1.0,
         validation_fraction=None,
         patience=3,
         warm_start=False,
@@ -249,6 +288,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         memory=None,
         device=None,
         dtype=None,
+        on_error="raise",
         verbose=0,
     ):
         self.backbone = backbone
@@ -257,7 +297,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         self.context_position = context_position
         self.lora_rank = lora_rank
         self.blocks = blocks
-        self.bias = bias
+        self.error_bias = error_bias
         self.pooling_lambda = pooling_lambda
         self.timestep_range = timestep_range
         self.n_timesteps = n_timesteps
@@ -274,10 +314,10 @@ class GenzVQARegressor(VideoGuidedRegressor):
         self.normalization = normalization
         self.max_epochs = max_epochs
         self.batch_size = batch_size
-        self.accumulation = accumulation
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
+        self.max_grad_norm = max_grad_norm
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.warm_start = warm_start
@@ -286,9 +326,10 @@ class GenzVQARegressor(VideoGuidedRegressor):
         self.memory = memory
         self.device = device
         self.dtype = dtype
+        self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y, groups=None):
+    def fit(self, X, y, groups=None, sample_weight=None):
         """Train context vectors, low-rank factors and modulator together.
 
         Parameters
@@ -302,6 +343,10 @@ class GenzVQARegressor(VideoGuidedRegressor):
         groups : array-like of shape (N,), default=None
             With `validation_fraction`, rows of a group stay on one side: the versions
             of one content, say. Ignored otherwise.
+        sample_weight : array-like of shape (N,), default=None
+            What each row counts, not negative: the reciprocal variance of its opinion
+            score, say. A row of weight 2 counts like two equal rows, in the loss, the
+            fitted line and the validation; one of weight 0 is left out.
 
         Returns
         -------
@@ -317,20 +362,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
         OSError
             If the backbone, the motion network, a file or a checkpoint cannot be read.
         """
-        self._validate_params()
-        y = self._check_target(as_rows(X), y)
-        info = self._plan()
-        train, held = self._split(y, groups)
-        again = self.warm_start and hasattr(self, "weights_")
-        if again:
-            self._check_fitted()
-        elif self.init_from is not None:
-            self._source(info)
-        identity = self._motion_identity()
-        videos = self._videos(X, self._encoded(X, info))
-        self._fit(videos, y, train, held, info, again)
-        self.motion_identity_ = identity
-        return self
+        return self._fit(X, y, groups, sample_weight)
 
     def predict(self, X):
         """Predict the quality of videos.
@@ -346,8 +378,7 @@ class GenzVQARegressor(VideoGuidedRegressor):
             Scores in the units and direction of the `y` of `fit`. A video's score
             depends on neither order nor neighbours.
         """
-        _, reading = self._look(X)
-        return self.intercept_ + self.slope_ * reading.quality
+        return self._predict(X)
 
     def transform(self, X):
         """Block scores, factors and tuned queries of videos.
@@ -366,9 +397,15 @@ class GenzVQARegressor(VideoGuidedRegressor):
             factor times score is the Q of the prediction. A DataFrame after
             ``set_output``.
         """
-        _, reading = self._look(X, queries=True)
-        factors = [reading.factors] if self.modulator else []
-        return np.concatenate([reading.scores, *factors, reading.queries], 1)
+        job = self._open_job(X)
+
+        def read():
+            reading = self._read(job, job.data, self._ensemble(), queries=True)
+            factors = [reading.factors] if self.modulator else []
+            return [np.concatenate([reading.scores, *factors, reading.queries], 1)]
+
+        (columns,) = self._by_row(job, read, self.get_feature_names_out().shape)
+        return columns.astype(np.float32, copy=False)
 
     def frame_scores(self, X):
         """Score each frame that a prediction reads, for `FrameScoresDisplay`.
@@ -386,14 +423,264 @@ class GenzVQARegressor(VideoGuidedRegressor):
             video. ``"frame"``, int (T,), the number of each frame in the video;
             ``"time"``, float64 (T,) seconds, None where there is no clock.
         """
-        encoded, reading = self._look(X)
-        ends = np.cumsum([len(row.frames) for row in encoded])[:-1]
-        parts = np.split(reading.frame_scores.astype(np.float64), ends)
-        return [
-            {
-                "score": self.intercept_ + self.slope_ * (part * factors).mean(1),
-                "frame": row.frames,
-                "time": row.times,
-            }
-            for row, part, factors in zip(encoded, parts, reading.factors, strict=True)
-        ]
+        job = self._open_job(X)
+        nothing = np.empty(0)
+        found = [{"score": nothing, "frame": nothing, "time": None} for _ in job.rows]
+
+        def read():
+            reading = self._read(job, job.data, self._ensemble())
+            ends = np.cumsum(job.data.counts)[:-1]
+            parts = np.split(reading.frame_scores.astype(np.float64), ends)
+            videos = zip(job.kept, job.encoded, parts, reading.factors)
+            for place, row, part, factors in videos:
+                score = self.intercept_ + self.slope_ * (part * factors).mean(1)
+                found[place] = {"score": score, "frame": row.frames, "time": row.times}
+            return []
+
+        self._by_row(job, read)
+        return found
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`; needs no weights in memory.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored, there for scikit-learn.
+
+        Returns
+        -------
+        ndarray of str
+            ``down0.0__score`` and so on, ``down0.0__gamma`` with a modulator, then
+            ``down0.0__query__0042``.
+        """
+        names = super().get_feature_names_out()
+        if not self.modulator:
+            return names
+        blocks = self._chosen(self._check_parameters())
+        factors = [f"{block.name}__gamma" for block in blocks]
+        return np.insert(names, len(blocks), np.array(factors, object))
+
+    @classmethod
+    def from_released(
+        cls, folder, backbone="sd21-base", motion_network="slowfast_r50", **parameters
+    ):
+        """Load the files of the authors' released training code.
+
+        Parameters
+        ----------
+        folder : str or path
+            Where, in it or below, `coop_Model_state_dict.pth`, `slowAttn.pth`,
+            `fastAttn.pth`, `linearBlocks.pth` and `pytorch_lora_weights.bin` (or
+            ``.safetensors``) lie. Only tensors are read.
+        backbone : str or path, default="sd21-base"
+            The model that they were trained on.
+        motion_network : str or path, default="slowfast_r50"
+            The network whose features they were trained on.
+        **parameters : object
+            Other parameters of the estimator; the defaults are the released settings.
+
+        Returns
+        -------
+        GenzVQARegressor
+            A fitted estimator that predicts in the units it was trained in: the line
+            is the identity.
+
+        Raises
+        ------
+        ValueError
+            If the files hold something else or do not fit the backbone or the motion
+            network.
+        OSError
+            If the files, the backbone or the motion network are not there.
+        """
+        from diffqa_features.learned.genziqa.released import read_released
+        from diffqa_features.learned.genzvqa.released import read_modulator
+
+        estimator = cls(backbone, motion_network=motion_network, **parameters)
+        estimator._validate_params()
+        info = estimator._check_parameters()
+        blocks = estimator._chosen(info)
+        weights, sizes = read_released(folder, blocks)
+        if estimator.modulator:
+            widths = estimator._motion()._channels()
+            weights |= read_modulator(folder, blocks, widths)
+        estimator.set_params(**sizes)
+        fitted = {
+            "slope_": 1.0,
+            "intercept_": 0.0,
+            "history_": [],
+            "motion_identity_": estimator._motion_identity(),
+            "backbone_identity_": info.identity,
+        }
+        return estimator._set_fitted(weights, fitted, estimator._architecture())
+
+    # -- parameters ----------------------------------------------------------------
+
+    def _check_parameters(self):
+        info = super()._check_parameters()
+        self._check_frames()
+        if self.modulator:
+            self._motion_weights(download=False)
+        return info
+
+    def _check_frames(self):
+        if self.n_frames is not None and self.max_frames is not None:
+            raise self._complaint(
+                "max_frames", "None where n_frames gives their number"
+            )
+
+    def _motion_weights(self, download=True):
+        return find_weights(self.motion_network, download=download)
+
+    def _motion_identity(self):
+        return self._motion_weights().identity if self.modulator else None
+
+    def _check_fitted(self):
+        info = super()._check_fitted()
+        self._check_frames()
+        if self._motion_identity() != self.motion_identity_:
+            raise ValueError(
+                f"The motion network {os.fspath(self.motion_network)!r} is not the one "
+                f"that this {type(self).__name__} was fitted with: its file has the "
+                f"SHA-256 {self._motion_identity()[:12]}, expected "
+                f"{self.motion_identity_[:12]}. Set 'motion_network' to the original "
+                "file, or fit again."
+            )
+        return info
+
+    # -- data and network ----------------------------------------------------------
+
+    def _open_data(self, job):
+        from diffqa_features.learned.genzvqa.network import Videos, mean_motion
+
+        if not job.warm and self.init_from is not None:
+            self._source(job.info)
+        latents = self._latents(
+            job,
+            frame_rate=float(self.frame_rate),
+            max_frames=self.max_frames,
+            n_frames=self.n_frames,
+            reader=self.reader,
+        )
+        motion = None
+        if self.modulator:
+            features = self._motion()
+            clips = features.sequences(job.X)
+            read = job.kept
+            new = [bad for bad in features.failed_ if bad[0] in read]
+            if new:  # read as frames, but not as clips
+                job.failed += new
+                job.encoded = [row for row in job.encoded if row.index in job.kept]
+                latents = np.concatenate([row.latents for row in job.encoded])
+            if job.encoded:
+                motion = mean_motion([clips[place] for place in job.kept])
+        counts = np.array([len(row.latents) for row in job.encoded], int)
+        return Videos(latents, counts, motion)
+
+    def _motion(self):
+        return MotionFeatures(
+            os.fspath(self.motion_network),
+            memory=self.memory,
+            device=self.device,
+            # As for latents: they are computed once, and stay.
+            dtype="float32",
+            on_error=self.on_error,
+            verbose=self.verbose,
+            reader=self.reader,
+        )
+
+    def _make_network(self, backbone):
+        from diffqa_features.learned.genzvqa.network import GenzVQANetwork
+
+        return GenzVQANetwork(
+            backbone,
+            self._chosen(backbone.info),
+            self._prompts(),
+            widths=self._motion()._channels() if self.modulator else None,
+            scale=self.modulator_scale,
+            **self._settings(),
+        )
+
+    def _build_network(self, job):
+        network = super()._build_network(job)
+        if not job.warm and self.init_from is not None:
+            first = self._source(job.info).weights_
+            load_weights(network, {**state_arrays(network), **first})
+        return network
+
+    # -- loss and scores -----------------------------------------------------------
+
+    def _sample(self, job, rows, generators):
+        return job.network.sample_videos(
+            job.backbone, job.data[rows], *self._range(), generators
+        )
+
+    def _scores(self, job, rows):
+        return self._quality(job, job.data[rows], self._ensemble())
+
+    def _quality(self, job, videos, timesteps):
+        return self._read(job, videos, timesteps).quality
+
+    def _read(self, job, videos, timesteps, queries=False):
+        from diffqa_features.learned.genzvqa.network import read_videos
+
+        return read_videos(
+            job.network,
+            job.backbone,
+            videos,
+            timesteps,
+            self.random_state,
+            self._arithmetic(job.backbone.device),
+            queries=queries,
+        )
+
+    def _facts(self, job):
+        videos = job.data
+        facts = videos.latents, videos.counts, videos.motion
+        return self._range(), self._ensemble(), facts
+
+    def _end(self, job, trained):
+        fitted = super()._end(job, trained)
+        return {**fitted, "motion_identity_": self._motion_identity()}
+
+    # -- where training begins -----------------------------------------------------
+
+    def _source(self, info):
+        """The fitted GenzIQA of `init_from`, which has to be of the same design."""
+        source = self.init_from
+        if isinstance(source, (str, os.PathLike)):
+            source = GenzIQARegressor.from_pretrained(source, backbone=self.backbone)
+        if isinstance(source, FrozenEstimator):
+            source = source.estimator
+        other = isinstance(source, GenzVQARegressor)
+        if other or not isinstance(source, GenzIQARegressor):
+            raise self._complaint(
+                "init_from",
+                "a GenzIQARegressor, also in a FrozenEstimator, a folder of its "
+                "save_pretrained, or None",
+            )
+        try:
+            check_is_fitted(source, "weights_")
+        except NotFittedError as error:
+            raise ValueError(
+                "The GenzIQARegressor in 'init_from' is not fitted. Fit it first. A "
+                "clone, as searches and cross-validation make, is not fitted either: "
+                "there, wrap it in sklearn.frozen.FrozenEstimator, or pass the folder "
+                "of its save_pretrained."
+            ) from error
+        if source.backbone_identity_ != info.identity:
+            raise ValueError(
+                "The GenzIQARegressor in 'init_from' was fitted on another backbone "
+                f"than {info.name!r}: its fingerprint is "
+                f"{source.backbone_identity_[:12]}, and not {info.identity[:12]}."
+            )
+        design = self._architecture()
+        for name, value in source.design_.items():
+            if value != design[name]:
+                raise ValueError(
+                    f"The {name!r} parameter of {type(self).__name__} is "
+                    f"{design[name]!r}, but the GenzIQARegressor in 'init_from' was "
+                    f"fitted with {value!r}. Set both to the same value."
+                )
+        return source

@@ -27,16 +27,16 @@ def read_modulator(folder, blocks, widths):
                 theirs = f"{_released_name(block)}.{layer}"
                 wanted[f"{theirs}.weight"] = f"{ours}weight", weight
                 wanted[f"{theirs}.bias"] = f"{ours}bias", bias
-        weights |= _take(folder, f"{path}Attn.pth", wanted)
+        weights |= _read_tensors(folder, f"{path}Attn.pth", wanted)
     wanted = {}
     for block in blocks:
         ours, theirs = f"modulator.gamma.{module_name(block)}", _released_name(block)
         wanted[f"{theirs}.weight"] = f"{ours}.weight", (1, 2)
         wanted[f"{theirs}.bias"] = f"{ours}.bias", (1,)
-    return weights | _take(folder, "linearBlocks.pth", wanted)
+    return weights | _read_tensors(folder, "linearBlocks.pth", wanted)
 
 
-def _take(folder, name, wanted):
+def _read_tensors(folder, name, wanted):
     """Tensors of a file under our names; their names and shapes have to be `wanted`."""
     path = find_file(Path(folder).expanduser(), (name,))
     found = read_tensors(path)
@@ -53,7 +53,7 @@ def _take(folder, name, wanted):
                 f"{path}: {theirs!r} has the shape {tuple(found[theirs].shape)}, and "
                 f"{shape} fits this backbone and this motion network."
             )
-    return {ours: as_array(found[theirs]) for theirs, (ours, _) in wanted.items()}
+    return {ours: as_array(found[theirs], path) for theirs, (ours, _) in wanted.items()}
 
 
 def _released_name(block):

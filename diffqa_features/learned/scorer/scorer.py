@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils._param_validation import Interval
 
 from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._utils.files import local_path
 from diffqa_features.learned import _files
 from diffqa_features.learned.scorer.tiles import SMALLEST, cut_tiles, cut_windows
 
@@ -271,7 +272,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
     def _folder(self):
         if str(self.weights) in _NAMES:
             return _SHIPPED / str(self.weights)
-        folder = Path(self.weights).expanduser()
+        folder = local_path(self.weights, "The 'weights' parameter")
         if not folder.is_dir():
             raise ValueError(
                 f"The 'weights' parameter of {type(self).__name__} must be "
@@ -351,16 +352,16 @@ def _read(row):
     """Pixels (H, W, 3) of a still picture that is large enough."""
     media = open_media(row)
     if not media.is_still:
-        raise ValueError(
-            f"Row{str(row)[3:]}: this is a clip of several frames, and the scorer "
-            "takes pictures. Pass single frames."
+        raise row.error(
+            "this is a clip of several frames, and the scorer takes pictures. Pass "
+            "single frames."
         )
     (pixels,) = media.frames()
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
-        raise ValueError(
-            f"Row{str(row)[3:]}: {width} x {height} pixels, but a picture must have at "
-            f"least {SMALLEST} a side to be scored; drop the row."
+        raise row.error(
+            f"{width} x {height} pixels, but a picture must have at least {SMALLEST} a "
+            "side to be scored; drop the row."
         )
     return pixels
 

@@ -1,25 +1,62 @@
 """Pictures, `y` and a teacher in, all that a student trains on out."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features._store.store import as_store
 from diffqa_features.learned._pictures import read_pictures, scratch
-from diffqa_features.learned.student.teacher import Lessons
+from diffqa_features.learned.student.teacher import TeacherCache
 
 
-@dataclass
-class Course:
-    """All that training looks at; N pictures, the unlabelled ones behind the others."""
+class DistillationData:
+    """All that training looks at; N pictures, the unlabelled ones behind the others.
 
-    pixels: np.ndarray  # (N, S, S, 3) uint8, on disk
-    keys: list[str]
-    taught: np.ndarray  # (N,) the teacher's scores; NaN where none is wanted
-    truth: np.ndarray  # (N,) y; NaN where none is wanted
-    maps: np.ndarray | None  # (N, C, h, w) float32, on disk
+    Attributes
+    ----------
+    pixels : ndarray of shape (N, S, S, 3), dtype uint8
+        On disk.
+    keys : list of str
+        Content keys of the pictures.
+    taught, truth : ndarray of shape (N,)
+        The teacher's scores and y; NaN where none is wanted.
+    maps : ndarray of shape (N, C, h, w), dtype float32, or None
+        The teacher's; on disk.
+    """
+
+    def __init__(self, count: int, size: int):
+        self.pixels = scratch((count, size, size, 3), np.uint8)
+        self.keys: list[str] = []
+        self.maps = None
+
+    def read(self, rows, view, verbose, failed):
+        """Read pictures behind those that were read; see :func:`read_pictures`."""
+        size = self.pixels.shape[1]
+        for key, pixels in read_pictures(rows, view, size, verbose, failed):
+            self.pixels[len(self.keys)] = pixels
+            self.keys.append(key)
+
+    def set_targets(self, student, parts, y, teacher):
+        """Ask the teacher. `parts` are (X, rows that were read): labelled, others."""
+        count, labelled = len(self.keys), len(parts[0][1])
+        self.taught, self.truth = np.full((2, count), np.nan)
+        if teacher is None or student.target != "teacher":
+            self.truth[:labelled] = y
+        if teacher is None:
+            return
+        wanted = student.target != "truth" or count > labelled
+        answers = TeacherCache(
+            teacher,
+            scores=wanted,
+            maps=student.map_weight > 0 and hasattr(teacher, "quality_maps"),
+            store=as_store(student.memory),
+            verbose=student.verbose,
+        ).ask(parts, self.keys)
+        self.maps = answers.get("map")
+        if wanted:
+            self.taught[:] = answers["score"]
+        if student.target == "truth":
+            self.taught[:labelled] = np.nan
 
     @property
     def target(self):
@@ -27,46 +64,15 @@ class Course:
         both = np.stack([self.taught, self.truth])
         return np.nansum(both, 0) / np.isfinite(both).sum(0)
 
-    def spread_of_maps(self, rows):
+    def spread_of_maps(self, rows, weight=None):
         """Standard deviation over these pictures and all places; 1 without maps."""
         if self.maps is None:
             return 1.0
         # A picture at a time: the maps may be larger than memory.
         exact = (self.maps[row].astype(np.float64) for row in rows)
         moments = [[each.mean(), np.square(each).mean()] for each in exact]
-        mean, square = np.mean(moments, axis=0)
+        mean, square = np.average(moments, axis=0, weights=weight)
         return float(np.sqrt(max(square - mean**2, 0.0))) or 1.0
-
-
-def read_course(student, parts, y, teacher, size):
-    """Read pictures and ask the teacher. `parts` are (X, rows): labelled, others."""
-    count = sum(len(rows) for _, rows in parts)
-    labelled = len(parts[0][1])
-    pixels, keys = scratch((count, size, size, 3), np.uint8), []
-    for _, rows in parts:
-        for key, view in read_pictures(rows, student.view, size, student.verbose):
-            pixels[len(keys)] = view
-            keys.append(key)
-    taught, truth = np.full((2, count), np.nan)
-    if teacher is None or student.target != "teacher":
-        truth[:labelled] = y
-    maps = None
-    if teacher is not None:
-        wanted = student.target != "truth" or count > labelled
-        lessons = Lessons(
-            teacher,
-            scores=wanted,
-            maps=student.map_weight > 0 and hasattr(teacher, "quality_maps"),
-            store=as_store(student.memory),
-            verbose=student.verbose,
-        )
-        said = lessons.take(parts, keys)
-        maps = said.get("map")
-        if wanted:
-            taught[:] = said["score"]
-        if student.target == "truth":
-            taught[:labelled] = np.nan
-    return Course(pixels, keys, taught, truth, maps)
 
 
 def is_fitted(teacher):

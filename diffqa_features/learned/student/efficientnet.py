@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -10,6 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from diffqa_features._backbone.settings import EFFICIENTNET, check_settings, read_json
+from diffqa_features._backbone.tensors import read_tensor, read_tensor_list
 
 # name -> width, depth, side of the pictures it is meant for (of b7: DP-IQA's).
 VARIANTS = {
@@ -71,16 +73,23 @@ def find_config(network: str | os.PathLike) -> tuple[dict, int]:
         width, depth, size = VARIANTS[name]
         return _config(width_coefficient=width, depth_coefficient=depth), size
     folder = _find(name, "network", f"'tiny', one of {list(VARIANTS)}, ", "config.json")
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'} is no JSON: {error}.") from error
+    found = read_json(folder / "config.json")
     if found.get("model_type") != "efficientnet":
         raise ValueError(
             f"{folder / 'config.json'} describes a {found.get('model_type')!r}, not an "
             "'efficientnet'."
         )
-    return _config(**found), int(found.get("image_size", 224))
+    kept = check_settings(found, EFFICIENTNET, folder / "config.json")
+    size = kept.pop("image_size", 224)
+    return _config(**kept), size
+
+
+def checked_config(content: dict, path: Path) -> dict:
+    """The configuration of a saved student, from a file that anyone may have made."""
+    full = _config()
+    kept = check_settings(content, EFFICIENTNET, path)
+    kept.pop("image_size", None)
+    return {**full, **_config(**kept)}
 
 
 def read_weights(name: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -88,15 +97,15 @@ def read_weights(name: str | os.PathLike) -> dict[str, torch.Tensor]:
 
     Only safetensors are read. The classifier of an image classifier is left out.
     """
-    from safetensors.torch import load_file
-
     name = os.fspath(name)
     folder = _find(name, "weights", "None, ", "model.safetensors")
-    found = load_file(folder / "model.safetensors")
+    found = read_tensor_list([folder / "model.safetensors"])
+    counters = {key for key in found if key.endswith("num_batches_tracked")}
     return {
-        key.removeprefix("efficientnet."): value
-        for key, value in found.items()
-        if not key.startswith("classifier.")
+        # Copied: a view of the file would change, or crash, with the file.
+        key.removeprefix("efficientnet."): read_tensor(entry).clone()
+        for key, entry in found.items()
+        if not key.startswith("classifier.") and key not in counters
     }
 
 

@@ -1,17 +1,48 @@
 """`DistilledStudentRegressor`: a slow teacher and pictures in, a small network out."""
 
+import os
+import weakref
+from numbers import Integral, Real
+from pathlib import Path
+
 import numpy as np
+from sklearn.base import clone
+from sklearn.utils import _safe_indexing
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import has_fit_parameter
 
 from diffqa_features._media.rows import as_rows
-from diffqa_features.learned.student.distilling import PAPERS_MAP, Distilling
+from diffqa_features._media.views import to_pixels
+from diffqa_features._utils.checks import InOrder
+from diffqa_features.learned._base import Job
+from diffqa_features.learned._pictures import read_pictures
+from diffqa_features.learned._regression import (
+    LearnedRegressor,
+    check_target,
+    take_weights,
+)
+from diffqa_features.learned.student.data import (
+    DistillationData,
+    draw_crops,
+    draw_flips,
+    flip,
+    is_fitted,
+)
+
+PAPERS_MAP = (8, 64, 64)
+_ON_CPU, _ON_GPU = 16, 64  # pictures per pass of a prediction
+
+# Student -> what its network was made of, and the network. On the side, since pickles
+# hold arrays; weak, since nobody says when a student is done.
+_ready = weakref.WeakKeyDictionary()
 
 
 def _has_maps(self):
     return getattr(self, "map_shape_", None) is not None
 
 
-class DistilledStudentRegressor(Distilling):
+class DistilledStudentRegressor(LearnedRegressor):
     """A convolutional network that learns to score pictures as a teacher does.
 
     Any fitted regressor on pictures can be the teacher: a Pipeline of frozen features
@@ -80,7 +111,7 @@ class DistilledStudentRegressor(Distilling):
     batch_size : int, default=24
         Pictures per step.
 
-    accumulation : int, default=1
+    gradient_accumulation_steps : int, default=1
         Parts of a batch, where it does not fit into memory. Batch normalisation sees
         the parts.
 
@@ -88,16 +119,16 @@ class DistilledStudentRegressor(Distilling):
         Of AdamW. ``"tiny"`` learns faster with 1e-3 to 3e-3.
 
     milestones : sequence of int, default=()
-        Epochs after which the rate is multiplied by `decay`. The paper's is 5 for
+        Epochs after which the rate is multiplied by `lr_decay`. The paper's is 5 for
         KonIQ-10k.
 
-    decay : float, default=0.2
+    lr_decay : float, default=0.2
         The factor of `milestones`, in (0, 1].
 
     weight_decay : float, default=0.0
         Of AdamW.
 
-    gradient_clip : float, default=None
+    max_grad_norm : float, default=None
         Largest norm of a step's gradient. ``None`` does not clip.
 
     validation_fraction : float, default=None
@@ -130,6 +161,10 @@ class DistilledStudentRegressor(Distilling):
         Arithmetic, by autocast; all weights are in float32. ``None`` is bfloat16 on
         CUDA (float16 with a scaled loss where there is none) and float32 elsewhere.
 
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with a row that cannot be read: raise at the first; or leave it out
+        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+
     verbose : int, default=0
         1 shows progress bars.
 
@@ -153,7 +188,12 @@ class DistilledStudentRegressor(Distilling):
         Per epoch: ``epoch``, ``loss``, ``srcc`` (of what was trained on, against the
         target) and, with validation, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changed, they are refused.
+        The parameters that the weights belong to. Changing one after `fit` raises
+        ValueError.
+    failed_ : list of (int, str)
+        Position and reason of every row of the last call that could not be read.
+    feature_names_in_ : ndarray of str
+        Columns of the X of `fit`, if that was a table.
 
     See Also
     --------
@@ -194,6 +234,29 @@ class DistilledStudentRegressor(Distilling):
     (12,)
     """
 
+    _ARCHITECTURE = ("network", "image_size", "view", "normalization", "head")
+    _FITTED = (
+        "slope_", "intercept_", "map_scale_", "map_shape_", "head_", "image_size_",
+        "architecture_", "history_",
+    )  # fmt: skip
+
+    _parameter_constraints: dict = {
+        **LearnedRegressor._parameter_constraints,
+        "teacher": [HasMethods("predict"), None],
+        "network": [str, os.PathLike],
+        "weights": [str, os.PathLike, None],
+        "image_size": [Interval(Integral, 64, None, closed="left"), None],
+        "normalization": [StrOptions({"unit", "imagenet"})],
+        "head": [StrOptions({"auto", "map", "pooled"})],
+        "target": [StrOptions({"teacher", "truth", "both"})],
+        "map_weight": [Interval(Real, 0, None, closed="left")],
+        "flip": ["boolean"],
+        "crop_size": [Interval(Integral, 32, None, closed="left"), None],
+        "milestones": [InOrder()],
+        "lr_decay": [Interval(Real, 0, 1, closed="right")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
     def __init__(
         self,
         teacher=None,
@@ -210,12 +273,12 @@ class DistilledStudentRegressor(Distilling):
         crop_size=None,
         max_epochs=30,
         batch_size=24,
-        accumulation=1,
+        gradient_accumulation_steps=1,
         learning_rate=1e-4,
         milestones=(),
-        decay=0.2,
+        lr_decay=0.2,
         weight_decay=0.0,
-        gradient_clip=None,
+        max_grad_norm=None,
         validation_fraction=None,
         patience=3,
         warm_start=False,
@@ -224,6 +287,7 @@ class DistilledStudentRegressor(Distilling):
         memory=None,
         device=None,
         dtype=None,
+        on_error="raise",
         verbose=0,
     ):
         self.teacher = teacher
@@ -239,12 +303,12 @@ class DistilledStudentRegressor(Distilling):
         self.crop_size = crop_size
         self.max_epochs = max_epochs
         self.batch_size = batch_size
-        self.accumulation = accumulation
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self.learning_rate = learning_rate
         self.milestones = milestones
-        self.decay = decay
+        self.lr_decay = lr_decay
         self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
+        self.max_grad_norm = max_grad_norm
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.warm_start = warm_start
@@ -253,9 +317,10 @@ class DistilledStudentRegressor(Distilling):
         self.memory = memory
         self.device = device
         self.dtype = dtype
+        self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y=None, groups=None, X_unlabelled=None):
+    def fit(self, X, y=None, groups=None, sample_weight=None, X_unlabelled=None):
         """Train the student on what its teacher says, on `y`, or on both.
 
         Parameters
@@ -269,6 +334,10 @@ class DistilledStudentRegressor(Distilling):
             With `validation_fraction`, rows of a group stay on one side.
         X_unlabelled : list, array, Series or DataFrame of pictures, default=None
             More pictures, which the teacher scores. All of them train.
+        sample_weight : array-like of shape (N,), default=None
+            What each row counts, not negative: the reciprocal variance of its opinion
+            score, say. A row of weight 2 counts like two equal rows, in the loss, the
+            fitted line and the validation; one of weight 0 is left out.
 
         Returns
         -------
@@ -286,12 +355,7 @@ class DistilledStudentRegressor(Distilling):
         """
         self._validate_params()
         self._check_asked(y, X_unlabelled)
-        parts = [(X, as_rows(X))]
-        if X_unlabelled is not None:
-            parts.append((X_unlabelled, as_rows(X_unlabelled)))
-        if y is not None:
-            y = self._check_target(parts[0][1], y)
-        return self._fit(parts, y, groups)
+        return self._fit(X, y, groups, sample_weight, X_unlabelled=X_unlabelled)
 
     def predict(self, X):
         """Predict the quality of pictures; no teacher is needed.
@@ -306,8 +370,8 @@ class DistilledStudentRegressor(Distilling):
         ndarray of shape (N,), dtype float64
             Scores in the units of the teacher, or of `y`.
         """
-        scores, _ = self._looked_at(X)
-        return self.intercept_ + self.slope_ * scores
+        found = self._look_at(X, lambda scores, _: [self._in_units(scores)], ())
+        return self._finite(*found)
 
     @available_if(_has_maps)
     def quality_maps(self, X):
@@ -323,8 +387,13 @@ class DistilledStudentRegressor(Distilling):
         ndarray of shape (N, C, h, w), dtype float32
             Not negative, in the teacher's units.
         """
-        _, maps = self._looked_at(X, maps=True)
-        return np.float32(self.map_scale_) * maps
+        (maps,) = self._look_at(
+            X,
+            lambda _, maps: [np.float32(self.map_scale_) * maps],
+            tuple(getattr(self, "map_shape_", ())),
+            maps=True,
+        )
+        return maps
 
     def export_onnx(self, path):
         """Write the fitted student as one ONNX file, which runs without torch.
@@ -382,18 +451,336 @@ class DistilledStudentRegressor(Distilling):
 
         estimator = cls(network=network, head="map", **parameters)
         estimator._validate_params()
-        architecture, size = estimator._plan()
+        architecture, size = estimator._check_parameters()
         architecture = {**architecture, "symmetric": True}
-        network = estimator._build(architecture, "map", PAPERS_MAP)
+        network = estimator._make_network(architecture, "map", PAPERS_MAP)
         weights = read_released_student(path, network, architecture["config"])
         fitted = {
             "slope_": 1.0, "intercept_": 0.0, "map_scale_": 1.0,
             "map_shape_": list(PAPERS_MAP), "head_": "map", "image_size_": size,
             "architecture_": architecture, "history_": [],
         }  # fmt: skip
-        return estimator._take(weights, fitted, estimator._design())
+        return estimator._set_fitted(weights, fitted, estimator._architecture())
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self.teacher is None or self.target != "teacher"
         return tags
+
+    # -- parameters ----------------------------------------------------------------
+
+    def _check_parameters(self):
+        """The architecture and the size of pictures; checks what spans parameters."""
+        from diffqa_features.learned.student.efficientnet import find_config
+
+        epochs = list(self.milestones)
+        if not all(isinstance(e, Integral) and e >= 1 for e in epochs):
+            raise ValueError(
+                f"The 'milestones' parameter of {type(self).__name__} must be epochs, "
+                f"ints from 1 on. Got {self.milestones!r} instead."
+            )
+        if str(self.network) == "tiny":
+            if self.weights is not None:
+                raise ValueError(
+                    "The 'weights' parameter must be None for network='tiny', which "
+                    "starts from random weights, or goes on from those of its last "
+                    f"fit with warm_start=True. Got {self.weights!r} instead."
+                )
+            architecture, size = {"kind": "tiny"}, 192
+        else:
+            config, size = find_config(self.network)
+            architecture = {
+                "kind": "efficientnet", "config": config, "symmetric": False
+            }  # fmt: skip
+        size = size if self.image_size is None else int(self.image_size)
+        if self.crop_size is not None and self.crop_size > size:
+            raise ValueError(
+                f"The 'crop_size' parameter of {type(self).__name__} must be at most "
+                f"the image_size, {size}. Got {self.crop_size!r} instead."
+            )
+        return architecture, size
+
+    def _check_asked(self, y, X_unlabelled):
+        """Say what is missing for what the parameters ask."""
+        if self.teacher is None:
+            missing, why = y is None, "teacher=None"
+            if X_unlabelled is not None:
+                raise ValueError(
+                    "X_unlabelled needs a teacher to score it. Got teacher=None."
+                )
+        elif self.target != "teacher":
+            missing, why = y is None, f"target={self.target!r}"
+        else:
+            missing = y is None and not is_fitted(self.teacher)
+            why = "a teacher that is not fitted"
+        if missing:
+            raise ValueError(f"fit needs y with {why}. Got None.")
+
+    def _check_saved(self, weights, config, folder):
+        from diffqa_features.learned.student.efficientnet import checked_config
+
+        super()._check_saved(weights, config, folder)
+        architecture = config["fitted"]["architecture_"]
+        if architecture["kind"] == "efficientnet":
+            path = Path(folder) / "config.json"
+            architecture["config"] = checked_config(architecture["config"], path)
+
+    # -- data: pictures, and what the teacher says of them -------------------------
+
+    def _check_targets(self, job, y, groups, sample_weight):
+        if y is not None:
+            job.y = check_target(y, job.rows)
+        others = job.more["X_unlabelled"]
+        job.more["rows"] = [] if others is None else as_rows(others)
+        self._check_rows(job, groups, sample_weight)
+
+    def _open_data(self, job):
+        architecture, size = job.info
+        if not job.warm:
+            job.more["weights"] = self._first_weights(architecture)
+        data = DistillationData(len(job.rows) + len(job.more["rows"]), size)
+        data.read(job.rows, self.view, self.verbose, job.failed)
+        kept = job.kept
+        if not kept:
+            return data
+        parts = [(job.X, [job.rows[place] for place in kept])]
+        if job.more["rows"]:
+            bad = self._list_of_failed()
+            data.read(job.more["rows"], self.view, self.verbose, bad)
+            lost = {index for index, _ in bad or ()}
+            others = [row for row in job.more["rows"] if row.index not in lost]
+            parts.append((job.more["X_unlabelled"], others))
+            if bad:
+                job.failed += [(len(job.rows) + index, why) for index, why in bad]
+        y = job.y
+        if job.failed:
+            y = None if y is None else y[kept]
+        teacher = self._fitted_teacher(job, y)
+        maps = self.map_weight > 0 and hasattr(teacher, "quality_maps")
+        if self.crop_size is not None and (maps or self.head == "map"):
+            raise ValueError(
+                "crop_size needs a student without quality maps, which are those of "
+                "whole pictures. Set crop_size=None, or map_weight=0 and head='pooled'."
+            )
+        data.set_targets(self, parts, y, teacher)
+        job.more["teacher"] = teacher
+        return data
+
+    def _fitted_teacher(self, job, y):
+        """The teacher, fitted on X and y if it was not before; None without one."""
+        if self.teacher is None:
+            return None
+        if isinstance(self.teacher, type):
+            raise ValueError(
+                f"The 'teacher' parameter of {type(self).__name__} must be an estimator"
+                f" and not its class: {self.teacher.__name__}(). Got the class."
+            )
+        if is_fitted(self.teacher):
+            return self.teacher
+        X = _safe_indexing(job.X, job.kept) if job.failed else job.X
+        passed = {
+            name: values if not job.failed else values[job.kept]
+            for name, values in (("groups", job.groups), ("sample_weight", job.weight))
+            if values is not None and has_fit_parameter(self.teacher, name)
+        }
+        return clone(self.teacher).fit(X, y, **passed)
+
+    def _divide(self, job):
+        labelled = len(job.kept)
+        others = np.arange(labelled, len(job.data.keys))
+        train, job.held = self._split(job.kept, job.groups, job.weight)
+        if job.weight is not None:
+            # Pictures without scores count like those with scores on average.
+            mean = job.weight[train].mean()
+            job.weight = np.append(job.weight / mean, np.ones(len(others)))
+        job.train = np.concatenate([train, others])
+        job.y = job.data.target
+        self._check_divided(job)
+
+    # -- network -------------------------------------------------------------------
+
+    def _build_network(self, job):
+        shape = None if job.data.maps is None else list(job.data.maps.shape[1:])
+        return (self._go_on(shape) if job.warm else self._start(job, shape)).to(
+            self._where()
+        )
+
+    def _start(self, job, map_shape):
+        """A network with first weights; what is fitted of it."""
+        from diffqa_features.learned.student.efficientnet import load_into
+
+        architecture, size = job.info
+        head, map_shape = self._choose_head(architecture, map_shape)
+        network = self._make_network(architecture, head, map_shape)
+        source, weights = job.more["weights"]
+        if weights is not None:
+            load_into(network.body, weights, str(source))
+        job.more["fitted"] = {
+            "map_scale_": job.data.spread_of_maps(
+                job.train, take_weights(job.weight, job.train)
+            ),
+            "map_shape_": map_shape,
+            "head_": head,
+            "image_size_": size,
+            "architecture_": architecture,
+        }
+        return network
+
+    def _go_on(self, map_shape):
+        """The fitted network, if the maps are of the shape that it knows."""
+        if map_shape is not None and map_shape != self.map_shape_:
+            raise ValueError(
+                f"warm_start=True goes on with quality maps of shape {self.map_shape_},"
+                f" but the teacher's have {map_shape}. Set warm_start=False, or "
+                "map_weight=0."
+            )
+        network = self._make_network(self.architecture_, self.head_, self.map_shape_)
+        self._load_weights(network)
+        return network
+
+    def _first_weights(self, architecture):
+        """Where the first weights of the body come from, and these; or None twice."""
+        from diffqa_features.learned.student.efficientnet import VARIANTS, read_weights
+
+        source = self.weights
+        if source is None and architecture["kind"] == "efficientnet":
+            source = None if str(self.network) in VARIANTS else self.network
+        return source, None if source is None else read_weights(source)
+
+    def _make_network(self, architecture, head, map_shape):
+        import torch
+
+        from diffqa_features.learned.student.network import StudentNetwork
+
+        imagenet = self.normalization == "imagenet"
+        seed = int(self.random_state)
+        with torch.inference_mode(False):  # a caller may be in it
+            return StudentNetwork(architecture, head, map_shape, imagenet, seed)
+
+    def _choose_head(self, architecture, map_shape):
+        head = self.head
+        if head == "auto":
+            tiny = architecture["kind"] == "tiny"
+            head = "pooled" if tiny or map_shape is None else "map"
+        if head == "map" and map_shape is None:
+            map_shape = list(PAPERS_MAP)
+        return head, map_shape
+
+    # -- loss and scores -----------------------------------------------------------
+
+    def _loss(self, job):
+        import torch
+
+        from diffqa_features.learned._training import mean_of
+
+        device, data, network = self._where(), job.data, job.network
+        slope, intercept = job.line
+        scale = self.map_scale_ if job.warm else job.more["fitted"]["map_scale_"]
+        goals = np.stack([data.taught, data.truth], 1)
+        known = np.isfinite(goals)
+        shares = known / known.sum(1, keepdims=True)
+        goals = np.nan_to_num((goals - intercept) / slope)
+        with torch.inference_mode(False):
+            shares, goals = (
+                torch.from_numpy(part).to(device, torch.float32)
+                for part in (shares, goals)
+            )  # (N, 2)
+
+        def step(rows, generators):
+            network.train()
+            turned = draw_flips(generators, self.flip).to(device)
+            views = draw_crops(data.pixels, rows, self.crop_size, generators)
+            scores, maps = network(flip(to_pixels(views, "unit").to(device), turned))
+            weight = job.weights_of(rows, device)
+            errors = (scores[:, None] - goals[rows]).square()
+            loss = mean_of((errors * shares[rows]).sum(1), weight)
+            if data.maps is not None:
+                wanted = torch.from_numpy(np.array(data.maps[rows])).to(device)
+                wanted = flip(wanted, turned) / scale
+                missed = (maps - wanted).square()
+                missed = missed.mean() if weight is None else mean_of(
+                    missed.mean((1, 2, 3)), weight
+                )  # fmt: skip
+                loss = loss + self.map_weight * missed
+            return loss, intercept + slope * scores
+
+        return step
+
+    def _scores(self, job, rows):
+        views = (job.data.pixels[row] for row in rows)
+        scores, _ = self._look(job.network.eval(), views, self._where())
+        return scores
+
+    def _end(self, job, trained):
+        fitted = super()._end(job, trained)
+        if not job.warm:
+            fitted |= job.more["fitted"]
+        if job.more["teacher"] is not None:
+            fitted["teacher_"] = job.more["teacher"]
+        return fitted
+
+    def _set_fitted(self, weights, fitted, architecture):
+        vars(self).pop("teacher_", None)
+        return super()._set_fitted(weights, fitted, architecture)
+
+    def _facts(self, job):
+        data = job.data
+        settings = self.flip, self.crop_size, float(self.map_weight)
+        return data.keys, data.taught, data.truth, data.maps, settings
+
+    # -- predictions ---------------------------------------------------------------
+
+    def _look_at(self, X, take, shape, maps=False):
+        """What `take` makes of the scores and, if asked for, the maps of pictures."""
+        self._check_fitted()
+        job = Job(X, as_rows(X), failed=self._list_of_failed())
+        device = self._where()
+        pictures = read_pictures(
+            job.rows, self.view, self.image_size_, self.verbose, job.failed
+        )
+        views = (view for _, view in pictures)
+        found = self._look(self._trained(device), views, device, maps)
+        return self._by_row(job, lambda: take(*found), shape)
+
+    def _look(self, network, views, device, maps=False):
+        import torch
+
+        from diffqa_features._utils.batching import in_halves
+        from diffqa_features.learned._training import precision
+
+        dtype = self._arithmetic(device)
+
+        @torch.inference_mode()
+        def run(chunk):
+            with precision(device, dtype):
+                scores, seen = network(to_pixels(np.stack(chunk), "unit").to(device))
+            seen = seen.float().cpu().numpy() if maps else None
+            return scores.double().cpu().numpy(), seen
+
+        size = _ON_CPU if device.type == "cpu" else _ON_GPU
+        parts, chunk = [], []
+        for view in views:
+            chunk.append(view)
+            if len(chunk) == size:
+                parts += in_halves(run, chunk, size)[0]
+                chunk = []
+        if chunk:
+            parts += in_halves(run, chunk, size)[0]
+        if not parts:
+            return None
+        scores, seen = zip(*parts, strict=True)
+        return np.concatenate(scores), np.concatenate(seen) if maps else None
+
+    def _trained(self, device):
+        """The fitted network, ready to predict; made once per fit and device."""
+        import torch
+
+        from diffqa_features.learned.student.network import fold_normalisation
+
+        known = _ready.get(self)
+        if known is None or known[0] is not self.weights_ or known[1] != device:
+            network = self._go_on(self.map_shape_)
+            network = fold_normalisation(network.eval().requires_grad_(False))
+            network = network.to(device, memory_format=torch.channels_last)
+            known = _ready[self] = (self.weights_, device, network)
+        return known[2]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from diffqa_features._backbone.tensors import check_finite
 from diffqa_features.learned._released import read_tensors
 from diffqa_features.learned.student.efficientnet import from_torchvision
 
@@ -51,9 +52,10 @@ def read_released_student(path, network, config):
             f"missing, too many or of another shape, first {wrong[0]!r} (in this "
             "library's names)."
         )
-    return {name: _array(found[name]) for name in own}
+    return {name: _array(found[name], path, name) for name in own}
 
 
-def _array(tensor):
+def _array(tensor, path, name):
+    check_finite(tensor, path, name)
     kind = np.float32 if tensor.is_floating_point() else np.int64
     return np.ascontiguousarray(tensor.to(torch.float64).numpy(), dtype=kind)

@@ -20,7 +20,7 @@ from sklearn.utils import _safe_indexing
 from tqdm.auto import tqdm
 
 from diffqa_features._backbone.info import describe_backbone
-from diffqa_features._engine.parallel import keep
+from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._utils.hashing import make_key
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned._pictures import scratch
@@ -35,7 +35,7 @@ _FREE = {
 }  # fmt: skip
 
 
-class Lessons:
+class TeacherCache:
     """What a teacher says of pictures: its scores, its quality maps, or both."""
 
     def __init__(self, teacher, *, scores: bool, maps: bool, store, verbose: int):
@@ -49,16 +49,16 @@ class Lessons:
             maps and "return_scores" in signature(teacher.quality_maps).parameters
         )
 
-    def take(self, parts, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    def ask(self, parts, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """``"score"``, float64 (N,), and ``"map"``, float32 on disk (N, C, h, w).
 
-        `parts` are pairs of (X, its rows), `keys` those of the pictures of all parts.
-        Equal pictures are asked for once.
+        `parts` are pairs of (X, those of its rows that were read), `keys` those of the
+        pictures of all parts. Equal pictures are asked for once.
         """
         whence = [
-            (part, place, row.columns)
+            (part, row.index, row.columns)
             for part, (_, rows) in enumerate(parts)
-            for place, row in enumerate(rows)
+            for row in rows
         ]
         places: dict[str, list[int]] = {}
         for place, key in enumerate(keys):
@@ -78,7 +78,7 @@ class Lessons:
                     here = [p for p in missing if whence[places[p][0]][0] == part]
                     if here:
                         some = [whence[places[p][0]][1] for p in here]
-                        known.update(self._ask(_safe_indexing(X, some), here))
+                        known.update(self._ask_teacher(_safe_indexing(X, some), here))
                 for (kind, picture), value in known.items():
                     if kind not in result:
                         shape = (len(keys), *value.shape)
@@ -94,7 +94,7 @@ class Lessons:
         names = {self._name(k, p): (k, p) for k in self.kinds for p in pictures}
         return {names[n]: v for n, v in self.store.get(list(names)).items()}
 
-    def _ask(self, X, pictures):
+    def _ask_teacher(self, X, pictures):
         """Ask the teacher, and keep what it says."""
         said = {}
         if self.jointly and "score" in self.kinds:
@@ -114,7 +114,7 @@ class Lessons:
         }
         if self.store is not None:
             entries = {self._name(*about): np.asarray(v) for about, v in new.items()}
-            self.store = keep(self.store, entries)
+            self.store = put_or_disable(self.store, entries)
         return new
 
     def _checked(self, kind, values, count):
@@ -139,7 +139,7 @@ class Lessons:
         return values
 
     def _name(self, kind, picture):
-        return make_key("teacher 1", self.identity, kind, picture)
+        return make_key("teacher", self.identity, kind, picture)
 
 
 def fingerprint(teacher) -> str:
@@ -171,7 +171,7 @@ def _add(digest, value):
             frozen = describe_backbone(value._backbone_name()).identity
             digest.update(frozen.encode())
         if isinstance(value, MotionFeatures):
-            digest.update(find_weights(value.weights).identity.encode())
+            digest.update(find_weights(value.motion_network).identity.encode())
         facts = {k: v for k, v in vars(value).items() if k not in _FREE}
         _add(digest, facts)
     elif isinstance(value, dict):

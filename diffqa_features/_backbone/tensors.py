@@ -1,0 +1,112 @@
+"""Safetensors files, from anyone -> tensors that are whole, floats and finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffqa_features._backbone.settings import read_json
+
+_FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies, from the header of its file."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_tensor_list(files: Sequence[Path]) -> dict[str, TensorEntry]:
+    """Read the headers of safetensors files, and no weights.
+
+    Raises
+    ------
+    OSError
+        If a file is damaged or cut, or a name is in two of them.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, TensorEntry] = {}
+    for path in files:
+        try:
+            # Checks that the tensors fill the file, no more and no less.
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():
+                    part = file.get_slice(name)
+                    if name in found:
+                        raise OSError(
+                            f"{path} and {found[name].path} both hold {name!r}. Keep "
+                            "the files of one model only."
+                        )
+                    found[name] = TensorEntry(
+                        path, name, part.get_dtype(), tuple(part.get_shape())
+                    )
+        except (SafetensorError, ValueError, OverflowError) as error:
+            raise OSError(
+                f"{path} is not a safetensors file, or is damaged: {error}. Copy or "
+                "download it again."
+            ) from error
+    return found
+
+
+def read_tensor(entry: TensorEntry):
+    """Read one tensor as torch has it.
+
+    Raises
+    ------
+    OSError
+        If its numbers are no floats, or are not all finite.
+    """
+    from safetensors import safe_open
+
+    if entry.dtype not in _FLOATS:
+        raise OSError(
+            f"{entry.path}: {entry.name!r} is of type {entry.dtype}. Weights must be "
+            f"floats ({', '.join(_FLOATS)}); dequantize and save them first."
+        )
+    with safe_open(entry.path, framework="pt") as file:
+        value = file.get_tensor(entry.name)
+    check_finite(value, entry.path, entry.name)
+    return value
+
+
+def check_finite(value, path: Path | str, name: str) -> None:
+    """Refuse a tensor with NaN or infinity: all that it leads to would be NaN."""
+    if not value.is_floating_point() or not value.numel():
+        return
+    # One pass and no copy; both ends are NaN where any number is.
+    lowest, highest = value.aminmax()
+    if not (lowest.isfinite() and highest.isfinite()):
+        raise OSError(
+            f"{path}: {name!r} holds NaN or infinity. The file is damaged, or its "
+            "training diverged; copy or download it again, or take another."
+        )
+
+
+def pick_shards(files: Sequence[Path]) -> list[Path]:
+    """Of weights in several files those that their index names, all in its folder."""
+    indices = [path for path in files if path.suffix == ".json"]
+    weights = [path for path in files if path.suffix != ".json"]
+    if not indices:
+        return weights
+    (index,) = indices
+    mapping = read_json(index).get("weight_map")
+    listed = set(mapping.values()) if _is_mapping(mapping) else set()
+    known = {path.name: path for path in weights}
+    odd = sorted(listed - known.keys())
+    if odd or not listed:
+        what = repr(odd[0]) if odd else "no file"
+        raise OSError(
+            f"{index} names {what}. It must name the files of the weights beside it: "
+            f"{', '.join(sorted(known))}."
+        )
+    return [known[name] for name in sorted(listed)]
+
+
+def _is_mapping(value):
+    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())

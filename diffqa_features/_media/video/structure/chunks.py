@@ -1,0 +1,124 @@
+"""AVI, IVF and MXF: chunks within their lengths, and as many as the file says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from diffqa_features._media.video.structure.walk import Bytes, Fault, number
+
+_PICTURE_KINDS = (b"db", b"dc")
+
+
+def walk_avi(data: Bytes) -> dict[int, int]:
+    """Chunks of each stream of pictures that have bytes, by the stream's number."""
+    counts, listed, empty = Counter(), Counter(), Counter()
+    at, index = 0, False
+    while at + 12 <= data.size and data.at(at, 4) == b"RIFF":
+        length = number(data.at(at + 4, 4), "little")
+        # A recorder that never closed the file leaves zero, or all ones.
+        end = at + 8 + length if 0 < length < 2**32 - 1 else data.size
+        data.ends_by(end)
+        for name, start, stop in _chunks(data, at + 12, end):
+            kind = data.at(start, 4)
+            if name == b"LIST" and kind == b"hdrl":
+                _check_rates(data, start + 4, stop)
+            elif name == b"LIST" and kind == b"movi":
+                _count(data, start + 4, stop, counts, empty)
+            elif name == b"idx1":
+                index = True
+                table = data.at(start, stop - start)
+                listed.update(table[k : k + 4] for k in range(0, len(table), 16))
+        at = end + end % 2
+    if index and at <= data.size:
+        for name in {*listed, *counts, *empty}:
+            # A second RIFF goes beyond what the old index can list.
+            if name[2:] in _PICTURE_KINDS and listed[name] > counts[name] + empty[name]:
+                raise Fault(
+                    f"{listed[name]} frames are listed and "
+                    f"{counts[name] + empty[name]} found"
+                )
+            if name[2:] in _PICTURE_KINDS and not listed[name]:
+                raise Fault("its index lists no frame of a stream")
+    return {
+        int(name[:2]): count
+        for name, count in counts.items()
+        if name[2:] in _PICTURE_KINDS and name[:2].isdigit()
+    }
+
+
+def _check_rates(data: Bytes, at: int, end: int) -> None:
+    """The header gives the time of a frame twice; damage rarely hits both alike."""
+    step = 0
+    for name, start, stop in _chunks(data, at, end):
+        if name == b"avih":
+            step = number(data.at(start, 4), "little")
+        elif name == b"LIST" and data.at(start, 4) == b"strl":
+            for inner, first, _ in _chunks(data, start + 4, stop):
+                if inner == b"strh" and data.at(first, 4) == b"vids" and step:
+                    scale = number(data.at(first + 20, 4), "little")
+                    rate = number(data.at(first + 24, 4), "little")
+                    if not rate or not 0.5 < 1e6 * scale / rate / step < 2:
+                        raise Fault("its header gives two different frame rates")
+                    step = 0
+
+
+def _chunks(data: Bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    while at + 8 <= end:
+        head = data.at(at, 8)
+        stop = at + 8 + number(head[4:], "little")
+        if not all(32 <= byte < 127 for byte in head[:4]) or stop > end:
+            raise Fault(f"no chunk begins at byte {at:,}")
+        yield head[:4], at + 8, stop
+        at = stop + stop % 2
+    if end - at > 1:
+        raise Fault(f"no chunk begins at byte {at:,}")
+
+
+def _count(data: Bytes, at: int, end: int, counts: Counter, empty: Counter) -> None:
+    for name, start, stop in _chunks(data, at, end):
+        if name == b"LIST":
+            _count(data, start + 4, stop, counts, empty)
+        elif name[:2].isdigit():
+            (counts if stop > start else empty)[name] += 1
+        elif name[:2] != b"ix" and name not in (b"JUNK", b"idx1"):
+            raise Fault(f"no known chunk at byte {start - 8:,}")
+
+
+def walk_ivf(data: Bytes) -> dict[int, int]:
+    """Frames of the only stream."""
+    head = data.at(0, 32)
+    at, count = number(head[6:8], "little"), 0
+    first = last = 0
+    while at < data.size:
+        frame = data.at(at, 12)
+        length, last = number(frame[:4], "little"), number(frame[4:], "little")
+        first = first if count else last
+        if len(frame) < 12 or not length:
+            raise Fault(f"no frame begins at byte {at:,}")
+        data.ends_by(at + 12 + length)
+        at, count = at + 12 + length, count + 1
+    said = number(head[24:28], "little")
+    # Older writers put the duration where the count belongs; some put nothing.
+    if 0 < said < 2**31 and count < said and last - first + 1 < said:
+        raise Fault(f"{said} frames are listed and {count} found")
+    return {0: count}
+
+
+def walk_mxf(data: Bytes) -> dict[int, int]:
+    """Counts nothing: SMPTE 377 numbers no frames, but all lies in keys and lengths."""
+    at, footer = 0, 0
+    while at < data.size:
+        head = data.at(at, 25)
+        if head[:4] != b"\x06\x0e\x2b\x34" or len(head) < 17:
+            raise Fault(f"no key begins at byte {at:,}")
+        octets = head[16] & 127 if head[16] & 128 else 0
+        start = at + 17 + octets
+        length = number(head[17 : 17 + octets]) if octets else head[16]
+        if not at and head[13] == 2:  # the header says where the footer is
+            footer = number(data.at(start + 24, 8))
+        at = start + length
+        data.ends_by(at)
+    if footer >= data.size:
+        raise Fault("its end is missing")
+    return {}

@@ -1,0 +1,181 @@
+"""Paths and content in, whole files out: old or new after a crash, one writer each."""
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, which itself refuses to replace a file in use
+    fcntl = None
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_LONGEST = 255  # bytes of a file name
+_PART = ".diffqa-part"
+
+
+@contextmanager
+def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
+    """Give a temporary path in the same folder; it becomes `path` when all went well.
+
+    So a file of that name is there as a whole, on the disk too, or is what it was
+    before. The temporary file has a fixed name and is locked while somebody writes: a
+    second writer is an error at once or, with `wait`, has its turn afterwards. What a
+    killed process left there is nobody's, and the next writer takes it over.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, descriptor = _claim(path, wait)
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(
+                f"The temporary file '{temporary}' was removed while it was written; "
+                "run again."
+            )
+        os.fsync(descriptor)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        # Before the lock is released, or it could be a successor's.
+        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes | str, *, wait: bool = False) -> None:
+    """Write bytes, or text as UTF-8 with its own line ends, with `whole_file`."""
+    if isinstance(content, str):
+        content = content.encode()
+    with whole_file(path, wait=wait) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Be the only process that writes `path`, for as long as this lasts.
+
+    For results of several files, which have to be of one writer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, descriptor = _claim(path, False, ".diffqa-lock")
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def local_path(path, what: str) -> Path:
+    """A path of a parameter with `~` expanded; ValueError for a URL."""
+    text = os.fsdecode(path)
+    if _URL.match(text):
+        raise ValueError(
+            f"{what} must be a path of this machine, and {text!r} is a URL. Mount it "
+            "as a folder, or write to a local disk and copy the result."
+        )
+    return Path(expand_user(text))
+
+
+def expand_user(path: str | bytes):
+    """A path with `~` expanded; one like ``~name`` stays where nobody is called so."""
+    # Path.expanduser raises then.
+    return os.path.expanduser(path)  # noqa: PTH111
+
+
+def walk(
+    root, *, links: bool = True, skip: Callable[[str], bool] = lambda name: False
+) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below and including `root`, each with the names of its files, sorted.
+
+    Links to folders are followed if asked for, and no folder is entered twice: a link
+    to a folder around it has no end. Folders whose name says `skip` are left out.
+    """
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=links):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not skip(name))
+        yield Path(folder), sorted(names)
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove what a killed writer of `path` left, and not what one writes just now."""
+    if _beside(path, _PART).exists():
+        with suppress(OSError):
+            left, descriptor = _claim(path, False)
+            left.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    name = f".{path.name}{suffix}"
+    if len(os.fsencode(name)) > _LONGEST:
+        digest = hashlib.blake2b(os.fsencode(path.name), digest_size=16)
+        name = f".{digest.hexdigest()}{suffix}"
+    return path.with_name(name)
+
+
+def _claim(path: Path, wait: bool, suffix: str = _PART) -> tuple[Path, int]:
+    """Open and lock the file beside `path` that only its writer has."""
+    claimed = _beside(path, suffix)
+    while True:
+        descriptor = _open(claimed)
+        try:
+            locked = _lock(descriptor, wait)
+            if locked and _is_same(descriptor, claimed):
+                os.ftruncate(descriptor, 0)
+                return claimed, descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OSError(
+                f"'{path}' is being written by another process. Wait until it has "
+                "finished, or choose another name."
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        if not locked:  # a disk without locks: a name that nobody else has
+            claimed = path.with_name(f".{uuid.uuid4().hex}{suffix}")
+            return claimed, _open(claimed)
+
+
+def _open(path):
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _lock(descriptor, wait):
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _is_same(descriptor, path):
+    """Whether the file is still under its name: its last writer may have renamed it."""
+    ours = os.fstat(descriptor)
+    with suppress(FileNotFoundError):
+        theirs = path.stat()
+        return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+    return False
+
+
+def _sync_folder(folder):
+    """Put the new name on the disk too, where the system lets a folder be opened."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

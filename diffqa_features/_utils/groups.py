@@ -1,0 +1,23 @@
+"""Groups of rows as users pass them in, a checked array out."""
+
+import numpy as np
+import pandas as pd
+
+
+def check_groups(groups, where: str = "") -> np.ndarray:
+    """Groups as an array; ValueError where a row has none.
+
+    In an array of text a NaN would become the group ``"nan"``, and rows without a
+    source would then share one.
+    """
+    cells = np.array(groups, dtype=object)
+    if cells.ndim != 1:
+        raise ValueError(f"Groups{where} must have one axis. Got shape {cells.shape}.")
+    blank = [isinstance(cell, str) and not cell.strip() for cell in cells]
+    missing = np.flatnonzero(pd.isna(cells) | np.array(blank, dtype=bool))
+    if len(missing):
+        raise ValueError(
+            f"The group of row {missing[0]}{where} is missing ({len(missing)} such "
+            "rows). Give every row its source; a row alone is its own group."
+        )
+    return np.asarray(groups)

@@ -1,0 +1,12 @@
+"""Numbers of several frames or clips in, one row of statistics out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_POOL = {"mean": np.mean, "std": np.std, "max": np.max, "min": np.min}
+
+
+def pool_rows(table: np.ndarray, statistics: Sequence[str]) -> np.ndarray:
+    """Statistics over the rows of (T, D), one after the other: (statistics * D,)."""
+    return np.concatenate([_POOL[name](table, axis=0) for name in statistics])

@@ -1,0 +1,65 @@
+"""The one door for CSV tables: files in, frames out whose columns are the header's."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def read_csv(
+    source: Path | io.StringIO,
+    *,
+    sep: str = ",",
+    encoding: str = "utf-8-sig",
+    names: Sequence[str] | None = None,
+    skipinitialspace: bool = False,
+    **options,
+) -> pd.DataFrame:
+    """Read a CSV file or text; `names` are those of one without a header.
+
+    Where a row has more cells than the header, pandas takes the first column for an
+    index and moves all others under the wrong names. Here blank cells at the end of a
+    row (lines that end in the separator) are dropped, and any other cell too many is an
+    error that names its line. Cells missing at the end of a row are blank.
+    """
+    given = isinstance(source, io.StringIO)
+    with source if given else Path(source).open(newline="", encoding=encoding) as file:
+        reader = csv.reader(
+            file, delimiter=sep, skipinitialspace=skipinitialspace, strict=True
+        )
+        try:
+            rows = [(reader.line_num, row) for row in reader if row]
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num}: {error}.") from error
+    if not rows:
+        raise ValueError("it is empty.")
+    width = len(rows[0][1] if names is None else names)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=sep)
+    for line, row in rows:
+        more = [cell for cell in row[width:] if cell.strip()]
+        if more:
+            raise ValueError(
+                f"line {line} has {len(row)} cells, but there are {width} columns: "
+                f"{more[0]!r} is one too many. Put text that holds {sep!r} in quotes."
+            )
+        writer.writerow(row[:width])
+    text.seek(0)
+    return pd.read_csv(
+        text,
+        sep=sep,
+        index_col=False,
+        names=names,
+        header=0 if names is None else None,
+        **options,
+    )
+
+
+def quote_formulas(cell):
+    """A text that a spreadsheet would take for a formula, with a quote before it."""
+    is_formula = isinstance(cell, str) and cell.startswith(_FORMULAS)
+    return f"'{cell}" if is_formula else cell

@@ -1,0 +1,62 @@
+"""Media of two sides in, an error out where something is on both."""
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from diffqa_features._media.rows import as_rows, pixel_key
+from diffqa_features._utils.files import expand_user
+
+
+def identities(X) -> np.ndarray:
+    """What each row is, as far as that costs nothing; None where nobody knows.
+
+    A file is itself under all its names, links included; an array of pixels is its
+    content. Features, and rows of other kinds, are not looked at.
+    """
+    try:
+        rows = [] if _is_features(X) else as_rows(X)
+    except (TypeError, ValueError):  # no media: what fits them says what they are
+        rows = []
+    found = np.full(len(rows) if rows else len(X), None, dtype=object)
+    for row in rows:
+        found[row.index] = _identity(row.source)
+    return found
+
+
+def refuse_shared(train: dict, test: dict, what: str, rows, way_out: str) -> None:
+    """Raise where the two sides, of row number -> identity, have a medium in common.
+
+    `rows` are the two ways to name a row by its number.
+    """
+    ours = {key: row for row, key in train.items() if key is not None}
+    both = {key: row for row, key in test.items() if key in ours}
+    if both:
+        key, row = min(both.items(), key=lambda pair: pair[1])
+        one, other = (
+            text.replace("{}", str(n)) for text, n in zip(rows, (ours[key], row))
+        )
+        raise ValueError(
+            f"{what}: {len(both)} media are in both, for example {one} is {other}. "
+            f"{way_out}"
+        )
+
+
+def _is_features(X) -> bool:
+    return isinstance(X, np.ndarray) and X.ndim < 3 and X.dtype.kind in "fiubc"
+
+
+def _identity(source):
+    if isinstance(source, str | bytes | os.PathLike):
+        path = os.path.realpath(expand_user(os.fsdecode(source)))
+        try:
+            status = os.stat(path)  # noqa: PTH116  what realpath gives is text
+        except (OSError, ValueError):
+            return path
+        return status.st_dev, status.st_ino
+    if isinstance(source, Image.Image):
+        return f"object {id(source)}"
+    if isinstance(source, np.ndarray) and source.ndim in (3, 4):
+        return pixel_key(source)
+    return None

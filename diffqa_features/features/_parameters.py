@@ -1,0 +1,70 @@
+"""Checks of parameters that frozen transformers and learned estimators share."""
+
+import os
+import warnings
+from pathlib import Path
+
+
+class MediaParameters:
+    """Mixin: parameters that are words, rows that failed, tags of what takes media."""
+
+    def _choice(self, name, allowed):
+        """A parameter that is one of a closed set of words, or several of them."""
+        value = getattr(self, name)
+        values = (value,) if isinstance(value, str) else tuple(value)
+        known = all(isinstance(v, str) and v in allowed for v in values)
+        if not values or not known or len(set(values)) < len(values):
+            raise self._complaint(name, f"one or several of {set(allowed)}")
+        return values
+
+    def _complaint(self, name, allowed):
+        return ValueError(
+            f"The {name!r} parameter of {type(self).__name__} must be {allowed}. "
+            f"Got {getattr(self, name)!r} instead."
+        )
+
+    def _warn_of_failed(self, rows, effect="are NaN"):
+        if self.failed_:
+            shown = "; ".join(reason for _, reason in self.failed_[:3])
+            more = len(self.failed_) - 3
+            warnings.warn(
+                f"{len(self.failed_)} of {len(rows)} rows could not be read and "
+                f"{effect}; `failed_` lists them. {shown}"
+                + (f"; and {more} more." if more > 0 else ""),
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.no_validation = True
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+class BackboneParameters(MediaParameters):
+    """Mixin: parameters of what looks through a frozen backbone."""
+
+    def _backbone_name(self):
+        name = os.fspath(self.backbone)
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+
+    def _prompts(self):
+        values = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)
+        if not values or not all(isinstance(text, str) for text in values):
+            raise self._complaint("prompts", "a str or a sequence of str, at least one")
+        return tuple(map(str, values))
+
+    def _checked_image_size(self, info):
+        size = info.image_size if self.image_size is None else int(self.image_size)
+        if size % info.multiple:
+            below = size // info.multiple * info.multiple
+            near = " or ".join(str(s) for s in (below, below + info.multiple) if s)
+            raise self._complaint(
+                "image_size", f"a multiple of {info.multiple} for {info.name} ({near})"
+            )
+        return size

@@ -1,0 +1,280 @@
+"""`diffqa` with odd names, folders and tables, and with others at the same files."""
+
+import csv
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from child_processes import run_in_process, start_process, wait_until
+from command_line import (
+    close,
+    names_in,
+    picture,
+    python,
+    read,
+    run_command,
+    wait_for_ever,
+)
+
+from diffqa_features import DiffusionQAFeatures
+from diffqa_features._media.rows import as_rows, open_media
+
+pytest_plugins = ["command_line_fixtures"]
+
+
+def listed(name):
+    with Path(name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class TestFolders:
+    def test_what_is_taken_and_what_is_told(self, photos, run):
+        for name in ("x.jfif", "x.jpe"):
+            picture(7).save(photos / name, format="JPEG")
+        picture(8).save(photos / "x.tga")
+        picture(9).save(photos / ".hidden.png")
+        (photos / "._a.png").write_bytes(b"\0\5\26\7")
+        (photos / ".cache").mkdir()
+        picture(9).save(photos / ".cache" / "y.png")
+        code, _, stderr = run("extract", "photos", "-r", "-o", "o.npz")
+        assert code == 0, stderr
+        names = [Path(path).name for path in read(Path("o.npz"))[0]]
+        assert names == sorted(["a.png", "b.JPG", "c.webp", "d.png", "e.png",
+                                "x.jfif", "x.jpe", "x.tga"])  # fmt: skip
+        assert "photos: 3 files left out (1 .txt, 2 hidden)" in stderr
+
+    def test_a_pattern_over_a_loop_ends(self, photos, run):
+        for name in ("loop", "again"):
+            (photos / name).symlink_to(".", target_is_directory=True)
+        code, _, stderr = run("extract", "photos/**/*.png", "-o", "o.npz")
+        assert code == 0, stderr
+        assert read(Path("o.npz"))[0] == [
+            "photos/a.png", "photos/d.png", "photos/more/e.png",
+        ]  # fmt: skip
+
+    def test_home(self, photos, run, monkeypatch, features):
+        monkeypatch.setenv("HOME", str(photos.parent))
+        pd.DataFrame({"path": ["~/photos/a.png"]}).to_csv("t.csv", index=False)
+        assert run("extract", "t.csv", "-o", "~/o.npz")[0] == 0
+        paths, matrix, _ = read(Path("o.npz"))
+        assert paths == ["~/photos/a.png"]
+        close(matrix, features().transform(["~/photos/a.png"]))
+        close(matrix, features().transform([photos / "a.png"]))
+
+
+class TestNames:
+    @pytest.mark.parametrize("suffix", ["parquet", "csv", "npz"])
+    def test_one_that_is_not_utf8_is_a_bad_file(self, photos, run, suffix):
+        odd = os.fsdecode(b"photos/b\xff.png")
+        Path(odd).write_bytes((photos / "a.png").read_bytes())
+        code, _, stderr = run("extract", "photos", "-o", f"o.{suffix}")
+        assert code == 3, stderr
+        (bad,) = listed(f"o.{suffix}.bad.csv")
+        assert bad["path"] == r"photos/b\udcff.png"
+        assert "not UTF-8" in bad["reason"]
+        paths, matrix, _ = read(Path(f"o.{suffix}"))
+        assert len(paths) == 4
+        assert np.isfinite(matrix).all()
+        assert run("extract", odd, "-o", f"o.{suffix}", "--on-error", "raise")[0] == 1
+
+    def test_one_with_the_signs_of_an_error_is_whole(self, photos, run):
+        name = "photos/x'): Row 7 ('y.png"
+        Path(name).write_bytes(b"no picture")
+        Path("t.csv").write_text(f'path\nphotos/a.png\n"{name}"\n')
+        assert run("extract", "t.csv", "-o", "o.npz")[0] == 3
+        (bad,) = listed("o.npz.bad.csv")
+        assert bad["path"] == name
+        assert "Row" not in bad["reason"]
+        code, _, stderr = run("extract", "t.csv", "-o", "o.npz", "--on-error", "raise")
+        assert code == 1
+        assert f"diffqa: error: {name}: {bad['reason']}" in stderr
+
+    def test_formulas_are_quoted_when_asked_for(self, photos, run):
+        os.chdir(photos)
+        picture(3).save("=1+1.png")
+        Path("-bad.png").write_bytes(b"no picture")
+        words = ("extract", ".", "-o", "../o.csv")
+        assert run(*words)[0] == 3
+        assert "=1+1.png" in read(Path("../o.csv"))[0]
+        assert run(*words, "--quote-formulas")[0] == 3
+        assert "'=1+1.png" in read(Path("../o.csv"))[0]
+        assert [row["path"] for row in listed("../o.csv.bad.csv")] == ["'-bad.png"]
+
+    def test_a_missing_file_is_skipped_and_listed(self, photos, run):
+        code, _, stderr = run("extract", "photos/a.png", "none.png", "-o", "o.npz")
+        assert code == 3
+        assert "none.png: no such file" in stderr
+        assert read(Path("o.npz"))[0] == ["photos/a.png"]
+        assert [row["path"] for row in listed("o.npz.bad.csv")] == ["none.png"]
+
+
+class TestTables:
+    def test_lines_that_end_in_a_comma(self, photos, run, features):
+        Path("t.csv").write_text("path,mos\nphotos/a.png,1,\nphotos/d.png,2,\n")
+        assert run("extract", "t.csv", "-o", "o.npz")[0] == 0
+        paths, matrix, _ = read(Path("o.npz"))
+        assert paths == ["photos/a.png", "photos/d.png"]
+        close(matrix, features().transform(paths))
+        Path("t.csv").write_text("path,mos\nphotos/a, b.png,1\n")
+        code, _, stderr = run("extract", "t.csv", "-o", "o.npz")
+        assert (code, "line 2 has 3 cells" in stderr) == (2, True)
+
+    def test_fit_takes_the_column_that_was_named(self, photos, run):
+        rows = [f"photos/{name},{k}," for k, name in enumerate(["a.png", "d.png"])]
+        text = "path,mos,group\n" + "\n".join(r + f"g{k}," for k, r in enumerate(rows))
+        Path("t.csv").write_text(text)
+        words = ("fit", "t.csv", "-o", "m.skops", "--group-column", "group")
+        assert run(*words)[0] == 0
+        Path("t.csv").write_text(text.replace("g1", " "))
+        code, _, stderr = run(*words)
+        assert code == 2
+        assert "The group of row 1 of 't.csv' is missing" in stderr
+
+
+class TestOutputs:
+    def test_a_folder_of_others_is_left_alone(self, photos, run):
+        part = Path("o.npz.part")
+        part.mkdir()
+        (part / "settings.json").write_text('{"theirs": 1}')
+        (part / "000000.npz").write_text("theirs")
+        code, _, stderr = run("extract", "photos", "-o", "o.npz")
+        assert code == 1
+        assert "'diffqa extract' did not make it" in stderr
+        assert (part / "000000.npz").read_text() == "theirs"
+        assert names_in(".") == ["o.npz.part", "photos"]
+
+    def test_files_of_others_in_an_own_folder_stay(self, photos, run):
+        (photos / "bad.png").write_bytes(b"no picture")
+        words = ("extract", "photos", "-o", "o.npz", "--chunk-size", 1)
+        assert run(*words, "--on-error", "raise")[0] == 1
+        Path("o.npz.part/notes.txt").write_text("mine")
+        assert run(*words)[0] == 3
+        assert names_in("o.npz.part") == ["notes.txt"]
+
+    @pytest.mark.parametrize("place", ["--out", "--memory"])
+    def test_urls_are_refused(self, photos, run, place):
+        code, _, stderr = run("extract", "photos", "-o", "o.csv", place, "s3://b/o.csv")
+        assert code == 2
+        assert "is a URL" in stderr
+        assert names_in(".") == ["photos"]
+
+    def test_two_at_once_and_a_kill(self, tmp_path, tmp_path_factory, sd1_folder):
+        folder = tmp_path / "many"
+        folder.mkdir()
+        for seed in range(6):
+            picture(seed).save(folder / f"{seed:03d}.png")
+        words = [
+            "extract", folder, "-o", tmp_path / "o.csv",
+            "--backbone", sd1_folder, "--chunk-size", 1, "--quiet",
+        ]  # fmt: skip
+        logs = tmp_path_factory.mktemp("logs")
+        first = start_process(run_command, words, logs / "1", wait_for_ever, 2)
+        try:
+            wait_until(lambda: list(tmp_path.glob("o.csv.part/0*.npz")), 300)
+            assert run_in_process(run_command, words, logs / "2") == 1
+            stderr = (logs / "2").read_text()
+            assert "o.csv' is being written by another process" in stderr
+        finally:
+            first.kill()
+            first.join()
+        assert names_in(tmp_path) == [".o.csv.diffqa-part", "many", "o.csv.part"]
+        for path in list(folder.iterdir())[3:]:
+            path.unlink()
+        code = run_in_process(run_command, words, logs / "3")
+        assert code == 0, (logs / "3").read_text()
+        assert names_in(tmp_path) == ["many", "o.csv"]
+
+
+class TestRows:
+    class Endless:
+        """As a Dataset of torch: it has a length and never raises IndexError."""
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return f"{index}.png"
+
+    def test_a_sequence_is_read_to_its_length(self):
+        assert [row.source for row in as_rows(self.Endless())] == [
+            "0.png", "1.png", "2.png",
+        ]  # fmt: skip
+
+    def test_arrow(self):
+        pa = pytest.importorskip("pyarrow")
+        table = pa.table({"path": ["a.png", None], "scene": ["x", "y"]})
+        rows = as_rows(table)
+        assert [row.source for row in rows] == ["a.png", None]
+        assert rows[1].columns == {"scene": "y"}
+        assert [row.source for row in as_rows(table["path"])] == ["a.png", None]
+        assert as_rows(table.to_batches()[0])[0].columns == {"scene": "x"}
+        with pytest.raises(ValueError, match=r"columns \['a', 'b'\]; rename"):
+            as_rows(pa.table({"a": ["secret.png"], "b": [1]}))
+
+    @pytest.mark.parametrize("empty", [pd.NA, None, np.nan, np.float32("nan"), pd.NaT])
+    def test_an_empty_cell_of_a_prompt(self, photos, features, empty):
+        table = pd.DataFrame({"path": [str(photos / "a.png")] * 2})
+        table["scene"] = pd.Series(["a dog", empty], dtype=object)
+        estimator = features(prompts="A photo of {scene}.")
+        with pytest.raises(ValueError, match=r"^Row 1 .*'scene'.* is empty here"):
+            estimator.transform(table)
+        estimator.set_params(on_error="nan")
+        with pytest.warns(RuntimeWarning, match="1 of 2 rows"):
+            matrix = estimator.transform(table)
+        assert np.isfinite(matrix).all(1).tolist() == [True, False]
+        assert estimator.failed_[0][0] == 1
+
+    def test_an_error_carries_its_row_through_processes(self, tmp_path):
+        name = str(tmp_path / "x'): y")
+        with pytest.raises(FileNotFoundError) as caught:
+            open_media(as_rows(["a", name])[1])
+        error = pickle.loads(pickle.dumps(caught.value))
+        assert (error.row_index, str(error)) == (1, f"Row 1 ('{name}'): {error.cause}")
+        assert error.cause.startswith("no such file")
+
+
+CRAMPED = """
+import resource, sys, threading
+from PIL import Image
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._engine.parallel import read_each
+Image.new("RGB", (6000, 6000)).save("large.png")
+media = open_media(as_rows(["large.png"])[0])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]),) * 2)
+try:
+    if sys.argv[2] == "memory":
+        list(media.frames())
+    else:
+        threading.stack_size(2**28)
+        list(read_each([1], print, "x"))
+except (MemoryError, RuntimeError) as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("memory", "MemoryError Row 0 ('large.png'): "),
+        ("threads", "RuntimeError The system lets this process start no further "),
+    ],
+)
+def test_too_little_memory_or_threads_is_told_with_a_way_out(
+    tmp_path, monkeypatch, what, words
+):
+    monkeypatch.chdir(tmp_path)
+    stdout, stderr = python("-c", CRAMPED, 2**26, what).communicate()
+    assert stdout.startswith(words), stdout + stderr
+    assert "(n_jobs)" in stdout
+
+
+def test_memory_of_another_machine(photos):
+    with pytest.raises(ValueError, match="'memory' parameter must be a path of this"):
+        DiffusionQAFeatures("tiny", memory="s3://bucket/store").fit()
+    assert names_in(".") == ["photos"]

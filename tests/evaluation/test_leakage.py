@@ -1,0 +1,97 @@
+"""One file on both sides of a split, under whatever name, and rows without a group."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from diffqa_features.evaluation import (
+    bootstrap_interval,
+    cross_dataset,
+    official_split,
+    repeated_splits,
+)
+from diffqa_features.evaluation._leakage import identities
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Eight pictures; of the last, a link, a second name and a detour."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"{n}.png" for n in range(8)]
+    for n, name in enumerate(names):
+        Image.new("RGB", (8, 8), (20 * n, 0, 0)).save(name)
+    (tmp_path / "link.png").symlink_to("7.png")
+    os.link("7.png", "second.png")
+    return names
+
+
+MODEL = make_pipeline(
+    FunctionTransformer(lambda X: np.array([[len(str(x)), hash(x) % 7] for x in X])),
+    Ridge(),
+)
+
+
+@pytest.mark.parametrize("again", ["7.png", "link.png", "second.png", "./x/../7.png"])
+def test_official_split(files, again, tmp_path):
+    (tmp_path / "x").mkdir()
+    X = [*files, again]
+    split = ["train"] * 8 + ["test"]
+    message = r"'train' to 'test' leaks: 1 media .* training row 7 is test row 8"
+    with pytest.raises(ValueError, match=message):
+        official_split(MODEL, X, np.arange(9.0), split)
+
+
+def test_repeated_splits(files):
+    X, y = [*files, "link.png"], np.arange(9.0)
+    with pytest.raises(ValueError, match=r"Split 0 leaks: .* is test row"):
+        repeated_splits(MODEL, X, y, cv=[(np.arange(8), np.array([8]))])
+    with pytest.raises(ValueError, match="leaks: 1 media are in both"):
+        repeated_splits(MODEL, X, y, cv=KFold(9), metrics="rmse", mapping=None)
+    # In one group they never part.
+    groups = [*files[:7], "a", "a"]
+    repeated_splits(
+        MODEL,
+        X,
+        y,
+        groups=groups,
+        n_splits=3,
+        test_size=3,
+        metrics="rmse",
+        mapping=None,
+    )
+
+
+def test_cross_dataset_tells_both_rows(files):
+    from sklearn.utils import Bunch
+
+    a = Bunch(data=files, target=np.arange(8.0))
+    b = Bunch(data=["0.png", "link.png"], target=np.arange(2.0))
+    with pytest.raises(
+        ValueError, match=r"a to b leaks: 2 media .* row 0 of a is row 0"
+    ):
+        cross_dataset(MODEL, {"a": a}, {"b": b})
+
+
+def test_pixels_and_features():
+    picture = np.zeros((9, 9, 3), np.uint8)
+    same, other = picture.copy(), picture + 1
+    first, second, third = identities([picture, same, other])
+    assert first == second != third
+    assert identities(np.zeros((4, 3))).tolist() == [None] * 4
+    assert identities([[1.0, 2.0], [1.0, 2.0]]).tolist() == [None] * 2
+
+
+@pytest.mark.parametrize("empty", [np.nan, None, "", " "])
+def test_a_row_without_a_group(empty):
+    X = np.arange(12.0)[:, None]
+    groups = ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e", "f", empty]
+    with pytest.raises(ValueError, match="The group of row 11 is missing"):
+        repeated_splits(Ridge(), X, X[:, 0], groups=groups)
+    with pytest.raises(ValueError, match="The group of row 11 is missing"):
+        bootstrap_interval(X[:, 0], X[:, 0], groups=groups)

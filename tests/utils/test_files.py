@@ -1,0 +1,135 @@
+"""Whole files: old or new after a kill, one writer at a time, no leftovers."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from command_line import ROOT, names_in
+
+from diffqa_features._utils.files import (
+    local_path,
+    one_writer,
+    remove_leftover,
+    walk,
+    whole_file,
+    write_whole,
+)
+
+# Writes until it is killed; says so when its temporary file is there.
+SLOW = """
+import sys, time
+from pathlib import Path
+from diffqa_features._utils.files import whole_file
+with whole_file(Path(sys.argv[1])) as path:
+    path.write_text("half")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def slow_writer(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW, tmp_path / "a.csv"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "begun\n"
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def test_a_killed_writer_leaves_nothing_for_long(tmp_path, slow_writer):
+    (tmp_path / "a.csv").write_text("old")
+    (tmp_path / ".a.csv.tmp").write_text("somebody else's")
+    slow_writer.send_signal(signal.SIGKILL)
+    slow_writer.wait()
+    assert (tmp_path / "a.csv").read_text() == "old"
+    assert names_in(tmp_path) == [".a.csv.diffqa-part", ".a.csv.tmp", "a.csv"]
+    write_whole(tmp_path / "a.csv", "new")
+    assert (tmp_path / "a.csv").read_text() == "new"
+    assert names_in(tmp_path) == [".a.csv.tmp", "a.csv"]
+
+
+def test_a_leftover_goes_and_a_writer_stays(tmp_path, slow_writer):
+    remove_leftover(tmp_path / "a.csv")
+    assert names_in(tmp_path) == [".a.csv.diffqa-part"]
+    slow_writer.send_signal(signal.SIGKILL)
+    slow_writer.wait()
+    remove_leftover(tmp_path / "a.csv")
+    assert names_in(tmp_path) == []
+
+
+def test_a_second_writer_is_told_at_once_and_leaves_nothing(tmp_path, slow_writer):
+    before = names_in(tmp_path)
+    with pytest.raises(OSError, match=r"a\.csv' is being written by another process"):
+        write_whole(tmp_path / "a.csv", "mine")
+    assert names_in(tmp_path) == before
+    assert slow_writer.poll() is None
+
+
+def test_those_who_wait_write_one_after_the_other(tmp_path):
+    def write(number):
+        write_whole(tmp_path / "a", 100_000 * bytes([number]), wait=True)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    content = (tmp_path / "a").read_bytes()
+    assert len(content) == 100_000
+    assert len(set(content)) == 1
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_an_error_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    write_whole(path, "old\r\n")
+    with pytest.raises(ValueError, match="oops"), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("oops")
+    assert path.read_bytes() == b"old\r\n"
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_the_longest_name(tmp_path):
+    write_whole(tmp_path / ("é" * 127), "x")
+    assert names_in(tmp_path) == ["é" * 127]
+
+
+def test_one_writer_of_several_files(tmp_path):
+    with one_writer(tmp_path / "a"):
+        with pytest.raises(OSError, match="being written"), one_writer(tmp_path / "a"):
+            pass
+        write_whole(tmp_path / "a", "x")
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_paths_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/x", "It") == tmp_path / "x"
+    assert (
+        local_path("~nobody-is-called-so.png", "It").name == "~nobody-is-called-so.png"
+    )
+    for url in ("s3://bucket/x", "file:///tmp", "HTTPS://host"):
+        with pytest.raises(ValueError, match="It must be a path of this machine"):
+            local_path(url, "It")
+
+
+def test_a_walk_ends(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("loop", "a/up", "a/self"):
+        (tmp_path / name).symlink_to("..", target_is_directory=True)
+    (tmp_path / "here").symlink_to(".", target_is_directory=True)
+    (tmp_path / "a" / "x").touch()
+    found = [(folder, names) for folder, names in walk(tmp_path / "a")]
+    assert (tmp_path / "a", ["x"]) in found
+    assert sum(names.count("x") for _, names in found) == 1
+    assert Path(tmp_path / "a") == found[0][0]

@@ -1,0 +1,138 @@
+"""Keys and seeds stay: stores of older versions hold entries under them.
+
+A key that changes with intent goes with a new `FORMAT`, for all of them.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffqa_features._backbone.blocks import Stage
+from diffqa_features._engine.kinds import AttentionMap, Error, Recipe
+from diffqa_features._engine.passes import draw_noise
+from diffqa_features._engine.request import FrameSpec, Request
+from diffqa_features._utils.hashing import FORMAT, make_key, pack_keys, unpack_keys
+from diffqa_features.learned._training import seed_of
+from diffqa_features.learned.control.features import Chain
+from diffqa_features.motion._extract import MotionRequest
+
+PINNED = {
+    "latent": "39dae001a701fced98608419a12692a42279cc2d",
+    "released": "32bc9589555c680c8ecfb41a84fd2b66d1898532",
+    "frames": "e8e519b11ce23786c080b60bcc0ebb6609232308",
+    "record": "82b497dd0b9bb715d90595d8915d19a1deee972f",
+    "map": "f7f146cef1dfdbcb535e80885d75036ef22829d8",
+    "controlled": "12895041073afba51bd792569b5b94832b6229c2",
+    "motion": "94f0f8f3c14c2a2834400386cd8bff678f910910",
+    "motion clips": "aa54c6f08a83d7a5dea5ce56d4f4f3d5d6a09f06",
+}
+
+WORDS = st.text("ab;1\ud800", max_size=3)
+FACTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS,
+    lambda children: st.tuples(children) | st.tuples(children, children),
+    max_leaves=4,
+)
+
+
+def typed(fact):
+    """Facts that are equal in Python and not the same fact told apart."""
+    if isinstance(fact, tuple):
+        return tuple(map(typed, fact))
+    if isinstance(fact, float):
+        return "float", fact, math.copysign(1, fact)
+    return type(fact).__name__, fact
+
+
+@given(st.lists(FACTS, max_size=3), st.lists(FACTS, max_size=3))
+def test_keys_are_equal_where_all_facts_are(ours, theirs):
+    same = typed(tuple(ours)) == typed(tuple(theirs))
+    assert (make_key(*ours) == make_key(*theirs)) == same
+
+
+def test_no_two_neighbours_merge():
+    alike = [
+        ("a", "b"), ("ab",), ("a", "", "b"), (("a",), "b"), (("a", "b"),), ("a b",),
+        (1,), (1.0,), (True,), ("1",), (None,), ("None",), ((),), (), ("1;int 2",),
+        (1, 2), ("int 1;",), (0.0,), (-0.0,), (0,), (False,),
+    ]  # fmt: skip
+    assert len({make_key(*facts) for facts in alike}) == len(alike)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        b"bytes", np.int64(1), np.bool_(True), np.zeros(2), [1], {"a": 1}, 1j, object(),
+        FrameSpec("identity", "stretch", 64, 8), torch.float32,
+    ],
+    ids=lambda fact: type(fact).__name__,
+)  # fmt: skip
+def test_an_object_is_no_fact(fact):
+    with pytest.raises(TypeError, match=f"of type {type(fact).__name__}"):
+        make_key("kind", fact)
+    with pytest.raises(TypeError, match="store key"):
+        make_key("kind", ("nested", (fact,)))
+
+
+def test_subclasses_count_as_what_they_are():
+    """numpy's float64 and str are Python's, whatever their repr says."""
+    assert make_key(np.float64(0.1), np.str_("a")) == make_key(0.1, "a")
+
+
+def test_pinned_keys():
+    frames = FrameSpec("identity", "stretch", 64, 8)
+    request = Request(
+        backbone="tiny",
+        frames=frames,
+        recipe=Recipe((Error(),), (), (), ("mean",), 4),
+        timesteps=(50,),
+        prompts=("a",),
+        frame_statistics=("mean",),
+        seed=3,
+        device=None,
+        batch_size=None,
+        layout=None,
+    )
+    chain = Chain((Stage("down0", "down_blocks.0", 8),), control="weights")
+    motion = MotionRequest(
+        weights=None,
+        identity="identity",
+        size=8,
+        channels=(2, 1),
+        device=None,
+        dtype="float32",
+        batch_size=None,
+        reader="imageio",
+    )
+    clip = np.arange(32 * 8 * 8 * 3, dtype=np.uint8).reshape(32, 8, 8, 3)
+    found = {
+        "latent": frames.key("frame"),
+        "released": replace(frames, normalization="clip").key("frame"),
+        "frames": frames.list_key("media"),
+        "record": request.record_key("frame", 50, "Good photo.", Error()),
+        "map": request.record_key("frame", 50, "a", AttentionMap((4, 6), True)),
+        "controlled": chain.key("latent", "down0", "mean"),
+        "motion": motion.clip_key(clip),
+        "motion clips": motion.list_key("media"),
+    }
+    assert FORMAT == 2
+    assert found == PINNED
+
+
+def test_seeds():
+    assert seed_of(0, 1, 2) == 48866349673933065
+    noise = draw_noise(3, 50, (1, 2, 2)).flatten().tolist()
+    expected = [-0.5023034, 0.1977363, -0.9643985, -2.1682506]
+    np.testing.assert_allclose(noise, expected, atol=1e-6)
+
+
+def test_lists_of_keys_come_back():
+    packed = pack_keys(["00ff", "0102"])
+    assert packed.dtype == np.uint8
+    assert packed.tolist() == [[0, 255], [1, 2]]
+    assert unpack_keys(packed) == ["00ff", "0102"]
