@@ -1,4 +1,4 @@
-"""The VQEG's logistic mappings: predictions in, values on the scale of the scores out."""
+"""The VQEG's logistic mappings: predictions in, values on the scores' scale out."""
 
 import numpy as np
 from scipy.optimize import least_squares

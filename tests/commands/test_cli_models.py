@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from skops import io as skops_io
 
-from diffqa_features import TRUSTED_TYPES, metrics
+from diffqa_features import TRUSTED_TYPES, load_scorer, metrics
 
 pytest_plugins = ["command_line_fixtures"]
 
@@ -180,6 +180,15 @@ class TestScore:
         assert code == 1
         assert "diffqa: error: photos/bad.png: " in stderr
 
+    def test_model_as_an_option(self, photos, model, run):
+        first = run("score", "m.skops", "photos/rated3.png")
+        assert run("score", "photos/rated3.png", "--model", "m.skops") == first
+
+    def test_a_model_alone(self, photos, model, run):
+        code, _, stderr = run("score", "m.skops")
+        assert code == 2
+        assert "'m.skops' is a model; give INPUTs too" in stderr
+
     def test_what_is_no_model_of_ours(self, photos, features, run):
         (photos / "m1.skops").write_bytes(pickle.dumps(Ridge()))
         skops_io.dump(Ridge(), "photos/m2.skops")
@@ -220,3 +229,37 @@ class TestScore:
         path, score = stdout.rstrip("\n").split("\t")
         assert path == "photos/rated3.png"
         np.testing.assert_allclose(float(score), expected, rtol=1e-4)
+
+
+class TestScoreWithoutModel:
+    def test_lines(self, photos, rated, run):
+        code, stdout, _ = run("score", "photos/rated*.png")
+        assert code == 0
+        lines = [line.split("\t") for line in stdout.splitlines()]
+        paths = sorted(str(p) for p in photos.glob("rated*.png"))
+        expected = load_scorer().predict(paths)
+        np.testing.assert_allclose([float(s) for _, s in lines], expected, rtol=1e-4)
+
+    def test_table(self, photos, rated, run):
+        (photos / "bad.png").write_bytes(b"no picture")
+        code, stdout, stderr = run("score", "photos", "-o", "s.csv", "--chunk-size", 3)
+        assert (code, stdout) == (3, "")
+        assert "1 of 21 files" in stderr
+        table = pd.read_csv("s.csv", keep_default_na=False)
+        assert table.columns.tolist() == ["path", "score", "std", "fault"]
+        assert len(table) == 20
+        found = load_scorer().assess(table["path"].tolist())
+        np.testing.assert_allclose(table["score"], found["jod"])
+        np.testing.assert_allclose(table["std"], found["std"])
+        faults = found.drop(columns=["jod", "std"]).to_numpy()
+        names = found.columns[2:]
+        for likely, shares in zip(table["fault"], faults, strict=True):
+            assert likely == (names[shares.argmax()] if shares.max() >= 0.5 else "")
+        assert pd.read_csv("s.csv.bad.csv")["path"].tolist() == ["photos/bad.png"]
+
+    def test_bad_files(self, photos, rated, run):
+        (photos / "bad.png").write_bytes(b"no picture")
+        assert run("score", "photos/bad.png")[0] == 1
+        code, _, stderr = run("score", "photos", "--on-error", "raise")
+        assert code == 1
+        assert "diffqa: error: photos/bad.png: " in stderr
