@@ -21,6 +21,7 @@ from diffqa_features import (
 )
 from diffqa_features.datasets import load_sample_photos, make_distorted_images
 from diffqa_features.datasets._chains import FAULTS
+from diffqa_features.learned import _files
 from diffqa_features.learned.scorer import network
 from diffqa_features.learned.scorer.tiles import cut_tiles, cut_windows
 from diffqa_features.metrics import srcc_score
@@ -201,27 +202,22 @@ class TestFiles:
             load_scorer(tmp_path)
 
     def test_weights_of_another_shape(self, tmp_path):
-        from diffqa_features.learned import _files
-
         config, weights = _files.load(SHIPPED)
         for broken in ({"mean": weights["mean"][:7]}, {"bias": None}):
             changed = {k: v for k, v in {**weights, **broken}.items() if v is not None}
-            _files.save(tmp_path, {"estimator": config["estimator"],
-                                   "faults": config["faults"]}, changed)  # fmt: skip
+            _files.save(tmp_path, config, changed)
             with pytest.raises(ValueError, match="weights of another network"):
                 load_scorer(tmp_path)
 
     def test_faults_that_are_no_names(self, tmp_path):
-        from diffqa_features.learned import _files
-
-        _, weights = _files.load(SHIPPED)
-        _files.save(tmp_path, {"estimator": "QualityScorer", "faults": 3}, weights)
+        config, weights = _files.load(SHIPPED)
+        _files.save(tmp_path, {**config, "fitted": {"faults": 3}}, weights)
         with pytest.raises(ValueError, match="'faults'"):
             load_scorer(tmp_path)
 
     def test_config_is_plain(self):
         config = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))
-        assert config["faults"] == list(FAULTS)
+        assert config["fitted"]["faults"] == list(FAULTS)
 
 
 class TestAmongOthers:

@@ -203,8 +203,8 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         import pandas as pd
 
         scores, spreads, faults = self._score(X)
-        _, facts = _load(self._folder())
-        table = pd.DataFrame(faults, columns=facts["faults"], index=_index(X))
+        _, names = _load(self._folder())
+        table = pd.DataFrame(faults, columns=names, index=_index(X))
         table.insert(0, "jod", scores)
         table.insert(1, "std", spreads)
         return table
@@ -310,14 +310,14 @@ def save_scorer(network, faults, folder, facts):
     config = {
         "library": f"diffqa_features {__version__}",
         "estimator": QualityScorer.__name__,
-        "faults": list(faults),
-        "training": facts,
+        "parameters": {},
+        "fitted": {"faults": list(faults), "training": facts},
     }
     _files.save(folder, config, halves)
 
 
 def _load(folder):
-    """Network and configuration, once per version of the files."""
+    """Network and names of faults, once per version of the files."""
     path = Path(folder) / "model.safetensors"
     stamp = path.stat().st_mtime_ns if path.is_file() else None
     return _load_files(str(folder), stamp)
@@ -330,12 +330,12 @@ def _load_files(folder, stamp):
     from diffqa_features.learned.scorer.network import build
 
     config, weights = _files.load(folder)
-    if config.get("estimator") != QualityScorer.__name__:
+    if config["estimator"] != QualityScorer.__name__:
         raise ValueError(
-            f"'{folder}' holds a {config.get('estimator')!r}, not a "
+            f"'{folder}' holds a {config['estimator']!r}, not a "
             f"{QualityScorer.__name__}."
         )
-    faults = config.get("faults")
+    faults = config["fitted"].get("faults")
     if not isinstance(faults, list) or not all(isinstance(f, str) for f in faults):
         raise ValueError(f"'{folder}': 'faults' in config.json is not a list of names.")
     with torch.inference_mode(False):  # a caller may be in it
@@ -345,7 +345,7 @@ def _load_files(folder, stamp):
             raise ValueError(
                 f"'{folder}' holds weights of another network: {error}"
             ) from error
-    return network.eval().requires_grad_(False), config
+    return network.eval().requires_grad_(False), faults
 
 
 def _read(row):
