@@ -196,7 +196,7 @@ def _add_fit(commands):
     add("--grid-timesteps", type=int, nargs="+", metavar="T",
         help="timesteps to try; the one with the best SRCC is kept")  # fmt: skip
     add("--C", type=float, nargs="+", default=[10.0], metavar="C",
-        help="C of the SVR; several are tried like timesteps (default: 10)")  # fmt: skip
+        help="of the SVR; several are tried like timesteps (default: 10)")  # fmt: skip
     _add_bad_files(fit, "MODEL.skops.bad.csv")
     _add_features(fit)
 

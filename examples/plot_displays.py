@@ -44,7 +44,8 @@ features = DiffusionQAFeatures(image_size=SIZE)
 model = make_pipeline(features, StandardScaler(), SVR(C=10))
 
 # %%
-# Attention to each prompt, block by block ---------------------------------------------
+# Attention to each prompt, block by block
+# ----------------------------------------
 # One row of maps per block, from one pass per prompt.
 
 coffee = datasets.load_sample_photos(image_size=128)
