@@ -1,4 +1,4 @@
-"""The VQEG's logistic mappings: predictions in, values on the scores' scale out."""
+"""VQEG logistic mappings: predictions in, values on the scale of the scores out."""
 
 import numpy as np
 from scipy.optimize import least_squares

@@ -183,7 +183,7 @@ class AlignmentMapDisplay:
         )
 
     def _bar(self, overlay, panel, text, label, ends):
-        """Colour bar inside the panel's own column: all panels are equally large."""
+        """Colour bar inside the panel's own column, so all panels are of equal size."""
         h, w = self.image.shape[:2]
         place = panel.inset_axes((0.04, -0.1 * w / h, 0.92, 0.06 * w / h))
         bar = self.figure_.colorbar(overlay, cax=place, orientation="horizontal")

@@ -13,7 +13,7 @@ from diffqa_features._engine.passes import draw_noise
 
 
 class Spread(Kind):
-    """Log standard deviation of everything that leaves a stage."""
+    """Log standard deviation of a stage's output."""
 
     name = "spread"
     scope = "stage"
