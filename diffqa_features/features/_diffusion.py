@@ -21,7 +21,7 @@ class DiffusionQAFeatures(BackboneTransformer):
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, which ships with the package
-        and works offline, ``"sd15"``, ``"sd21-base"``), a Hub id (``"owner/name"`` or
+        and works offline, ``"sd15"``, ``"sd21-base"``), a hub id (``"owner/name"`` or
         ``"owner/name@revision"``), or a local folder in diffusers layout. It is loaded
         on first use, once per process, and never pickled.
 
@@ -274,15 +274,15 @@ class DiffusionQAFeatures(BackboneTransformer):
         return np.array([row["name"] for row in self.get_feature_metadata()], object)
 
     def get_feature_metadata(self):
-        """What each column is, as data: for ablations and figures.
+        """Describe each column as data, for ablations and figures.
 
         Returns
         -------
         list of dict
             One per column, with the keys ``name``, ``timestep``, ``block`` (or stage),
             ``kind``, ``prompt`` (its text), ``statistic``, ``channel``,
-            ``frame_statistic``, ``backbone`` and ``backbone_commit`` (of the hub);
-            ``pandas.DataFrame`` takes the list as it is.
+            ``frame_statistic``, ``backbone`` and ``backbone_commit`` (for hub models);
+            ``pandas.DataFrame`` accepts this list directly.
         """
         self._validate_params()
         info = self._check_parameters()

@@ -32,7 +32,7 @@ class DiffusionController(BackboneModel):
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``),
-        a Hub id, or a folder in diffusers layout.
+        a hub id, or a folder in diffusers layout.
 
     stages : str or list of str, default=None
         UNet stages whose feature maps are used (the paper's F_MS), by name or pattern:

@@ -45,7 +45,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``),
-        a Hub id, or a folder in diffusers layout.
+        a hub id, or a folder in diffusers layout.
 
     controller : DiffusionController, str, path or None, default=None
         The control module of the backbone. A fitted one is used as it is. An unfitted

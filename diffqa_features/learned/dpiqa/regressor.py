@@ -33,7 +33,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, as in the paper,
-        ``"sd21-base"``), a Hub id, or a folder in diffusers layout.
+        ``"sd21-base"``), a hub id, or a folder in diffusers layout.
 
     qualities, scenes, distortions : sequence of str, default=None
         Words for the prompts: each quality is combined with each scene and each

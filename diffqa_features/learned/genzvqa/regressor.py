@@ -36,7 +36,7 @@ class GenzVQARegressor(GenzIQARegressor):
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``,
-        as in the paper), a Hub id, or a folder in diffusers layout.
+        as in the paper), a hub id, or a folder in diffusers layout.
 
     prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
         At least two with `error_bias`, which compares the first two.

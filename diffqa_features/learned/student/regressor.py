@@ -63,11 +63,11 @@ class DistilledStudentRegressor(LearnedRegressor):
     network : str or path, default="efficientnet_b0"
         ``"tiny"``, 0.2 million parameters, meant for distortions and a CPU;
         ``"efficientnet_b0"`` to ``"efficientnet_b7"``, the last of which the paper
-        uses; or a Hub id or folder with an EfficientNet saved by transformers, which
+        uses; or a hub id or folder with an EfficientNet saved by transformers, which
         then also provides the initial weights.
 
     weights : str or path, default=None
-        Hub id or folder with the initial weights of an EfficientNet (safetensors), such
+        hub id or folder with the initial weights of an EfficientNet (safetensors), such
         as ``"google/efficientnet-b0"``. ``None`` uses those that come with `network`,
         or random ones.
 
