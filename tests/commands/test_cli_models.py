@@ -181,8 +181,9 @@ class TestScore:
         assert "diffqa: error: photos/bad.png: " in stderr
 
     def test_model_as_an_option(self, photos, model, run):
-        first = run("score", "m.skops", "photos/rated3.png")
-        assert run("score", "photos/rated3.png", "--model", "m.skops") == first
+        first = run("score", "m.skops", "photos/rated3.png", "--quiet")
+        words = ("score", "photos/rated3.png", "--model", "m.skops", "--quiet")
+        assert run(*words) == first
 
     def test_a_model_alone(self, photos, model, run):
         code, _, stderr = run("score", "m.skops")
