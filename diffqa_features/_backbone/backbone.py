@@ -43,23 +43,23 @@ def load_backbone(
     name : str or path
         Alias, hub id or folder in diffusers layout.
     device : str, torch.device or None, default=None
-        None takes CUDA, then MPS, then the CPU.
+        None tries CUDA, then MPS, then the CPU.
     dtype : str, torch.dtype or None, default=None
-        "float32", "float16" or "bfloat16". None and "auto" are float16 on CUDA and
+        "float32", "float16" or "bfloat16". None and "auto" mean float16 on CUDA and
         float32 elsewhere.
 
     Returns
     -------
     Backbone
-        One object per (identity, device, dtype), shared by all threads. The four used
-        last are kept.
+        One object per (identity, device, dtype), shared by all threads. The four most
+        recently used are kept.
 
     Raises
     ------
     ValueError
-        If the name, device or dtype cannot be used, or the model is not supported.
+        If the name, device or dtype is invalid, or the model is not supported.
     OSError
-        If files are missing or hold other weights than the configuration asks for.
+        If files are missing or their weights do not match the configuration.
     """
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
@@ -82,30 +82,30 @@ def load_backbone(
 class Backbone:
     """A frozen latent diffusion model: VAE encoder, text encoder, UNet, noise schedule.
 
-    Made by :func:`load_backbone`. A pickle or a deep copy holds the name only and gives
-    the process-wide object again.
+    Created by :func:`load_backbone`. A pickle or deep copy holds only the name and
+    restores the process-wide object.
 
     Attributes
     ----------
     info : BackboneInfo
     device : torch.device
     dtype : torch.dtype
-        Of the UNet and the VAE. The text encoder runs in float32 everywhere: it runs
-        once per prompt, and its states are what every row is compared with.
+        Precision of the UNet and the VAE. The text encoder always runs in float32: it
+        runs once per prompt, and its states affect every row.
     lock : threading.RLock
-        Held inside :meth:`run`, and by whoever else calls or copies modules of the
-        UNet, which may carry the hooks of another thread's pass.
+        Held inside :meth:`run`. Also hold it to call or copy modules of the UNet, which
+        may carry the hooks of another thread's pass.
     unet : UNet2DConditionModel
-        In eval mode, without gradients of its own.
+        In eval mode, with frozen parameters.
     alphas_cumprod : tensor of shape (n_timesteps,), float64, on the CPU
         The cumulative product of the noise schedule, in (0, 1).
 
     Notes
     -----
-    A VAE whose configuration says ``force_upcast`` runs in float32 where `dtype` is
-    float16. Any other float16 VAE is watched: rows whose latents are not finite are
-    encoded again by a float32 copy, which is read from disk at the first such row and
-    kept. Other rows keep their values, so no row depends on its neighbours.
+    A VAE whose configuration sets ``force_upcast`` runs in float32 if `dtype` is
+    float16. Any other float16 VAE is monitored: rows with non-finite latents are
+    re-encoded by a float32 copy, which is loaded at the first such row and kept. Other
+    rows keep their values, so no row depends on others.
     """
 
     def __init__(self, info: BackboneInfo, device: torch.device, dtype: torch.dtype):
@@ -179,32 +179,32 @@ class Backbone:
         whole: bool = True,
         unet: torch.nn.Module | None = None,
     ) -> torch.Tensor | None:
-        """Run the denoiser once on N noisy latents: the one way to it.
+        """Run the denoiser once on N noisy latents.
 
         Parameters
         ----------
         noisy : tensor of shape (N, C, h, w)
-            Brought to the backbone's dtype.
+            Converted to the backbone's dtype.
         t : int or int tensor of shape (N,)
-            Timestep of all rows, or of each.
+            Timestep of all rows, or one per row.
         conditioning : Conditioning
-            Of :meth:`condition`: N rows, or one row that serves them all.
+            Result of :meth:`condition`: N rows, or one row for all.
         taps : sequence of Tap
-            Modules to be observed.
+            Modules to observe.
         adapters : mapping of str to callable or None
-            What changes the output of named modules in this one call.
+            Functions that change the output of named modules in this call.
         control : (sequence of tensor, tensor) or None
-            What is added to each skip and to the middle, as by a ControlNet.
+            Tensors added to each skip and to the middle, as by a ControlNet.
         whole : bool, default=True
-            False ends the pass as soon as every tap has seen its tensor.
+            False stops the pass as soon as every tap has seen its tensor.
         unet : module or None
-            A trained copy that runs in the place of the backbone's own.
+            A trained copy to run instead of the backbone's own.
 
         Returns
         -------
         tensor of shape (N, C, h, w) or None
-            What the UNet returns (see :meth:`to_noise`); None where the pass ended
-            early. Nothing is left behind in the modules, also after an exception.
+            The UNet's output (see :meth:`to_noise`); None if the pass stopped early. No
+            hooks are left in the modules, even after an exception.
         """
         with self.lock:
             return run_unet(
@@ -221,12 +221,12 @@ class Backbone:
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         """Encode K prompts for :meth:`run`: K rows on the backbone's device.
 
-        States are padded to the tokenizer's length, as the UNet was trained, and in the
-        backbone's dtype.
+        States are padded to the tokenizer's length, as in the UNet's training, and have
+        the backbone's dtype.
 
         Notes
         -----
-        A prompt longer than L tokens is cut, with a logged warning.
+        A prompt longer than L tokens is truncated, with a logged warning.
         """
         if isinstance(prompts, str) or not all(isinstance(p, str) for p in prompts):
             raise TypeError(f"prompts must be a list of str. Got {prompts!r} instead.")
@@ -253,10 +253,10 @@ class Backbone:
         attended: torch.Tensor,
         edit: Callable[[torch.Tensor], torch.Tensor],
     ) -> Conditioning:
-        """Encode tokens (K, L) whose embeddings (K, L, C) `edit` replaces on their way.
+        """Encode tokens (K, L) after `edit` has replaced their embeddings (K, L, C).
 
-        Gradients reach what `edit` puts there. `attended` is true at start, words and
-        end. K rows in float32 on the backbone's device, that say nothing of content.
+        Gradients flow to what `edit` inserts. `attended` is true at start, words and
+        end. Returns K rows in float32 on the backbone's device, without a content mask.
         """
         table = self._text_encoder.get_input_embeddings()
         with self._text_lock:
@@ -284,7 +284,7 @@ class Backbone:
     def to_noise(
         self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
     ) -> torch.Tensor:
-        """Turn what the UNet returned for z_t into predicted noise, in float32."""
+        """Convert the UNet's output for z_t to predicted noise, in float32."""
         signal, sigma = self.scales(t)
         output, noisy = output.float(), noisy.float()
         if self.info.prediction_type == "epsilon":
@@ -296,7 +296,7 @@ class Backbone:
     def to_clean(
         self, output: torch.Tensor, noisy: torch.Tensor, t: int | torch.Tensor
     ) -> torch.Tensor:
-        """Turn what the UNet returned for z_t into an estimate of z_0, in float32."""
+        """Convert the UNet's output for z_t to an estimate of z_0, in float32."""
         signal, sigma = self.scales(t)
         output, noisy = output.float(), noisy.float()
         if self.info.prediction_type == "sample":
@@ -334,7 +334,7 @@ class Backbone:
             return self._vae_float32
 
     def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids (K, L) padded to L, and where they are no padding."""
+        """Token ids (K, L) padded to L, and a mask of the non-padding tokens."""
         length = self.info.text_length
         # Rust tokenizers keep their truncation setting in themselves and refuse a
         # second thread ("Already borrowed").

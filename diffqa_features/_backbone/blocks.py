@@ -24,7 +24,7 @@ _MID_TYPES = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False, None: Fa
 
 @dataclass(frozen=True)
 class Block:
-    """One cross-attention block: where it lies and how wide it is."""
+    """One cross-attention block: its location and width."""
 
     name: str
     module: str  # dotted path of its cross-attention layer in the UNet
@@ -34,7 +34,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Stage:
-    """One UNet stage and the channels of the hidden state that leaves it."""
+    """One UNet stage and the channels of its output state."""
 
     name: str
     module: str
@@ -42,12 +42,12 @@ class Stage:
 
 
 def list_blocks(config: dict[str, Any]) -> tuple[Block, ...]:
-    """Name the cross-attention blocks of a UNet in the order in which data meets them.
+    """Name the cross-attention blocks of a UNet in execution order.
 
-    Computed from the configuration alone, so that column names and block patterns
-    are known without a model in memory. ``down1.0`` is the first block of the second
-    down level; where one Transformer2DModel has several transformer layers a third
-    number counts them (``down1.0.0 down1.0.1``).
+    Computed from the configuration alone, so column names and block patterns are known
+    without loading a model. ``down1.0`` is the first block of the second down level; if
+    a Transformer2DModel has several transformer layers, a third number counts them
+    (``down1.0.0 down1.0.1``).
     """
     widths, downs, mid, ups = _levels(config)
     count = len(widths)
@@ -94,25 +94,25 @@ def list_stages(config: dict[str, Any]) -> tuple[Stage, ...]:
 def select_blocks(
     patterns: str | Iterable[str], names: Iterable[str]
 ) -> tuple[str, ...]:
-    """Pick the names that one of the patterns matches, in the order of `names`.
+    """Select the names that match any of the patterns, in the order of `names`.
 
     Parameters
     ----------
     patterns : str or iterable of str
         Names, shell patterns (``"up*"``, ``"down[01].*"``), or ``"all"``.
     names : iterable of str
-        Every name there is, in execution order.
+        All names, in execution order.
 
     Returns
     -------
     tuple of str
-        Each chosen name once, in execution order.
+        Each selected name once, in execution order.
 
     Raises
     ------
     ValueError
-        If there is no pattern, or if a pattern matches nothing; the message gives
-        the closest names and the whole list.
+        If there is no pattern, or a pattern matches nothing; the message lists the
+        closest names and all names.
 
     Examples
     --------
@@ -142,7 +142,7 @@ def select_blocks(
 
 
 def _levels(config: dict[str, Any]) -> tuple[list[int], list[bool], bool, list[bool]]:
-    """Read level widths, and which down levels, mid and up levels attend to text."""
+    """Level widths, and which down, mid and up levels attend to text."""
     widths = list(config.get("block_out_channels", (320, 640, 1280, 1280)))
     down_default = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_default = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3

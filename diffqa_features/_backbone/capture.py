@@ -1,4 +1,4 @@
-"""Observe one UNet pass at named modules; stop early; leave no hook behind."""
+"""Observe one UNet pass at named modules, stop early, leave no hooks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Adapter = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A module of the UNet and what to do with the tensor that leaves it.
+    """A module of the UNet and a callback for its output.
 
-    A module that returns a tuple (a down block) hands over its first entry, the hidden
-    state. ``see`` may return nothing: what the module passes on is never changed.
+    For a module that returns a tuple (a down block), the callback gets its first entry,
+    the hidden state. The return value of ``see`` is ignored: outputs are never changed.
     """
 
     module: str
@@ -41,23 +41,23 @@ def run_unet(
 ) -> torch.Tensor | None:
     """Run one pass on ``sample`` (B, C, h, w), conditioned row by row.
 
-    What `Backbone.run` does under its lock. ``timestep`` is one for all rows, or a
+    Called by `Backbone.run` under its lock. ``timestep`` is one for all rows, or a
     tensor (B,).
 
-    With ``whole=False`` the pass ends as soon as every tap has seen its tensor, and
-    ``None`` is returned in place of the output. Which module comes last is counted
-    while the data flows, never read off the order of registration: there ``mid_block``
-    stands behind ``up_blocks``.
+    With ``whole=False``, the pass stops as soon as every tap has seen its tensor, and
+    ``None`` is returned instead of the output. The last module is found by counting
+    calls, not from the order of registration, where ``mid_block`` comes after
+    ``up_blocks``.
 
-    The UNet's own processors and forward methods stay as they are, so its output is
+    The UNet's own processors and forward methods are not replaced, so its output is
     bit-identical with and without taps.
 
-    ``adapters`` do change what flows: each maps a module's first input and its output
-    to what the module passes on in this one call, and the taps see that.
+    ``adapters`` do change the data: each maps a module's first input and its output to
+    a new output for this call, which the taps see.
 
-    ``control``, one tensor for each skip connection and one for the middle, is added
-    where they enter the decoder, as by a ControlNet: taps of the encoder and the middle
-    see what is there before.
+    ``control``, one tensor for each skip connection and one for the middle, is added at
+    the inputs of the decoder, as by a ControlNet: taps of the encoder and the middle
+    see the values before.
     """
     down, middle = (None, None) if control is None else control
     unseen = {index: tap.module for index, tap in enumerate(taps)}

@@ -1,4 +1,4 @@
-"""What a text says to the denoiser, row by row; made of prompts by the backbone."""
+"""The denoiser's text input, row by row; created from prompts by the backbone."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """All that a denoiser is told beside the noisy latents and the timestep.
+    """All inputs of a denoiser besides the noisy latents and the timestep.
 
-    One row per prompt. Callers choose, repeat and stack rows; which arguments of which
-    network the tensors become is known to :meth:`arguments` alone. A model that is told
-    more adds a field, whose first axis are the rows too.
+    One row per prompt. Callers select, repeat and stack rows; only :meth:`arguments`
+    knows how the tensors map to network arguments. A model with more inputs adds a
+    field, also with rows along the first axis.
 
     Attributes
     ----------
     states : tensor of shape (K, L, C)
-        What cross-attention reads.
+        Input of cross-attention.
     content : bool tensor of shape (K, L) or None, on the CPU
-        True at a prompt's own words; False at start, end and padding. None where no
-        prompt stands behind the states.
+        True at a prompt's own words; False at start, end and padding. None if the
+        states do not come from a prompt.
     """
 
     states: torch.Tensor
@@ -32,17 +32,17 @@ class Conditioning:
         return len(self.states)
 
     def __getitem__(self, rows: int | slice) -> Conditioning:
-        """Some rows; an int gives one row, which is a conditioning too."""
+        """Some rows; an int selects one row, also as a conditioning."""
         if isinstance(rows, int):
             rows = slice(rows, rows + 1 or None)
         return self._map(lambda value: value[rows])
 
     def repeat(self, count: int) -> Conditioning:
-        """All rows in their order, `count` times."""
+        """All rows in order, `count` times."""
         return self._map(lambda value: value.repeat(count, *[1] * (value.ndim - 1)))
 
     def expand(self, count: int) -> Conditioning:
-        """One row as `count` rows, without a copy; `count` rows as they are."""
+        """One row as `count` rows, without a copy; `count` rows unchanged."""
         return self._map(lambda value: value.expand(count, *value.shape[1:]))
 
     def to(self, dtype: torch.dtype) -> Conditioning:
@@ -53,7 +53,7 @@ class Conditioning:
 
     @staticmethod
     def stack(parts: Sequence[Conditioning]) -> Conditioning:
-        """The rows of several, in their order."""
+        """Concatenate the rows of several, in order."""
         first = parts[0]
         names = [f.name for f in fields(first) if getattr(first, f.name) is not None]
         return Conditioning(

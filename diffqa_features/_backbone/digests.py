@@ -1,4 +1,4 @@
-"""A file -> the SHA-256 of its bytes; a large one is read once while it stays as is."""
+"""A file -> the SHA-256 of its bytes; large files are read once until they change."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _known: dict[tuple, str] = {}
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, whatever the file is called.
+    """SHA-256 (hex) of a file's bytes, independent of its name.
 
-    Read once per process while inode, size and times stay. Of a large file the digest
-    is also kept in the user's own cache folder (``$XDG_CACHE_HOME/diffqa_features``),
-    where nobody else can write. A file that is replaced or changed, by whatever means,
-    has another time of change (ctime), which no program can set.
+    Read once per process as long as inode, size and times do not change. The digest of
+    a large file is also kept in the user's own cache folder
+    (``$XDG_CACHE_HOME/diffqa_features``), where nobody else can write. Replacing or
+    modifying a file always changes its ctime, which no program can set.
     """
     real = path.resolve()
     stat = real.stat()
@@ -52,7 +52,7 @@ def _hash(path: Path) -> str:
 
 
 def _find_note(key: tuple) -> Path | None:
-    """Where the digest is kept; None where only this process may know it."""
+    """Where the digest is cached on disk; None if only in this process."""
     if os.name != "posix":  # elsewhere ctime is the time of creation
         return None
     try:

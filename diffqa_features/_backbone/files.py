@@ -1,4 +1,4 @@
-"""A list of file names -> the files of a diffusers folder that make a backbone."""
+"""A list of file names -> the files of a diffusers folder that a backbone needs."""
 
 import re
 from collections.abc import Iterable
@@ -35,8 +35,8 @@ class Parts:
 def list_parts(names: Iterable[str]) -> Parts:
     """Choose the safetensors, JSON and text files that a backbone needs.
 
-    `names` are paths relative to the model folder, with forward slashes; they may come
-    from a disk or from a hub listing.
+    `names` are paths relative to the model folder, with forward slashes, from a disk or
+    a hub listing.
     """
     names = set(names)
     configs, weights, problems = [], [], []

@@ -1,4 +1,4 @@
-"""A backbone's name (alias, hub id or folder) -> the local folder that holds it."""
+"""A backbone's name (alias, hub id or folder) -> its local folder."""
 
 import logging
 import os
@@ -33,33 +33,33 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def find_folder(name: str | os.PathLike) -> tuple[str, Path]:
-    """Find a backbone in diffusers layout, downloading it if need be.
+    """Find a backbone in diffusers layout, downloading it if necessary.
 
     Parameters
     ----------
     name : str or path
         ``"tiny"``, ``"sd15"``, ``"sd21-base"``; a folder; a hub id ``owner/name`` or
-        ``owner/name@revision``. A folder that exists wins over a hub id; an alias wins
-        over both (write ``./tiny`` for a folder of that name).
+        ``owner/name@revision``. An existing folder takes precedence over a hub id, and
+        an alias over both (write ``./tiny`` for a folder of that name).
 
     Returns
     -------
     name : str
-        The alias or hub id; of a folder its absolute path.
+        The alias or hub id; for a folder its absolute path.
     folder : Path
 
     Raises
     ------
     ValueError
-        If the name is no alias, folder or hub id.
+        If the name is not an alias, folder or hub id.
     OSError
         If the folder or repository is missing or incomplete.
 
     Notes
     -----
-    What any mirror already has in the hub cache is used before anything is downloaded,
-    so a run on a machine with a filled cache needs no network. ``HF_HUB_OFFLINE``,
-    ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_ENDPOINT`` and ``HF_TOKEN`` act as usual.
+    Copies of any mirror in the hub cache are used before anything is downloaded, so a
+    machine with a filled cache needs no network. ``HF_HUB_OFFLINE``, ``HF_HOME``,
+    ``HF_HUB_CACHE``, ``HF_ENDPOINT`` and ``HF_TOKEN`` work as usual.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(

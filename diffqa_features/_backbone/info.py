@@ -1,4 +1,4 @@
-"""A backbone's name -> what is known of it before its weights are loaded."""
+"""A backbone's name -> its description, without loading weights."""
 
 import hashlib
 import json
@@ -27,12 +27,12 @@ _MOST_BLOCKS = 4096
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What the configuration files of a backbone say.
+    """Contents of the configuration files of a backbone.
 
     Attributes
     ----------
     name : str
-        The alias or hub id asked for, or the absolute path of a local folder.
+        The requested alias or hub id, or the absolute path of a local folder.
     folder : Path
         Folder in diffusers layout.
     commit : str or None
@@ -47,16 +47,16 @@ class BackboneInfo:
     image_size : int
         Native side length in pixels.
     multiple : int
-        Sides in pixels must divide by this.
+        Sides in pixels must be multiples of this.
     prediction_type : {'epsilon', 'v_prediction', 'sample'}
         What the UNet predicts.
     text_length : int
         Tokens per prompt, with start, end and padding.
     parts : Parts
-        The files that are read, relative to the folder.
+        The files to read, relative to the folder.
     vae_class : {'AutoencoderKL', 'AutoencoderTiny'}
     settings : dict of str to dict
-        What is obeyed of the configurations, by part: ``unet``, ``vae``,
+        The settings used from the configurations, by part: ``unet``, ``vae``,
         ``text_encoder``, ``schedule``, ``tokenizer``.
     """
 
@@ -77,10 +77,10 @@ class BackboneInfo:
 
     @cached_property
     def identity(self) -> str:
-        """Fingerprint (hex) of configurations and weights, whatever the folder's name.
+        """Fingerprint (hex) of configurations and weights, independent of names.
 
-        Every byte counts, and no name does. Files are read once per process, large ones
-        once per machine while they do not change.
+        It covers every byte but no name. Files are read once per process, large ones
+        once per machine until they change.
         """
         return _fingerprint(self.folder, self.parts)
 
@@ -97,7 +97,7 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
     ------
     ValueError
         If the name is unknown or the model is not a text-to-image latent diffusion
-        model of the Stable Diffusion 1 and 2 kind.
+        model of the Stable Diffusion 1 or 2 type.
     OSError
         If files are missing.
     """
@@ -159,7 +159,7 @@ def _text_config(path: Path) -> dict[str, Any]:
 
 
 def _check_all(folder: Path, unet: dict, vae: dict, text: dict, scheduler: dict):
-    """What is obeyed of each file, checked."""
+    """The checked settings of each file."""
     tokenizer = folder / "tokenizer/tokenizer_config.json"
     wanted = {
         "unet": (unet, UNET, folder / "unet/config.json"),
@@ -176,7 +176,7 @@ def _check_all(folder: Path, unet: dict, vae: dict, text: dict, scheduler: dict)
 
 
 def _find_problem(unet: dict, vae: dict, text: dict, scheduler: dict) -> str | None:
-    """Say why these configurations cannot be used, or None if they can."""
+    """Why these configurations are not supported, or None."""
     if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         return f"its UNet is a {unet['_class_name']}, not a UNet2DConditionModel."
     for key in (

@@ -1,4 +1,4 @@
-"""Noisy latents in; the clean ones that the UNet leads back to, and pictures, out."""
+"""Noisy latents in, denoised latents and pictures out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def walk_back(
     timesteps: Sequence[int],
     run: Callable[[torch.Tensor, int], torch.Tensor],
 ) -> torch.Tensor:
-    """Estimate z_0 from z_t at the first of falling timesteps, by DDIM without noise.
+    """Estimate z_0 from z_t at the first of decreasing timesteps, by DDIM.
 
-    ``run(z_t, t)`` is what the UNet returns.
+    ``run(z_t, t)`` returns the UNet's output.
     """
     for here, there in zip(timesteps, [*timesteps[1:], None]):
         output = run(noisy, here)
@@ -35,7 +35,7 @@ def walk_back(
 
 
 def decode(decoder, latents: torch.Tensor) -> np.ndarray:
-    """One latent (1, C, h, w) to a picture uint8 (H, W, 3)."""
+    """Decode one latent (1, C, h, w) to a picture uint8 (H, W, 3)."""
     shift = decoder.config.get("shift_factor") or 0.0
     pixels = decoder.decode(latents / decoder.config["scaling_factor"] + shift).sample
     pixels = (pixels[0].float().clamp(-1, 1) + 1) * 127.5

@@ -1,7 +1,7 @@
-"""A model's JSON files, from anyone -> the settings that are obeyed, each checked.
+"""A model's untrusted JSON files -> the settings that are used, each checked.
 
-Only what is listed here reaches diffusers and transformers. Their configurations can
-also name code, kernels, quantizers and other files, and those are left where they are.
+Only settings listed here reach diffusers and transformers. Their configurations can
+also name code, kernels, quantizers and other files; those are ignored.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _MOST_BYTES = 2**26  # a JSON file; the largest in use, a tokenizer's, has 2 MB
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file.
+    """Read a JSON file that contains an object.
 
     Raises
     ------
     ValueError
-        If the file holds anything else; it names the file.
+        If the file contains anything else; the message names the file.
     """
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(
@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: bytes | str) -> Any:
-    """`json.loads`, with a ValueError also for what is nested without end."""
+    """`json.loads`, with a ValueError for excessive nesting too."""
     try:
         content = json.loads(text)
     except RecursionError:
@@ -66,12 +66,13 @@ def parse_json(text: bytes | str) -> Any:
 def check_settings(
     content: Mapping[str, Any], allowed: Mapping[str, tuple[Check, str]], path: Path
 ) -> dict[str, Any]:
-    """The allowed keys that are there, once each value is what its key takes.
+    """The allowed keys present, after checking each value.
 
     Raises
     ------
     ValueError
-        If a value is not, or if the weights are quantized. It names file and key.
+        If a value is invalid or the weights are quantized; the message names file and
+        key.
     """
     if content.get("quantization_config"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Safetensors files, from anyone -> tensors that are whole, floats and finite."""
+"""Untrusted safetensors files -> complete, finite floating-point tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FLOATS = ("F16", "BF16", "F32", "F64")
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies, from the header of its file."""
+    """Location of a tensor, from the header of its file."""
 
     path: Path
     name: str
@@ -22,12 +22,12 @@ class TensorEntry:
 
 
 def read_tensor_list(files: Sequence[Path]) -> dict[str, TensorEntry]:
-    """Read the headers of safetensors files, and no weights.
+    """Read the headers of safetensors files, but no weights.
 
     Raises
     ------
     OSError
-        If a file is damaged or cut, or a name is in two of them.
+        If a file is corrupt or truncated, or two files contain the same name.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -55,12 +55,12 @@ def read_tensor_list(files: Sequence[Path]) -> dict[str, TensorEntry]:
 
 
 def read_tensor(entry: TensorEntry):
-    """Read one tensor as torch has it.
+    """Read one torch tensor.
 
     Raises
     ------
     OSError
-        If its numbers are no floats, or are not all finite.
+        If its values are not floats, or not all finite.
     """
     from safetensors import safe_open
 
@@ -76,7 +76,7 @@ def read_tensor(entry: TensorEntry):
 
 
 def check_finite(value, path: Path | str, name: str) -> None:
-    """Refuse a tensor with NaN or infinity: all that it leads to would be NaN."""
+    """Reject a tensor with NaN or infinity: all results would be NaN."""
     if not value.is_floating_point() or not value.numel():
         return
     # One pass and no copy; both ends are NaN where any number is.
@@ -89,7 +89,7 @@ def check_finite(value, path: Path | str, name: str) -> None:
 
 
 def pick_shards(files: Sequence[Path]) -> list[Path]:
-    """Of weights in several files those that their index names, all in its folder."""
+    """The files that a sharded checkpoint's index names, all in its own folder."""
     indices = [path for path in files if path.suffix == ".json"]
     weights = [path for path in files if path.suffix != ".json"]
     if not indices:

@@ -31,7 +31,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.
 
 
 def read_schedule(info: BackboneInfo) -> torch.Tensor:
-    """Return ᾱ_t, float64, whatever sampler the scheduler's configuration names."""
+    """Return ᾱ_t, float64, for any sampler named by the scheduler's configuration."""
     from diffusers import DDPMScheduler
 
     path = info.folder / "scheduler/scheduler_config.json"
@@ -50,7 +50,7 @@ def read_schedule(info: BackboneInfo) -> torch.Tensor:
 def load_unet(
     info: BackboneInfo, device: torch.device, dtype: torch.dtype
 ) -> torch.nn.Module:
-    """Load the UNet; no second copy of its weights is made on the way."""
+    """Load the UNet without making a second copy of its weights."""
     from diffusers import UNet2DConditionModel
 
     return load_module(
@@ -73,17 +73,17 @@ def load_module(
     rename: Callable[[str], str] = str,
     exact: bool = False,
 ) -> torch.nn.Module:
-    """Make a module and fill it from safetensors files; nothing else is opened.
+    """Build a module and load it from safetensors files; no other file is opened.
 
-    `rename` brings names in the files and names in the module to a common form.
-    With `exact` the files may hold nothing else.
+    `rename` maps names in the files and in the module to a common form. With `exact`,
+    the files must contain nothing else.
 
     Raises
     ------
     ValueError
-        If its configuration describes no module.
+        If its configuration does not describe a module.
     OSError
-        If files are damaged, do not fit, or hold numbers that are not finite.
+        If files are corrupt, do not match, or contain non-finite values.
     """
     found = {rename(name): each for name, each in read_tensor_list(files).items()}
     # Nothing is allocated before the shapes are known to be those of the files.
@@ -118,7 +118,7 @@ def load_module(
 
 
 def layout_of(weight: torch.Tensor) -> torch.memory_format:
-    """How a weight lies in the memory of its device: kernels as pictures do."""
+    """Memory layout of a weight on its device: kernels like pictures."""
     is_kernel = weight.ndim == 4
     return picture_layout(weight.device) if is_kernel else torch.contiguous_format
 
@@ -235,7 +235,7 @@ def _files_of(info: BackboneInfo, part: str) -> list[Path]:
 
 @contextlib.contextmanager
 def _named(path: Path, what: str) -> Iterator[None]:
-    """Whatever the libraries raise on a stranger's file becomes one that names it."""
+    """Turn any error that the libraries raise on a file into one that names it."""
     try:
         yield
     # They raise what the arithmetic or the parser inside raises, of any type.

@@ -1,4 +1,4 @@
-"""Finished chunks of rows in, the same chunks out after a kill, in a folder."""
+"""Finished chunks of rows, kept in a folder to resume from."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 
 
 class Chunks:
-    """The rows of one extraction, `size` at a time, kept in `folder` until it is done.
+    """Chunks of `size` rows of one extraction, kept in `folder` until it is done.
 
-    A chunk is there as a whole or not at all. It is taken up again only for the same
-    settings and the same files, unchanged since (by size and time).
+    Chunks are written atomically. They are reused only for the same settings and the
+    same files, if unchanged (by size and time).
     """
 
     def __init__(self, folder, settings, files, size):
@@ -39,7 +39,7 @@ class Chunks:
         return self.files.iloc[number * self.size : (number + 1) * self.size]
 
     def load(self, number):
-        """(matrix, good, bad) of a finished chunk; None if there is none that fits."""
+        """(matrix, good, bad) of a finished chunk; None if there is no valid one."""
         try:
             with np.load(self._path(number), allow_pickle=False) as content:
                 if str(content["key"]) != self._key(number):
@@ -50,13 +50,13 @@ class Chunks:
             return None  # absent or damaged: it is computed (again)
 
     def save(self, number, matrix, good, bad):
-        """Keep a chunk."""
+        """Save a chunk."""
         with whole_file(self._path(number)) as path, path.open("wb") as file:
             key, bad = self._key(number), json.dumps(bad)
             np.savez(file, matrix=matrix, good=good, bad=bad, key=key)
 
     def remove(self):
-        """Delete what this class wrote, and the folder if nothing else is in it."""
+        """Delete everything this class wrote, and the folder if it is then empty."""
         for path in self.folder.glob("*"):
             if _OWN.fullmatch(path.name):
                 path.unlink(missing_ok=True)

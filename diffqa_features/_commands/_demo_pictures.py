@@ -1,4 +1,4 @@
-"""What the demo computed in, its three pictures out."""
+"""Results of the demo in, its three pictures out."""
 
 from pathlib import Path
 

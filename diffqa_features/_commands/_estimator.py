@@ -22,7 +22,7 @@ _COLUMN = re.compile(r"\{([^{}]+)\}")
 
 
 def make_features(args):
-    """The estimator that the arguments describe, its parameters checked."""
+    """The estimator described by the arguments, with checked parameters."""
     given = {name: getattr(args, name, None) for name in _NAMES}
     features = DiffusionQAFeatures(
         **{name: value for name, value in given.items() if value is not None},
@@ -32,17 +32,17 @@ def make_features(args):
 
 
 def prompt_columns(features):
-    """Columns of a table that the prompts name."""
+    """Table columns named in the prompts."""
     prompts = features.prompts
     texts = [prompts] if isinstance(prompts, str) else prompts
     return tuple(dict.fromkeys(c for text in texts for c in _COLUMN.findall(text)))
 
 
 def transform_files(features, files):
-    """Features of files: (matrix of the good ones, which are good, bad ones).
+    """Features of files: (matrix of the good ones, mask of these, bad ones).
 
-    Bad files come as (path, reason). With ``on_error="raise"`` the first is a
-    RuntimeError: it is the file's fault and not that of the command line.
+    Bad files come as (path, reason). With ``on_error="raise"`` the first one is a
+    RuntimeError: the file is to blame, not the command line.
     """
     good = np.array([_is_text(name) for name in files.index])
     bad = [(place, _NO_TEXT) for place in np.flatnonzero(~good)]

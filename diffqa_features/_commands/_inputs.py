@@ -26,7 +26,7 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
     """Expand INPUT arguments.
 
     Returns a DataFrame for `transform`: a column ``path`` that can be opened, and the
-    `columns` that prompts name; its index holds the paths as they were given.
+    `columns` named in prompts; its index holds the paths as given.
     """
     tables = []
     loose = {}  # each file once, in order
@@ -65,8 +65,8 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
 def read_table(path, path_column, columns, **options):
     """Read a CSV, TSV or Parquet table and check that it has the columns needed.
 
-    `columns` are those that prompts name; `options` are others, by the option that
-    names them.
+    `columns` are those named in prompts; `options` are others, by the option that names
+    them.
     """
     path = local_path(path, "TABLE")
     suffix = path.suffix.lower()
@@ -102,7 +102,7 @@ def read_table(path, path_column, columns, **options):
 
 
 def table_files(table, folder, path_column, columns):
-    """The files that a table names; relative paths may start in `folder`."""
+    """The files that a table lists; relative paths can be relative to `folder`."""
     names = table[path_column]
     openable = [_resolve(name, folder) for name in names]
     files = _frame(openable, [n if isinstance(n, str) else "" for n in names])
@@ -141,7 +141,7 @@ def _from_table(path, path_column, columns):
 
 
 def _in_folder(folder, recursive):
-    """Pictures and videos of a folder; what else is there is told in one line."""
+    """Pictures and videos of a folder; other files are reported in one line."""
     files, others, hidden = [], Counter(), 0
     for place, names in walk(folder, links=False, skip=_is_hidden):
         for path in map(place.joinpath, names):
@@ -179,10 +179,10 @@ def _is_hidden(name):
 
 
 def _matching(pattern):
-    """Files that a pattern means, sorted, in the words of the pattern.
+    """Files that match a pattern, sorted, spelt as in the pattern.
 
-    As `glob.glob`, but through a link no folder is entered twice, so that ``**`` ends
-    where a link leads to a folder around it.
+    Like `glob.glob`, but no folder is entered twice through links, so that ``**`` ends
+    even if links form a cycle.
     """
     first, *parts = pattern.parts
     found = [Path(first)] if pattern.is_absolute() else _below(Path(), first)
@@ -194,7 +194,7 @@ def _matching(pattern):
 
 
 def _below(folder, part):
-    """What one part of a pattern matches in a folder."""
+    """Matches of one part of a pattern in a folder."""
     if part == "**":
         return [place for place, _ in walk(folder, skip=_is_hidden)]
     if not glob.has_magic(part):

@@ -1,4 +1,4 @@
-"""Results in, whole files out; bad files listed; what is said to the user on stderr."""
+"""Results in, files out; lists bad files and writes messages to stderr."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ _SHOWN = 10
 
 
 def note(text):
-    """Tell the user; the standard output is for results."""
+    """Print a message to stderr; standard output is for results."""
     print(f"diffqa: {text}", file=sys.stderr)
 
 
@@ -30,8 +30,8 @@ def check_output(text, suffixes):
 def report_bad(bad, total, out=None, quote=False):
     """List bad files (path, reason) beside `out` and on stderr; return the exit code.
 
-    `quote` disarms names that a spreadsheet takes for formulas. RuntimeError if none of
-    the `total` files was good.
+    `quote` escapes names that a spreadsheet would run as formulas. RuntimeError if none
+    of the `total` files was good.
     """
     listing = None if out is None else out.with_name(out.name + ".bad.csv")
     if not bad:

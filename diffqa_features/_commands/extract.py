@@ -1,4 +1,4 @@
-"""`diffqa extract`: files in, a table of features out; goes on where it was killed."""
+"""`diffqa extract`: files in, a table of features out; resumes after a kill."""
 
 import json
 
@@ -24,7 +24,7 @@ from diffqa_features._utils.tables import quote_formulas
 
 
 def run(args):
-    """Run the command; what is wrong with the arguments shows before any work."""
+    """Run the command; argument errors are raised before any work."""
     out = check_output(args.out, tuple(_WRITERS))
     features = make_features(args)
     files = collect_files(
@@ -41,7 +41,7 @@ def run(args):
 
 
 def _extract(args, features, files, out, path):
-    """Write the table of `out` to `path`; (exit code, what was done)."""
+    """Write the table of `out` to `path`; returns (exit code, summary)."""
     settings = _settings(features)
     folder = out.with_name(out.name + ".part")
     chunks = Chunks(folder, settings, files, args.chunk_size)
@@ -73,7 +73,7 @@ def _extract(args, features, files, out, path):
 
 
 def _compute(chunks, features, quiet):
-    """Compute the chunks that are not there yet; return how many files that were."""
+    """Compute the missing chunks; return the number of their files."""
     missing = [i for i in range(len(chunks)) if chunks.load(i) is None]
     total = len(chunks.files)
     todo = sum(len(chunks.rows(i)) for i in missing)
@@ -90,7 +90,7 @@ def _compute(chunks, features, quiet):
 
 
 def _settings(features):
-    """All that decides the numbers, as JSON has it."""
+    """Everything that determines the values, as JSON."""
     info = describe_backbone(features.backbone)
     parameters = {
         name: value

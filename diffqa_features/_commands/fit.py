@@ -105,7 +105,7 @@ def _read(args, columns):
 
 @contextmanager
 def _store_folder(memory):
-    """The user's feature store, or one for this run: all folds share every pass."""
+    """The user's feature store, or a temporary one: all folds share every pass."""
     if memory is not None:
         yield memory
     else:

@@ -1,4 +1,4 @@
-"""`diffqa info`: a backbone's or a store's name in, what is known of it printed."""
+"""`diffqa info`: a backbone's or a store's name in, its description printed."""
 
 import platform
 from importlib.metadata import version

@@ -26,7 +26,7 @@ from diffqa_features._utils.statistics import pool_rows
 
 @dataclass(slots=True, eq=False)
 class _Frame:
-    """One frame at work: its view until it is encoded, and its records so far."""
+    """A frame in progress: its view until it is encoded, and its records so far."""
 
     key: str
     view: np.ndarray | None = None
@@ -36,13 +36,13 @@ class _Frame:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What frames of one batch have in common."""
+        """What all frames of a batch must share."""
         return self.view.shape if self.latent is None else self.latent.shape
 
 
 @dataclass(slots=True, eq=False)
 class _Opened:
-    """One row at work."""
+    """A row in progress."""
 
     row: Row
     texts: tuple[str, ...]
@@ -65,8 +65,8 @@ def extract(
 ) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """Compute the matrix (N, D) in float32, and (index, reason) of every bad row.
 
-    The order of rows, their neighbours, the batch size and the number of processes do
-    not change a row's numbers beyond rounding.
+    A row's values do not depend on the other rows, their order, the batch size or the
+    number of processes, beyond rounding.
     """
     request.check_columns(rows[0])
     if store is not None:
@@ -99,7 +99,7 @@ def _frames_in(group):
 
 
 class _Run:
-    """One process's way through its rows."""
+    """One process's pass over its rows."""
 
     def __init__(self, request, store, on_error, advance):
         self.request = request
@@ -150,7 +150,7 @@ class _Run:
     # -- reading, in threads, ahead of the model ------------------------------------
 
     def _opened(self, rows):
-        """Yield rows in order while the next ones are read and decoded."""
+        """Yield rows in order while reading and decoding ahead."""
         depth = 2 * max(self._frames_per_batch, N_READER_THREADS)
         for row, future in read_ahead(rows, self._open, depth, _frames_of):
             try:
@@ -193,7 +193,7 @@ class _Run:
         return _Opened(row, texts, [frames[key] for key in keys], news)
 
     def _listed(self, store, media):
-        """Keys of the frames that are known without decoding, and where they stand."""
+        """Keys of the frames known without decoding, and their positions."""
         if store is None or media.is_array:
             return [], None
         if media.is_still:
@@ -209,7 +209,7 @@ class _Run:
         return frame
 
     def _blank(self, frame, texts):
-        """Whether the frame itself is needed to go on."""
+        """Whether pixels must be decoded: no latent, and records missing."""
         return frame.latent is None and bool(self._missing(frame, texts))
 
     def _recall(self, store, frame, texts):
@@ -239,7 +239,7 @@ class _Run:
 
     @property
     def _frames_per_batch(self):
-        """Frames that are taken together: enough for full UNet batches."""
+        """Number of frames processed together: enough for full UNet batches."""
         return 2 * (self.request.batch_size or 8)
 
     @property

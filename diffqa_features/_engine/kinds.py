@@ -1,8 +1,8 @@
-"""Feature kinds: where each looks at a pass, what is kept of it, its named columns.
+"""Feature kinds: what each observes, what it records, and its named columns.
 
 A new kind is a class here and its instance in `KINDS`. Formulas are in `pooling`, which
-loads torch and is therefore imported where a pass is observed: names of columns need
-none.
+loads torch and is therefore only imported when a pass is observed: column names do not
+need it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Read = Callable[[str, str], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What one number of the matrix is."""
+    """Description of one column of the matrix."""
 
     timestep: int | None
     block: str
@@ -49,10 +49,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What of which kinds, at which places of the UNet and in which statistics.
+    """Kinds, places in the UNet, and statistics.
 
-    What a pass records is a recipe, and what the columns are made of is another: with a
-    store more is recorded than is asked for.
+    One recipe describes what a pass records, another what the columns use: with a
+    store, more is recorded than requested.
     """
 
     kinds: tuple[Kind, ...]
@@ -62,7 +62,7 @@ class Recipe:
     latent_channels: int
 
     def places(self, kind: Kind) -> tuple[Place, ...]:
-        """Where a kind looks; a kind of the whole pass looks at the UNet itself."""
+        """Places that a kind observes; for the whole pass, the UNet itself."""
         whole = Stage("", "", self.latent_channels)
         return {"block": self.blocks, "stage": self.stages, "pass": (whole,)}[
             kind.scope
@@ -81,7 +81,7 @@ class Recipe:
         return tables
 
     def in_order(self, kind: Kind, look: Observation) -> list[torch.Tensor]:
-        """The parts that were kept, in the order of a record."""
+        """The recorded parts, in the order of a record."""
         return [look.seen[kind.name][key] for key in self._slices[kind.name]]
 
     def read(self, record: np.ndarray, kind: Kind, place: str, part: str = ""):
@@ -91,7 +91,7 @@ class Recipe:
 
 @dataclass
 class Observation:
-    """One batched pass as the kinds see it: B rows, one per frame and prompt."""
+    """One observed batch: B rows, one per frame and prompt."""
 
     content: torch.Tensor
     """True at the words of each row's prompt: bool tensor (B, L)."""
@@ -105,12 +105,12 @@ class Observation:
     seen: dict[str, dict[tuple[str, str], torch.Tensor]] = field(default_factory=dict)
 
     def keep(self, kind: Kind, place: Place, part: str, values: torch.Tensor) -> None:
-        """Keep a part, (B, width), of each row's record."""
+        """Add a part, (B, width), to each row's record."""
         self.seen.setdefault(kind.name, {})[place.name, part] = values
 
 
 class Kind:
-    """What a feature kind declares. One object serves all calls: it holds no state."""
+    """Declaration of a feature kind; stateless, so one object serves all calls."""
 
     name: str
     """In `kinds=`, in the names of columns and in store keys."""
@@ -126,15 +126,15 @@ class Kind:
     """What its record depends on beside frame, backbone, timestep, noise and prompt."""
 
     def width(self, place: Place) -> int | None:
-        """Numbers per place, prompt and statistic; None is one, without a channel."""
+        """Values per place, prompt and statistic; None means one, without a channel."""
         return place.channels
 
     def taps(self, place: Place, look: Observation) -> dict[str, See]:
-        """Modules of the UNet, and what to do with the tensor that leaves each."""
+        """Modules of the UNet, and a callback for the output of each."""
         raise NotImplementedError
 
     def parts(self, place: Place, chosen: Sequence[str]) -> list[tuple[str, int]]:
-        """Names and widths of what a record has of a place, in the record's order."""
+        """Names and widths of a record's parts for a place, in order."""
         names = [s for s in self.statistics if s in chosen] if self.statistics else [""]
         return [(name, self.width(place) or 1) for name in names]
 
@@ -150,7 +150,7 @@ class Kind:
                         yield place.name, prompt, statistic, channel
 
     def values(self, asked: Recipe, read: Read) -> Iterator[np.ndarray]:
-        """The numbers of one frame, in pieces."""
+        """The values of one frame, in pieces."""
         for place in asked.places(self):
             table = np.stack([read(place.name, s) for s in self._chosen(asked)], 1)
             yield (table if self.per_prompt else table.mean(0)).ravel()
@@ -161,7 +161,7 @@ class Kind:
         return [s for s in asked.statistics if s in self.statistics]
 
     def _pooled(self, place, look):
-        """An observer that keeps the chosen statistics over space."""
+        """An observer that records the selected statistics over space."""
 
         def see(hidden):
             from diffqa_features._engine.pooling import pool_space
@@ -226,7 +226,7 @@ class Attended(Kind):
 
 
 class Hidden(Kind):
-    """Hidden states that leave a stage of the UNet, pooled over space."""
+    """Output states of a UNet stage, pooled over space."""
 
     name = "hidden"
     scope = "stage"
@@ -270,7 +270,7 @@ class Error(Kind):
 
 @dataclass(frozen=True)
 class AttentionMap(Kind):
-    """Attention to the prompt's words over the picture, on a grid of `size`."""
+    """Attention maps for the prompt's words, on a grid of `size`."""
 
     size: tuple[int, int]
     signed: bool

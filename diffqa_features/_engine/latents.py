@@ -1,4 +1,4 @@
-"""Rows in, latents of their frames out: read ahead, encoded once, kept in the store."""
+"""Rows in, latents of their frames out: read ahead, encoded once, cached."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def encode_rows(
 ) -> list[Encoded]:
     """Encode every frame of every row once; `passes` is a :class:`Passes` in float32.
 
-    Equal frames share one encoding. A bad row is an error that names it, or, with a
-    list `failed`, an entry (index, reason) there and nothing in the result. `see` gets
-    the views (uint8) of each row's frames, row by row; then all rows are decoded, also
-    those whose latents are kept.
+    Identical frames are encoded once. A bad row raises an error that names it or, with
+    a list `failed`, becomes an entry (index, reason) there and is left out of the
+    result. `see` gets the views (uint8) of each row's frames, row by row; all rows are
+    then decoded, even those with cached latents.
     """
     known: dict[str, np.ndarray] = {}
     encoded = []
@@ -68,7 +68,7 @@ def encode_rows(
 
 
 def _open(row, spec, store, view_all):
-    """Keys and places of a row's frames, views of those to encode, kept latents."""
+    """Keys and positions of a row's frames, views to encode, cached latents."""
     media = open_media(row, spec.reader)
     if spec.stills_only and not media.is_still:
         raise row.error(

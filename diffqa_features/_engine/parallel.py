@@ -1,7 +1,7 @@
-"""Rows and a function of them in, results in the order of the rows out.
+"""Rows and a function in, results in the order of the rows out.
 
-What every extractor does, whatever it computes: share rows out among processes, work
-ahead of the model in a thread, tell progress, keep what was computed.
+Common to all extractors: distribute rows over processes, prepare data in a thread,
+report progress, store results.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def map_rows(
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> tuple[list[tuple[Sequence[int], Result]], list[tuple[int, str]]]:
-    """Call `process`, in several processes if so asked.
+    """Call `process`, in several processes if requested.
 
     ``process(rows, advance)`` returns the result for its rows, and the (index, reason)
     of those that could not be read; it calls ``advance(count)`` as rows are finished,
-    and can be pickled. Returned are the results of parts of the rows, each with the
-    places of its rows. Rows of one file or object are in one part, so that no two
-    processes compute the same.
+    and must be picklable. Returns the results of parts of the rows, each with the
+    positions of its rows. Rows of the same file or object are in the same part, so no
+    two processes compute the same.
     """
     jobs = min(effective_n_jobs(n_jobs), len(rows))
     with tqdm(total=len(rows), unit="row", disable=not verbose) as progress:
@@ -74,7 +74,7 @@ def _submit(pool: ThreadPoolExecutor, *work) -> Future:
 
 
 def work_ahead(items: Iterator[Result], depth: int) -> Iterator[Result]:
-    """Yield the items while the next `depth` of them are made in a thread."""
+    """Yield the items while a thread prepares the next `depth` of them."""
     end = object()
     upcoming: deque[Future] = deque()
     with ThreadPoolExecutor(1, "diffqa-ahead") as worker:
@@ -97,10 +97,10 @@ def read_ahead(
     depth: int,
     size: Callable[[Result], int] = lambda result: 1,
 ) -> Iterator[tuple[Row, Future[Result]]]:
-    """Yield rows in order, with what `read` makes of each in the background.
+    """Yield rows in order with the result of `read`, computed in the background.
 
-    At most `depth` rows are ahead, and no new one is begun while those that are read
-    and wait come to twice that by `size`: long rows are not piled up.
+    At most `depth` rows are read ahead, and none is started while the waiting ones
+    amount to twice that by `size`, so long rows do not pile up.
     """
     upcoming: deque[tuple[Row, Future]] = deque()
     iterator = iter(rows)
@@ -129,9 +129,9 @@ def read_each(
     failed: list[tuple[int, str]] | None = None,
     depth: int = _AHEAD,
 ) -> Iterator[Result]:
-    """What `read` makes of each row, in order, with a progress bar.
+    """Yield the result of `read` for each row, in order, with a progress bar.
 
-    A bad row raises or, with a list `failed`, is an entry (index, reason) there.
+    A bad row raises or, with a list `failed`, becomes an entry (index, reason) there.
     """
     with tqdm(total=len(rows), unit="row", desc=what, disable=not verbose) as bar:
         for row, future in read_ahead(rows, read, depth):
@@ -147,7 +147,7 @@ def read_each(
 
 
 def put_or_disable(store: FeatureStore | None, entries: dict) -> FeatureStore | None:
-    """Put entries into the store; a store that cannot be written is given up."""
+    """Put entries into the store; stop using a store that cannot be written."""
     if store is None or not entries:
         return store
     try:
@@ -169,7 +169,7 @@ def _waiting(upcoming, size):
 
 
 def _split(rows: Sequence[Row]) -> list[list[int]]:
-    """Places of the rows of each task."""
+    """Row positions of each task."""
     together: dict[object, list[int]] = {}
     for place, row in enumerate(rows):
         source = row.source

@@ -1,4 +1,4 @@
-"""Views in, latents and records out: the backbone at work, in batches that fit."""
+"""Views in, latents and records out: runs the backbone in batches that fit."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _NOISES_KEPT = 64
 
 
 class Passes:
-    """One backbone at work for one call of an estimator.
+    """The backbone during one call of an estimator.
 
-    Stages have batch sizes of their own, because they gain differently: on a CPU the
-    VAE is fastest alone and the UNet from about eight rows on. Whatever does not fit
-    into memory is tried again in halves.
+    Stages have separate batch sizes, because they benefit differently: on a CPU the VAE
+    is fastest with single pictures and the UNet from about eight rows. A batch that
+    runs out of memory is retried in halves.
 
     Parameters
     ----------
@@ -94,10 +94,9 @@ class Passes:
         latents: Sequence[np.ndarray],
         texts: Sequence[str],
     ) -> list[dict[Kind, np.ndarray]]:
-        """Pass rows (latent, prompt) at one timestep; one dict of records per row.
+        """Run rows (latent, prompt) at one timestep; one dict of records per row.
 
-        Records are flat, float64 for what is a difference of nearly equal numbers and
-        float32 else.
+        Records are flat; float64 for differences of nearly equal values, else float32.
         """
 
         def run(chunk):
@@ -178,7 +177,7 @@ class Passes:
 
 
 def rows_per_pass(backbone: Backbone) -> int:
-    """UNet rows (picture and prompt) that are taken together."""
+    """UNet rows (picture and prompt) per pass."""
     if backbone.device.type != "cpu":
         return _ROWS_ON_GPU
     weights = sum(p.numel() * p.element_size() for p in backbone.unet.parameters())
@@ -188,7 +187,7 @@ def rows_per_pass(backbone: Backbone) -> int:
 
 
 def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
-    """Noise in float32 on the CPU that depends on seed, timestep and shape only."""
+    """Noise in float32 on the CPU that depends only on seed, timestep and shape."""
     words = f"{seed}|{timestep}|{'x'.join(map(str, shape))}"
     generator = torch.Generator().manual_seed(make_seed(words))
     return torch.randn(tuple(shape), generator=generator)

@@ -1,4 +1,4 @@
-"""Captured tensors in, named numbers out: the formulas of every feature kind."""
+"""Captured tensors in, values out: the formulas of all feature kinds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def alignment(
     heads: int,
     sharpness: float = LAMBDA,
 ) -> torch.Tensor:
-    """Log-sum-exp alignment of a picture with a text, one number per row: (B,).
+    """Log-sum-exp alignment of a picture with a text, one value per row: (B,).
 
     ``mean over heads and tokens of (1/lambda) log sum_HW exp(lambda S)`` with
     ``lambda`` the sharpness and
@@ -36,7 +36,7 @@ def alignment(
 
 
 def _log_sum_exp(logits):
-    """Log-sum-exp over the places of (b, heads, HW, L), which are overwritten."""
+    """Log-sum-exp over the positions of (b, heads, HW, L), in place."""
     if logits.device.type == "cpu":
         low, high = logits.detach().aminmax()
         if -_SAFE < low and high < _SAFE:
@@ -55,11 +55,11 @@ def attention_maps(
     *,
     signed: bool,
 ) -> torch.Tensor:
-    """Attention of every place to the prompt's own words: (B, HW).
+    """Attention of every position to the prompt's own words: (B, HW).
 
     ``content`` (B, L) is true at the prompt's words. Unsigned: the softmax over all
     tokens, averaged over heads and words, in [0, 1]. Signed: the logits before the
-    softmax less their mean over the picture, so that a place may also repel the text.
+    softmax minus their mean over the picture.
     """
     rows, start = [], 0
     for q, k in _chunks(queries, keys, heads):
@@ -78,7 +78,7 @@ def attention_maps(
 def resize_maps(
     values: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]
 ) -> torch.Tensor:
-    """Bring (B, places) of any level of the UNet to (B, *size); latents are `grid`."""
+    """Resample (B, positions) of a UNet level to (B, *size); latents are `grid`."""
     h, w = grid
     while h * w > values.shape[1]:
         h, w = -(-h // 2), -(-w // 2)
@@ -122,8 +122,8 @@ def pool_space(hidden: torch.Tensor, statistics: tuple[str, ...]) -> torch.Tenso
 def error_spectrum(predicted: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Denoising error of (B, C, h, w): log RMS per channel, then the total RMS.
 
-    Returns (B, C + 1) in float64: the difference of two nearly equal totals is itself
-    a feature, and float32 would leave few of its digits.
+    Returns (B, C + 1) in float64: the difference of two nearly equal totals is itself a
+    feature, and would lose most of its digits in float32.
     """
     square = (predicted.double() - noise.double()).square()
     spectrum = square.mean((2, 3)).clamp_min(1e-24).log() / 2

@@ -1,4 +1,4 @@
-"""Everything that decides the numbers of one call, and the store keys it gives."""
+"""Everything that determines the values of one call, and its store keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMN = re.compile(r"\{([^{}]+)\}")
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """Which frames of a row, and all that decides the latent of each of them."""
+    """Which frames of a row to use, and everything that determines their latents."""
 
     identity: str
     """Of the backbone: a hash of its files."""
@@ -42,17 +42,17 @@ class FrameSpec:
         return make_key("latent", self.facts(frame_key), self.normalization)
 
     def list_key(self, media_key: str) -> str:
-        """Key of the list of frame keys that a file comes to; readers agree on it."""
+        """Key of the list of a file's frame keys; the same for all readers."""
         return make_key("frames", media_key, self.frame_rate, self.max_frames)
 
     def facts(self, frame_key: str) -> tuple:
-        """What everything that is computed of a frame depends on."""
+        """What every value computed from a frame depends on."""
         # `multiple` is the backbone's, and so in its identity.
         return frame_key, self.view, self.image_size, self.identity, self.dtype
 
 
 class Layout(Protocol):
-    """What becomes of the records of a frame: `width` numbers, float32."""
+    """How the records of a frame become `width` values, float32."""
 
     width: int
 
@@ -61,7 +61,7 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Columns of `DiffusionQAFeatures`: by timestep and kind, then as the kind says."""
+    """Columns of `DiffusionQAFeatures`: by timestep, kind, and the kind's order."""
 
     asked: Recipe
     timesteps: tuple[int, ...]
@@ -72,7 +72,7 @@ class FeatureLayout:
         return len(self.columns())
 
     def columns(self) -> list[Column]:
-        """One entry per number, in the order of ``assemble``."""
+        """One entry per value, in the order of ``assemble``."""
         return [
             Column(t, block, kind.name, prompt, statistic, channel)
             for t in self.timesteps
@@ -83,7 +83,7 @@ class FeatureLayout:
         ]
 
     def assemble(self, recorded: Recipe, records: Records) -> np.ndarray:
-        """Cut the asked-for numbers of one frame out of its records: float32 (D,)."""
+        """Extract the requested values of one frame from its records: float32 (D,)."""
         pieces = []
         for t in self.timesteps:
             for kind in self.asked.kinds:
@@ -100,7 +100,7 @@ class FeatureLayout:
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that decides the numbers of a call."""
+    """Everything that determines the values of a call."""
 
     backbone: str
     frames: FrameSpec
@@ -115,16 +115,16 @@ class Request:
 
     @property
     def width(self) -> int:
-        """Columns of the matrix."""
+        """Number of columns of the matrix."""
         return self.layout.width * len(self.frame_statistics)
 
     def record_key(self, frame_key: str, timestep: int, text: str, kind: Kind) -> str:
-        """Store key of what one pass leaves behind of one kind."""
+        """Store key of the record of one pass and kind."""
         facts = self.frames.facts(frame_key), timestep, self.seed, text
         return make_key("record", kind.name, kind.facts, facts)
 
     def check_columns(self, row: Row) -> None:
-        """Raise where a prompt names a column that X does not have."""
+        """Raise if a prompt names a column that X does not have."""
         for prompt in self.prompts:
             for column in _COLUMN.findall(prompt):
                 if column not in row.columns:
@@ -136,7 +136,7 @@ class Request:
                     )
 
     def texts(self, row: Row) -> tuple[str, ...]:
-        """The prompts with the row's own columns in the place of ``"{column}"``."""
+        """The prompts, with ``"{column}"`` replaced from the row's columns."""
 
         def value(match):
             text = row.columns[match[1]]

@@ -36,7 +36,7 @@ class Animation:
         return self._count
 
     def times(self) -> np.ndarray | None:
-        """When each frame appears, float64 seconds (T,); None where pages have none."""
+        """Presentation times, float64 seconds (T,); None for pages."""
         if not self._clocked:
             return None
         if self._clock is None:
@@ -47,7 +47,7 @@ class Animation:
 
     @property
     def duration(self) -> float | None:
-        """Seconds that one round takes."""
+        """Seconds per loop."""
         return None if self.times() is None else float(self._clock[-1])
 
     @property
@@ -75,7 +75,7 @@ class Animation:
             ) from error
 
     def _durations(self) -> list[float]:
-        """Milliseconds of each frame, where possible without decoding any."""
+        """Milliseconds of each frame, without decoding if possible."""
         if self._format == "FLI":  # says it once, for all
             return [self._delay] * self._count
         read = _DURATIONS.get(self._format)
@@ -100,7 +100,7 @@ class Animation:
             yield image
 
     def _check_size(self, image: Image.Image) -> None:
-        """Refuse what takes too much memory or time."""
+        """Reject what would take too much memory or time."""
         width, height = image.size
         if image.format == "GIF":  # its frames may be larger than its screen
             for _, right, bottom in _gif_frames(self._data):
@@ -119,7 +119,7 @@ class Animation:
 
 
 def open_animation(data: bytes) -> Animation | None:
-    """The animation or pages in the bytes of an image; None where it is a still."""
+    """The animation or pages in the bytes of an image; None if it is a still."""
     image = identify(data)
     # What MPO holds beside its picture (previews, depth), PSD below it (layers) and an
     # icon of other sizes is part of the same still.
@@ -138,7 +138,7 @@ def _gif_durations(data: bytes) -> list[float]:
 
 
 def _gif_frames(data: bytes) -> Iterator[tuple[float, int, int]]:
-    """Of each frame its duration in milliseconds, right and lower end."""
+    """Duration in milliseconds, right edge and bottom edge of each frame."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     duration = 0
     while at < len(data):

@@ -1,8 +1,8 @@
-"""The size of a picture or frame in; an error out if decoding it takes too much memory.
+"""A picture or frame size in; an error out if decoding would take too much memory.
 
 One limit for stills, animations and videos, checked before a pixel is decoded: a file
-of a few hundred bytes can unfold to gigabytes. It follows Pillow's own setting, which
-is where people look, so that there is one number to change.
+of a few hundred bytes can expand to gigabytes. It follows Pillow's own setting, so
+there is only one number to change.
 """
 
 from PIL import Image
@@ -17,12 +17,12 @@ STILL = 24
 def check_budget(
     width: int, height: int, frames: float = 1, bytes_per_pixel: float = STILL
 ) -> None:
-    """Refuse what takes more memory than a reader may hold.
+    """Reject what would take more memory than a reader's budget.
 
-    `frames` is how many of this size are held at once, not how many a file has: frames
-    are handed on one at a time. The limit is `STILL` bytes for each of Pillow's
-    ``MAX_IMAGE_PIXELS``, by default 2 GiB per reader: a still of 89 million pixels, or
-    8K video. None lifts it.
+    `frames` is the number of frames of this size in memory at once, not the number in
+    the file: frames are passed on one at a time. The limit is `STILL` bytes for each of
+    Pillow's ``MAX_IMAGE_PIXELS``, by default 2 GiB per reader: a still of 89 million
+    pixels, or 8K video. None removes it.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is None:
@@ -38,6 +38,6 @@ def check_budget(
 
 
 def most_pixels(bytes_per_pixel: float) -> int | None:
-    """Pixels of the largest frame that the budget has room for; None: no limit."""
+    """Pixels of the largest frame within the budget; None: no limit."""
     limit = Image.MAX_IMAGE_PIXELS
     return None if limit is None else int(limit * STILL / bytes_per_pixel)

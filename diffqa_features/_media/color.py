@@ -1,4 +1,4 @@
-"""The colour profile of a picture in; a function that brings its pixels to sRGB out."""
+"""The colour profile of a picture in; a function from its pixels to sRGB out."""
 
 import io
 from collections.abc import Callable
@@ -15,12 +15,12 @@ _SAME = 2  # of 255: as far as two makers' sRGB profiles lie apart
 def srgb_converter(
     profile: bytes, mode: str
 ) -> Callable[[Image.Image], Image.Image] | None:
-    """PIL image of mode L, RGB or CMYK -> RGB; None where the profile is sRGB.
+    """PIL image of mode L, RGB or CMYK -> RGB; None if the profile is sRGB.
 
-    Raises ValueError where the profile cannot be used. The intent is relative
-    colorimetric with black point compensation: colours that sRGB has stay what they
-    are, and white stays white. The perceptual one would change them all, by tables of
-    each maker's own taste.
+    Raises ValueError if the profile cannot be used. The intent is relative colorimetric
+    with black point compensation: colours within sRGB keep their values, and white
+    stays white. The perceptual intent would change them all, by tables that differ
+    between profile makers.
     """
     # Rows in several threads share it; its cache of one pixel is not made for that.
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOCACHE

@@ -1,9 +1,9 @@
-"""The bytes of a picture in; whether all of it is there.
+"""The bytes of a picture in; whether it is complete out.
 
-Pillow gives half a picture without a word where a decoder makes do with less: libjpeg
-fills up what is missing and only warns, zlib streams may end early, and a TIFF's table
-may list fewer strips than the picture has. Formats without checksums (BMP, WebP, AVIF,
-JPEG 2000, ...) show a file that is too short, but not one that was overwritten.
+Pillow silently returns partial pictures where decoders tolerate missing data: libjpeg
+fills in what is missing and only warns, zlib streams can end early, and a TIFF's table
+can list fewer strips than the picture has. Formats without checksums (BMP, WebP, AVIF,
+JPEG 2000, ...) reveal a truncated file, but not an overwritten one.
 """
 
 import re
@@ -26,7 +26,7 @@ _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xC
 
 @dataclass
 class _Jpeg:
-    """What the segments of a JPEG say, scan by scan."""
+    """Contents of the segments of a JPEG, scan by scan."""
 
     kind: int = 0  # the low byte of the frame's marker
     size: tuple[int, int] = (0, 0)
@@ -39,9 +39,9 @@ class _Jpeg:
 
 
 def check_jpeg(data: bytes) -> None:
-    """Raise ValueError where a JPEG ends early or its coded data are damaged.
+    """Raise ValueError if a JPEG ends early or its coded data are corrupt.
 
-    JPEG has no checksum: what decodes to a whole picture of other colours passes.
+    JPEG has no checksum: data that decode to a complete but different picture pass.
     """
     jpeg, at, scan = _Jpeg(), 2, None
     # What FFmpeg is given: no thumbnails, profiles and notes, which it may not know.
@@ -87,7 +87,7 @@ def check_jpeg(data: bytes) -> None:
 
 
 def _check_scan(jpeg: _Jpeg, header: bytes, coded: bytes) -> None:
-    """Look for what a decoder passes over in one scan; note what the scan brings."""
+    """Look for errors in one scan that decoders ignore; record its contents."""
     count = header[0] if header else 0
     if len(header) < 4 + 2 * count or not count:
         raise ValueError("the header of a scan is damaged")
@@ -129,10 +129,10 @@ def _mcus(jpeg: _Jpeg, numbers: bytes) -> int:
 
 
 def _decodes(stream: bytes) -> bool:
-    """Whether FFmpeg decodes a JPEG without any error, or does not know its kind.
+    """Whether FFmpeg decodes a JPEG without error, or does not support its type.
 
-    libjpeg counts such errors, but Pillow does not tell. At an eighth of the size it
-    costs half as much as Pillow's own decoding.
+    libjpeg counts such errors, but Pillow does not report them. At an eighth of the
+    size this costs half as much as Pillow's own decoding.
     """
     import av
 
@@ -161,9 +161,9 @@ _PASSES = (
 
 
 def check_png(data: bytes, start: int = 0) -> None:
-    """Raise ValueError where a PNG lacks its end, or a chunk or picture is not whole.
+    """Raise ValueError if a PNG lacks its end, or a chunk or the picture is incomplete.
 
-    Of checksums Pillow looks at those of the other chunks only.
+    Pillow checks only the checksums of the other chunks.
     """
     at, bits, interlaced, size = start + 8, 0, False, (0, 0)
     stream, missing = None, 0
@@ -203,7 +203,7 @@ def check_png(data: bytes, start: int = 0) -> None:
 
 
 def _png_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
-    """Bytes of the lines of a PNG, with the filter's byte of each."""
+    """Bytes of the lines of a PNG, including each line's filter byte."""
     total = 0
     for x, y, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - x) // across), -(-(height - y) // down)
@@ -213,7 +213,7 @@ def _png_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
 
 
 def _inflated(stream, packed: bytes, wanted: int) -> int:
-    """How many bytes come out of a piece of a zlib stream; no more than needed."""
+    """Number of bytes a piece of a zlib stream inflates to, up to a limit."""
     found = 0
     while packed and found < wanted:
         piece = stream.decompress(packed, _PIECE)
@@ -236,9 +236,9 @@ def check_embedded_pngs(data: bytes) -> None:
 
 
 def check_tiff(image: Image.Image, data: bytes) -> None:
-    """Raise ValueError where a page's table lists too few strips or tiles.
+    """Raise ValueError if a page's table lists too few strips or tiles.
 
-    Strips packed by zlib end in a checksum, at which libtiff does not look.
+    Strips compressed by zlib end in a checksum, which libtiff does not check.
     """
     tags = image.tag_v2
     tiled = 324 in tags

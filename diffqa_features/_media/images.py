@@ -1,14 +1,14 @@
-"""The bytes of an image file, a PIL image or an array go in; uint8 RGB comes out.
+"""The bytes of an image file, a PIL image or an array in; uint8 RGB out.
 
-Pictures become what a viewer shows: EXIF orientation is applied; colours go to sRGB
-where a profile is embedded (`color`); alpha (also of palettes and colour keys) is
+Pictures look as in a viewer: EXIF orientation is applied; colours are converted to sRGB
+if a profile is embedded (`color`); alpha (also of palettes and colour keys) is
 composited on white; CMYK without a profile becomes ``(255 - C) * (255 - K) / 255``;
-16-bit values are divided by 257 and rounded, save 16-bit colour, of which Pillow keeps
-the high byte. Integers lie in [0, 255] (uint16: [0, 65535]), floats in [0, 1]. Whatever
-does not fit is an error, as is a file that is not whole (`complete`).
+16-bit values are divided by 257 and rounded, except 16-bit colour, of which Pillow
+keeps the high byte. Integers lie in [0, 255] (uint16: [0, 65535]), floats in [0, 1].
+Anything else is an error, and so is an incomplete file (`complete`).
 
-This is the one door to Pillow's decoders, for files of strangers too: formats that
-start programs or open other files are not read, and a picture's memory is limited.
+This is the only access to Pillow's decoders, also for untrusted files: formats that
+start programs or open other files are not read, and memory per picture is limited.
 """
 
 import io
@@ -59,16 +59,16 @@ def decode_image(data: bytes, name: str = "a picture") -> np.ndarray:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Bytes of an image file -> PIL image that is whole, its pixels not decoded yet."""
+    """Bytes of an image file -> complete PIL image, its pixels not decoded yet."""
     image = identify(data)
     check_whole(image, data)
     return image
 
 
 def check_whole(image: Image.Image, data: bytes) -> None:
-    """Refuse a picture that needs too much memory, or of which a part is missing.
+    """Reject a picture that needs too much memory, or that is incomplete.
 
-    Of a file with several pages, the one that the image is at.
+    In a file with several pages, the image's current one is checked.
     """
     per_pixel = STILL if image.format in _HUNGRY else _PEAK
     check_budget(*image.size, bytes_per_pixel=per_pixel)
@@ -87,10 +87,10 @@ def check_whole(image: Image.Image, data: bytes) -> None:
 
 
 def image_pixels(image: Image.Image, name: str = "a picture") -> np.ndarray:
-    """PIL image that somebody else opened -> uint8 (H, W, 3), upright, in sRGB.
+    """PIL image opened by the caller -> uint8 (H, W, 3), upright, in sRGB.
 
-    One with several frames is an error: an object that others hold too is not the place
-    to turn pages. `name` is for the log.
+    Several frames are an error: seeking would change an object that the caller shares.
+    `name` is for the log.
     """
     if isinstance(image, ImageFile.ImageFile) and image.tile:
         _check_lazy(image)
@@ -108,7 +108,7 @@ def image_pixels(image: Image.Image, name: str = "a picture") -> np.ndarray:
 
 
 def frame_pixels(image: Image.Image, name: str = "a picture") -> np.ndarray:
-    """PIL image that was checked, or the frame that it is at -> uint8 (H, W, 3)."""
+    """Checked PIL image, or its current frame -> uint8 (H, W, 3)."""
     with explained():
         image.load()
     rgb = _to_rgb(image, name)
@@ -153,7 +153,7 @@ def array_pixels(array: np.ndarray) -> np.ndarray:
 
 
 def identify(data: bytes) -> Image.Image:
-    """Bytes of an image file -> PIL image; whether it is whole is not looked at."""
+    """Bytes of an image file -> PIL image, without checking that it is complete."""
     # Not Image.open: between one and two times its limit it emits a warning, which
     # cannot be turned off in one thread only. This is its loop without that check.
     Image.preinit()
@@ -182,7 +182,7 @@ def identify(data: bytes) -> Image.Image:
 
 @contextmanager
 def explained(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Say what to do about what Pillow raises, of nearly any type, on a bad file."""
+    """Explain the errors, of nearly any type, that Pillow raises on a bad file."""
     try:
         yield
     except (MemoryError, *but):
@@ -200,9 +200,9 @@ def explained(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
 
 
 def _check_lazy(image: ImageFile.ImageFile) -> None:
-    """Look at what a PIL image will decode, before `load` does so.
+    """Check what a PIL image will decode, before `load` does so.
 
-    Somebody else opened it, but its decoder starts here.
+    The caller opened it, but its decoder starts here.
     """
     if image.format not in FORMATS:
         raise ValueError(
@@ -222,7 +222,7 @@ def _check_lazy(image: ImageFile.ImageFile) -> None:
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    """Loaded PIL image -> uint8 (H, W, 3), not yet turned."""
+    """Loaded PIL image -> uint8 (H, W, 3), not yet rotated."""
     _check_sides(*image.size)
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
@@ -280,7 +280,7 @@ def _strip_to_rgb(image: Image.Image, convert) -> np.ndarray:
 
 
 def _converter(image: Image.Image, name: str):
-    """What brings a picture to sRGB; None where nothing does, or nothing has to."""
+    """Converter of a picture to sRGB; None if there is none or none is needed."""
     profile = image.info.get("icc_profile")
     if not profile or not isinstance(profile, bytes) or image.mode in ("1", "LAB"):
         return None
@@ -315,7 +315,7 @@ def _check_sides(width: int, height: int) -> None:
 
 
 def _check_values(values: np.ndarray) -> None:
-    """Refuse numbers that are not pixels, or not of the range that their type has."""
+    """Reject values that are not pixels, or outside the range of their type."""
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "b" or values.dtype == np.uint8:
         return
@@ -347,7 +347,7 @@ def _check_values(values: np.ndarray) -> None:
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
-    """Values that were checked -> uint8."""
+    """Checked values -> uint8."""
     kind = values.dtype.kind
     if values.dtype == np.uint8:
         return values

@@ -1,8 +1,8 @@
-"""X in any accepted form goes in; rows, and of each row frames and a key, come out.
+"""X in any accepted form in; rows, each with frames and a key, out.
 
-A key follows the content: the bytes of a file, whatever its name, or the 8-bit RGB
-pixels of an image or array. How content becomes pixels is written in `images`,
-`animations` and `video/`.
+The key depends on the content only: the bytes of a file, regardless of its name, or the
+8-bit RGB pixels of an image or array. `images`, `animations` and `video/` turn content
+into pixels.
 """
 
 import hashlib
@@ -51,9 +51,9 @@ class Row:
     def error(self, cause: object, kind: type = ValueError) -> Exception:
         """An exception that names this row, in its text and in `row_index`.
 
-        `row_index` and `cause` (the text without the row's name) are plain attributes:
-        they go with the exception from process to process, and nobody has to read them
-        out of the text.
+        `row_index` and `cause` (the text without the row's name) are plain attributes,
+        which travel with the exception between processes, so nobody has to parse the
+        text.
         """
         error = kind(f"{self.label}: {cause}")
         error.row_index, error.cause = self.index, str(cause)
@@ -61,7 +61,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What errors call this row at the beginning of a sentence."""
+        """Name of this row at the start of an error message."""
         return f"R{str(self)[1:]}"
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Row:
 
 
 class Media:
-    """The content of one row: known by its key, decoded by each call of `frames`."""
+    """The content of one row: identified by its key, decoded by calls of `frames`."""
 
     __slots__ = ("_content", "_moving", "_reader", "key", "row")
 
@@ -102,7 +102,7 @@ class Media:
 
     @property
     def is_array(self) -> bool:
-        """Whether pixels came in, and not a file."""
+        """Whether the row holds pixels rather than a file."""
         return isinstance(self._content, np.ndarray)
 
     @property
@@ -113,9 +113,9 @@ class Media:
             return None if video is None else video.frame_rate
 
     def times(self) -> np.ndarray | None:
-        """When each frame appears, float64 seconds (T,), 0 for the first one.
+        """Presentation times, float64 seconds (T,), 0 for the first frame.
 
-        None where there is no clock: of stills, arrays, and pages of a TIFF.
+        None without a time base: for stills, arrays, and pages of a TIFF.
         """
         with _blame(self.row):
             video = self._video()
@@ -124,7 +124,7 @@ class Media:
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Frames uint8 (H, W, 3) at increasing indices, decoded one at a time.
 
-        What came in as an array of uint8 RGB is not copied: do not write to it.
+        An input array of uint8 RGB is not copied: do not write to it.
         """
         with _blame(self.row):
             content = self._content
@@ -143,15 +143,15 @@ class Media:
     def frames(
         self, frame_rate: float = 1.0, max_frames: int | None = None
     ) -> Iterator[np.ndarray]:
-        """The frames of a row, one at a time: those of `choose`."""
+        """Yield the frames selected by `choose`."""
         yield from self.read(self.choose(frame_rate, max_frames))
 
     def choose(
         self, frame_rate: float = 1.0, max_frames: int | None = None
     ) -> np.ndarray:
-        """Indices of the frames that `choose_frames` takes of a video.
+        """Indices of the frames that `choose_frames` samples from a video.
 
-        Of what has no clock all are taken, or `max_frames` of them, spread uniformly.
+        Without a time base, all frames or `max_frames` evenly spaced ones.
         """
         times = self.times()
         if times is not None:
@@ -187,9 +187,9 @@ def as_rows(X) -> list[Row]:
 
 
 def open_media(row: Row, reader: str = "auto") -> Media:
-    """Read the bytes of a file, or take the pixels of an image or array.
+    """Read the bytes of a file, or use the pixels of an image or array.
 
-    Of a video file only the hash is taken, a piece at a time. `reader` decodes it.
+    A video file is only hashed, in chunks; `reader` decodes it.
     """
     source = row.source
     with _blame(row):
@@ -238,7 +238,7 @@ def _digest(kind: bytes, content: bytes | np.ndarray) -> str:
 
 @dataclass(slots=True, frozen=True)
 class _File:
-    """A video file as it was when it was hashed."""
+    """A video file at the time it was hashed."""
 
     path: str
     size: int
@@ -255,7 +255,7 @@ class _File:
 
 @contextmanager
 def _blame(row: Row) -> Iterator[None]:
-    """Name the row in whatever goes wrong with its media."""
+    """Add the row's name to any error with its media."""
     try:
         yield
     except MemoryError as error:
@@ -352,7 +352,7 @@ def _split_array(X: np.ndarray) -> list:
 
 
 def _read(name: str | bytes, columns: Mapping) -> tuple[bytes | _File, str]:
-    """Content and key of a file; `columns` say what a raw video does not."""
+    """Content and key of a file; `columns` describe a raw video."""
     if not name:
         raise ValueError("the path is empty; fill it in or drop the row.")
     try:

@@ -1,4 +1,4 @@
-"""Frames of any size in, frames of the size that the backbone sees out."""
+"""Frames of any size in, frames of the backbone's input size out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def view_frames(
     multiple: int,
     place: tuple[float, float] = (0.5, 0.5),
 ) -> np.ndarray:
-    """Bring uint8 frames (T, H, W, 3) to uint8 frames (T, h, w, 3).
+    """Resize uint8 frames (T, H, W, 3) to uint8 frames (T, h, w, 3).
 
-    ``stretch``: ``size`` x ``size``, whatever the aspect ratio (as the papers do).
+    ``stretch``: ``size`` x ``size``, ignoring the aspect ratio (as in the papers).
     ``fit``: the longer side becomes ``size``, the aspect ratio is kept up to rounding
-    both sides to a ``multiple``; nothing is padded.
-    ``crop``: ``size`` x ``size`` pixels as they are; only a picture whose shorter side
-    is below ``size`` is enlarged first. ``place`` says which: down and across, from
-    the first pixels at 0 to the last at 1.
+    both sides to a ``multiple``; nothing is padded. ``crop``: ``size`` x ``size``
+    unscaled pixels; only a picture whose shorter side is below ``size`` is upscaled
+    first. ``place`` is the position, down and across, from 0 (first pixels) to 1
+    (last).
 
-    Resampling is Pillow's bicubic, which is antialiased when it reduces.
+    Resampling is Pillow's bicubic, which antialiases when downscaling.
     """
     height, width = frames.shape[1:3]
     if view == "stretch":
@@ -64,8 +64,8 @@ def to_pixels(frames: np.ndarray, normalization: str = "vae"):
     """Turn uint8 frames (N, h, w, 3) into a float32 tensor (N, 3, h, w).
 
     ``vae``: the range [-1, 1] that autoencoders are trained on. ``clip``: CLIP's mean
-    and standard deviation per channel, which the released GenzIQA feeds to its VAE.
-    ``unit``: the range [0, 1], which the released DP-IQA does.
+    and standard deviation per channel, the VAE input of the released GenzIQA. ``unit``:
+    the range [0, 1], that of the released DP-IQA.
     """
     import torch  # views are also made in decoding threads that never need it
 

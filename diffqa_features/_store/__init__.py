@@ -1,6 +1,6 @@
-"""What was computed once, kept on disk by content.
+"""On-disk cache of results, keyed by content.
 
-In: a key of 40 hexadecimal digits and an array. Out: the same array, to any process.
+In: a key of 40 hexadecimal digits and an array. Out: the same array, in any process.
 Open `store` first; `sqlite` is the file underneath: WAL mode, checksums, several
 writers.
 """

@@ -1,4 +1,4 @@
-"""A folder in, a sound SQLite database out, whatever other processes do to it."""
+"""A folder in, an intact SQLite database out, whatever other processes do."""
 
 import atexit
 import itertools
@@ -37,7 +37,7 @@ _FILES: "dict[Path, SharedFile]" = {}
 
 
 def shared_file(folder: Path) -> "SharedFile":
-    """The file of a folder: one object, and one connection, per process."""
+    """The database file of a folder: one object and one connection per process."""
     with _MUTEX:
         path = folder / "features.sqlite"
         return _FILES.setdefault(path, SharedFile(path))
@@ -54,10 +54,10 @@ class SharedFile:
         self.touched: set[str] = set()  # keys whose use is yet to be written down
 
     def run(self, work: Callable, warn: Callable, create: bool = False):
-        """`work(self)` on a sound file, None where there is none; OSError if refused.
+        """Result of `work(self)` on an intact file, or None; may raise OSError.
 
-        A file that proves damaged, now or in the middle of the work, is set aside and
-        `warn` is told; the work then begins anew.
+        A file found corrupt, before or during the work, is set aside with a warning
+        through `warn`; the work then starts again.
         """
         give_up = time.monotonic() + _PATIENCE
         failures = 0
@@ -107,7 +107,7 @@ class SharedFile:
         self.connection.executemany("UPDATE entries SET used = ? WHERE key = ?", rows)
 
     def _open(self, create: bool) -> bool:
-        """Connect where needed; False where there is nothing yet to read."""
+        """Connect if necessary; False if there is nothing to read yet."""
         if self.connection is not None:
             if self.ready and self.identity == _identity(self.path):
                 return True
@@ -176,7 +176,7 @@ class SharedFile:
         self.ready = False
 
     def _set_aside(self, error: Exception) -> "Path | None":
-        """Rename the file that erred, unless another process has done so already."""
+        """Rename the corrupt file, unless another process already has."""
         with _folder_lock(self.path, exclusive=True):
             if self.identity is None or self.identity != _identity(self.path):
                 self._disconnect()
@@ -217,9 +217,10 @@ def transaction(connection: sqlite3.Connection):
 
 
 def is_damage(error: Exception, path: Path) -> bool:
-    """Whether the file is to blame, not its surroundings.
+    """Whether an error means that the file is corrupt, not that its environment failed.
 
-    A damaged schema makes SQLite say almost anything, so the surroundings are listed.
+    A corrupt schema can raise almost any SQLite error, so environment errors are
+    listed.
     """
     if isinstance(error, (sqlite3.ProgrammingError, sqlite3.DataError)):
         return False
@@ -249,10 +250,10 @@ def _parts(path: Path) -> "list[Path]":
 
 @contextmanager
 def _folder_lock(path: Path, exclusive: bool = False):
-    """Held shared by whoever uses the files, exclusive by whoever takes them away.
+    """Held shared by users of the files, exclusively to move or delete them.
 
-    SQLite finds a journal by name: a database renamed under a connection could meet
-    the journal of its successor.
+    SQLite finds a journal by name: a database renamed under a connection could pick up
+    its successor's journal.
     """
     descriptor = None
     if fcntl is not None:

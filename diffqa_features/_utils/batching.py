@@ -1,4 +1,4 @@
-"""A function over batches, tried again in halves where memory runs out."""
+"""A function over batches, retried in halves when memory runs out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAYS_OUT = "a smaller image_size, dtype='float16' or 'bfloat16', or another devi
 
 
 def in_halves(run, items, size, ways_out=WAYS_OUT):
-    """Run over chunks of ``size``; on out-of-memory halve the size and go on.
+    """Run over chunks of ``size``; when out of memory, halve the size and continue.
 
     Returns the results in order and the size that worked.
     """

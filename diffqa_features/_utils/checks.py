@@ -1,4 +1,4 @@
-"""Parameters that are sequences: those whose order is the same in every process."""
+"""Sequence parameters with a reproducible order."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ from sklearn.utils._param_validation import HasMethods
 
 
 class InOrder(HasMethods):
-    """Parameter constraint: several values whose order is the same in every process.
+    """Parameter constraint: a sequence with the same order in every process.
 
-    scikit-learn's ``"array-like"`` lets sets through. Their order follows from hashes,
-    which are salted per process, so that columns would change places.
+    scikit-learn's ``"array-like"`` accepts sets. Their order depends on hashes, which
+    are salted per process, so columns would change order.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""A device and a precision by name, and how pictures lie in the memory of a device."""
+"""A device and a precision by name, and the memory layout of pictures on a device."""
 
 import torch
 
@@ -10,7 +10,7 @@ _DTYPES = {
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; None takes CUDA, then MPS, then the CPU."""
+    """The device of that name; None tries CUDA, then MPS, then the CPU."""
     if device is None:
         has_mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -33,7 +33,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The precision of that name; None is float16 on CUDA and float32 elsewhere."""
+    """The precision of that name; None means float16 on CUDA and float32 elsewhere."""
     if dtype is None or dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     name = str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Paths and content in, whole files out: old or new after a crash, one writer each."""
+"""Atomic writes: after a crash a file is old or new, and has one writer at a time."""
 
 import hashlib
 import os
@@ -20,12 +20,12 @@ _PART = ".diffqa-part"
 
 @contextmanager
 def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
-    """Give a temporary path in the same folder; it becomes `path` when all went well.
+    """Yield a temporary path in the same folder, which replaces `path` on success.
 
-    So a file of that name is there as a whole, on the disk too, or is what it was
-    before. The temporary file has a fixed name and is locked while somebody writes: a
-    second writer is an error at once or, with `wait`, has its turn afterwards. What a
-    killed process left there is nobody's, and the next writer takes it over.
+    A file of that name is therefore either complete, also on disk, or unchanged. The
+    temporary file has a fixed name and is locked during writing: a second writer fails
+    immediately or, with `wait`, waits its turn. The next writer takes over what a
+    killed process left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, descriptor = _claim(path, wait)
@@ -55,9 +55,9 @@ def write_whole(path: Path, content: bytes | str, *, wait: bool = False) -> None
 
 @contextmanager
 def one_writer(path: Path) -> Iterator[None]:
-    """Be the only process that writes `path`, for as long as this lasts.
+    """Hold an exclusive write lock on `path` within the context.
 
-    For results of several files, which have to be of one writer.
+    For results of several files, which must come from one writer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, descriptor = _claim(path, False, ".diffqa-lock")
@@ -80,7 +80,7 @@ def local_path(path, what: str) -> Path:
 
 
 def expand_user(path: str | bytes):
-    """A path with `~` expanded; one like ``~name`` stays where nobody is called so."""
+    """A path with `~` expanded; ``~name`` is kept if there is no such user."""
     # Path.expanduser raises then.
     return os.path.expanduser(path)  # noqa: PTH111
 
@@ -88,10 +88,10 @@ def expand_user(path: str | bytes):
 def walk(
     root, *, links: bool = True, skip: Callable[[str], bool] = lambda name: False
 ) -> Iterator[tuple[Path, list[str]]]:
-    """Folders below and including `root`, each with the names of its files, sorted.
+    """Folders below and including `root`, each with its sorted file names.
 
-    Links to folders are followed if asked for, and no folder is entered twice: a link
-    to a folder around it has no end. Folders whose name says `skip` are left out.
+    Links to folders are followed if requested, and no folder is entered twice, since
+    links can form cycles. Folders whose name satisfies `skip` are left out.
     """
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=links):
@@ -105,7 +105,7 @@ def walk(
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove what a killed writer of `path` left, and not what one writes just now."""
+    """Remove leftovers of a killed writer of `path`, but not those of an active one."""
     if _beside(path, _PART).exists():
         with suppress(OSError):
             left, descriptor = _claim(path, False)
@@ -122,7 +122,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _claim(path: Path, wait: bool, suffix: str = _PART) -> tuple[Path, int]:
-    """Open and lock the file beside `path` that only its writer has."""
+    """Open and lock the temporary file of the writer of `path`."""
     claimed = _beside(path, suffix)
     while True:
         descriptor = _open(claimed)
@@ -163,7 +163,7 @@ def _lock(descriptor, wait):
 
 
 def _is_same(descriptor, path):
-    """Whether the file is still under its name: its last writer may have renamed it."""
+    """Whether the file still has its name: the last writer may have renamed it."""
     ours = os.fstat(descriptor)
     with suppress(FileNotFoundError):
         theirs = path.stat()
@@ -172,7 +172,7 @@ def _is_same(descriptor, path):
 
 
 def _sync_folder(folder):
-    """Put the new name on the disk too, where the system lets a folder be opened."""
+    """Flush the new name to disk, where the system can open folders."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -5,10 +5,10 @@ import pandas as pd
 
 
 def check_groups(groups, where: str = "") -> np.ndarray:
-    """Groups as an array; ValueError where a row has none.
+    """Groups as an array; ValueError if a row has none.
 
-    In an array of text a NaN would become the group ``"nan"``, and rows without a
-    source would then share one.
+    In a text array, NaN would become the group ``"nan"``, shared by all rows without a
+    source.
     """
     cells = np.array(groups, dtype=object)
     if cells.ndim != 1:

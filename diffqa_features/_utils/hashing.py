@@ -1,4 +1,4 @@
-"""Plain values in, the hashes out under which they are stored and seeded."""
+"""Plain values in, hashes for storing and seeding out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ FORMAT = 2
 
 
 def make_key(*facts: object) -> str:
-    """Store key: 40 hex digits of all that an entry depends on, and of `FORMAT`.
+    """Store key: 40 hex digits of everything an entry depends on, and of `FORMAT`.
 
     Facts are str, int, float, bool, None and tuples of these. Anything else is a
-    TypeError: what an object's `repr` says changes with names in the code, and a cache
-    that is empty for such a reason says nothing.
+    TypeError: an object's `repr` changes with names in the code, and would silently
+    invalidate the cache.
     """
     digest = hashlib.blake2b(digest_size=20)
     for fact in (FORMAT, *facts):
@@ -25,7 +25,7 @@ def make_key(*facts: object) -> str:
 
 
 def _spell(fact):
-    """One fact in bytes, of which none begins another: neighbours cannot merge."""
+    """One fact as bytes in a prefix-free code, so neighbours cannot merge."""
     if fact is None or isinstance(fact, bool):
         return f"{fact};".encode()
     if isinstance(fact, int):
@@ -50,10 +50,10 @@ def make_seed(words: str) -> int:
 
 
 def pack_keys(keys: Sequence[str]) -> np.ndarray:
-    """Keys of one length as an entry of a store: uint8 (n, bytes of a key)."""
+    """Keys of equal length as a store entry: uint8 (n, bytes per key)."""
     return np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), -1)
 
 
 def unpack_keys(entry: Iterable[np.ndarray]) -> list[str]:
-    """The keys that `pack_keys` took."""
+    """Inverse of `pack_keys`."""
     return [bytes(key).hex() for key in entry]

@@ -1,4 +1,4 @@
-"""Names for the parts of the work, heard by whoever watches; free while nobody does."""
+"""Named stages of the work, reported to watchers; free without any."""
 
 from contextlib import ContextDecorator, contextmanager
 
@@ -6,9 +6,9 @@ _watchers = []
 
 
 class timed(ContextDecorator):
-    """Say that a part of the work goes on: ``with timed("vae"):`` or as a decorator.
+    """Mark a stage of the work: ``with timed("vae"):`` or as a decorator.
 
-    Stages nest: a watcher takes the innermost for the one at work.
+    Stages nest: a watcher counts the innermost one as active.
     """
 
     def __init__(self, name: str):
@@ -26,7 +26,7 @@ class timed(ContextDecorator):
 
 @contextmanager
 def watched(watcher):
-    """Tell ``watcher.enter(name)`` and ``watcher.leave(name)``, from every thread."""
+    """Call ``watcher.enter(name)`` and ``watcher.leave(name)`` from every thread."""
     _watchers.append(watcher)
     try:
         yield watcher

@@ -1,4 +1,4 @@
-"""What the machine lacks -> an error that says how to do with less."""
+"""Shortage of memory or threads -> an error that says how to use less."""
 
 from contextlib import contextmanager
 
@@ -16,7 +16,7 @@ MORE_THREADS = (
 
 @contextmanager
 def ways_out():
-    """Add a way out to errors of Python and NumPy about memory and threads."""
+    """Add a remedy to errors of Python and NumPy about memory and threads."""
     try:
         yield
     except MemoryError as error:

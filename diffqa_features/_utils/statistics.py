@@ -1,4 +1,4 @@
-"""Numbers of several frames or clips in, one row of statistics out."""
+"""Values of several frames or clips in, one row of statistics out."""
 
 from collections.abc import Sequence
 
@@ -8,5 +8,5 @@ _POOL = {"mean": np.mean, "std": np.std, "max": np.max, "min": np.min}
 
 
 def pool_rows(table: np.ndarray, statistics: Sequence[str]) -> np.ndarray:
-    """Statistics over the rows of (T, D), one after the other: (statistics * D,)."""
+    """Statistics over the rows of (T, D), concatenated: (statistics * D,)."""
     return np.concatenate([_POOL[name](table, axis=0) for name in statistics])

@@ -1,4 +1,4 @@
-"""The one door for CSV tables: files in, frames out whose columns are the header's."""
+"""CSV files in, data frames whose columns match the header out."""
 
 import csv
 import io
@@ -19,12 +19,12 @@ def read_csv(
     skipinitialspace: bool = False,
     **options,
 ) -> pd.DataFrame:
-    """Read a CSV file or text; `names` are those of one without a header.
+    """Read a CSV file or text; `names` are the columns if it has no header.
 
-    Where a row has more cells than the header, pandas takes the first column for an
-    index and moves all others under the wrong names. Here blank cells at the end of a
-    row (lines that end in the separator) are dropped, and any other cell too many is an
-    error that names its line. Cells missing at the end of a row are blank.
+    If a row has more cells than the header, pandas makes the first column the index and
+    shifts all others. Here, blank cells at the end of a row (lines that end in the
+    separator) are dropped, and any other extra cell is an error that names its line.
+    Missing cells at the end of a row are blank.
     """
     given = isinstance(source, io.StringIO)
     with source if given else Path(source).open(newline="", encoding=encoding) as file:
@@ -60,6 +60,6 @@ def read_csv(
 
 
 def quote_formulas(cell):
-    """A text that a spreadsheet would take for a formula, with a quote before it."""
+    """Prefix a quote to text that a spreadsheet would run as a formula."""
     is_formula = isinstance(cell, str) and cell.startswith(_FORMULAS)
     return f"'{cell}" if is_formula else cell

@@ -1,8 +1,8 @@
-"""The first bytes of a file in; out which demuxer reads it, if it is a video.
+"""The first bytes of a file in; the demuxer that reads it out, if it is a video.
 
-Names are not looked at: a wrong suffix is common, and FFmpeg, left to itself, takes a
-name like ``pic%02d.png`` for its neighbours. Text formats that name other files
-(playlists, manifests, scripts) are not among the known ones.
+File names are ignored: wrong suffixes are common, and FFmpeg by default treats a name
+like ``pic%02d.png`` as a pattern. Text formats that refer to other files (playlists,
+manifests, scripts) are not supported.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _RIFF = {b"AVI ": "avi", b"WAVE": "wav"}
 
 
 def is_video(prefix: bytes) -> bool:
-    """Whether a file that begins so is a container of video (or sound)."""
+    """Whether a file with these first bytes is a container of video (or sound)."""
     return bool(demuxer_of(prefix))
 
 
 def demuxer_of(prefix: bytes) -> str:
-    """The one demuxer of FFmpeg that may open a file that begins so; or ``""``."""
+    """The only FFmpeg demuxer allowed for a file with these first bytes; or ``""``."""
     if prefix[4:8] == b"ftyp":
         return "" if prefix[8:12] in _STILL_BRANDS else "mov"
     if prefix[4:8] in _BOXES:
@@ -52,7 +52,7 @@ def demuxer_of(prefix: bytes) -> str:
 
 
 def packet_length(prefix: bytes) -> int:
-    """Bytes from one packet of a transport stream to the next; 0 where it is none."""
+    """Packet spacing of a transport stream in bytes; 0 if it is none."""
     # Blu-ray puts four bytes before each packet, broadcasts sixteen behind it.
     for start, step in ((0, 188), (4, 192), (0, 204)):
         if len(prefix) > start + step and all(
@@ -63,7 +63,7 @@ def packet_length(prefix: bytes) -> int:
 
 
 def _raw(prefix: bytes) -> str:
-    """H.264 or HEVC without a container, told apart by the first unit's header."""
+    """H.264 or HEVC without a container, distinguished by the first unit's header."""
     at = 3 if prefix[:3] == b"\0\0\1" else 4 if prefix[:4] == b"\0\0\0\1" else 0
     if not at or len(prefix) < at + 2:
         return ""

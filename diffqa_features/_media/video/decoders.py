@@ -1,7 +1,8 @@
-"""Indices of frames in, upright RGB pixels out, from either of two readers.
+"""Frame indices in, upright RGB pixels out, from either of two readers.
 
-decord and PyAV (the library under imageio's plugin) both wrap FFmpeg, and where decord
-is used at all they give identical pixels. `objection` says where it is not used.
+decord and PyAV (the library behind imageio's plugin) both wrap FFmpeg and give
+identical pixels for all files that decord is used for. `objection` rules out the
+others.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yu
 
 
 def objection(index: Index) -> str:
-    """Why decord would not give the right frames of this file; empty if it would.
+    """Why decord would return wrong frames for this file; empty if it would not.
 
-    Most rules stand for wrong pixels or failures that decord 0.6.0 showed beside PyAV's
-    frames; the others leave to PyAV what was not compared.
+    Most rules reflect wrong pixels or failures of decord 0.6.0 in comparison with PyAV;
+    the others leave untested cases to PyAV.
     """
     if isinstance(index.source, bytes):
         return "it reads files only"
@@ -98,14 +99,15 @@ def read_decord(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 class DecordError(VideoError):
-    """decord cannot read the file, or not rightly."""
+    """decord cannot read the file, or not correctly."""
 
 
 def check_damage(index: Index, wanted: Sequence[int]) -> None:
-    """Raise where decoding the frames at `wanted` meets anything that is not whole.
+    """Raise if decoding the frames at `wanted` meets any damage.
 
-    For decord, which patches up in silence. It costs less than reading them: pictures
-    are not finished, turned to RGB, or decoded at all where no other leans on them.
+    For decord, which conceals damage silently. This costs less than reading the frames:
+    pictures are not post-processed or converted to RGB, and unreferenced ones are not
+    decoded.
     """
     import av
 
@@ -119,8 +121,8 @@ def check_damage(index: Index, wanted: Sequence[int]) -> None:
 def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Frames at `wanted`, increasing, as uint8 (H, W, 3), by PyAV.
 
-    imageio's own plugin gives neither time stamps nor a way to enter a file at one, so
-    its library is used directly.
+    imageio's own plugin provides neither timestamps nor seeking, so its library is used
+    directly.
     """
     import av
 
@@ -143,7 +145,7 @@ def read_imageio(index: Index, wanted: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def _counting(index, wanted) -> Iterator:
-    """Decode from the beginning and count."""
+    """Decode from the start and count."""
     with opened(index.source, index.demuxer) as container:
         frames = decode_all(container, index.stream, index.strict)
         count = -1
@@ -156,7 +158,7 @@ def _counting(index, wanted) -> Iterator:
 
 
 def _in_order(index, wanted) -> Iterator:
-    """Decode from the beginning and look at the time stamps."""
+    """Decode from the start and match timestamps."""
     with opened(index.source, index.demuxer) as container:
         frames = decode_all(container, index.stream, True)
         for at in wanted:
@@ -164,7 +166,7 @@ def _in_order(index, wanted) -> Iterator:
 
 
 def _jumping(index, wanted, **options) -> Iterator:
-    """Decode on from the last place to enter before each wanted frame."""
+    """Decode from the last entry point before each wanted frame."""
     needed = set(index.pts[list(wanted)].tolist())
     with opened(index.source, index.demuxer) as container:
         stream = container.streams[index.stream]

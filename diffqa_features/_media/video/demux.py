@@ -1,9 +1,8 @@
-"""A video file in; out what its packets say: when each frame is shown, where to enter.
+"""A video file in; presentation times and entry points from its packets out.
 
-Nothing here trusts a number in a header: frames are counted by reading the packets,
-which costs no decoding, and the times are those of presentation. Only where packets
-leave a question open (no or repeated time stamps, a start in the middle of a group of
-pictures) is the file decoded once to answer it.
+Header values are never trusted: frames are counted by reading packets, which needs no
+decoding, and times are presentation times. Only if packets are ambiguous (missing or
+repeated timestamps, a start within a group of pictures) is the file decoded once.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _ONE_CLOCK = ("avi", "asf", "mxf")
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """What is known of a video stream before its frames are decoded."""
+    """Description of a video stream before its frames are decoded."""
 
     source: str | bytes
     demuxer: str
@@ -151,7 +150,7 @@ def _index(source: str | bytes, structure: Structure) -> Index:
 
 
 def _expected(container, stream) -> float:
-    """Frames that one who trusts the header, and time stamps, makes room for."""
+    """Number of frames according to the header and the timestamps."""
     seconds = (container.duration or 0) / 1e6
     if stream.duration and stream.time_base:
         seconds = max(seconds, float(stream.duration * stream.time_base))
@@ -161,7 +160,7 @@ def _expected(container, stream) -> float:
 
 
 def _decoded_times(source, demuxer, number, strict, packets, base, rate) -> np.ndarray:
-    """Times of frames whose packets do not tell them, by decoding all of them."""
+    """Times of frames whose packets lack them, by decoding all of them."""
     import av
 
     stamps = []
@@ -186,7 +185,7 @@ def _decoded_times(source, demuxer, number, strict, packets, base, rate) -> np.n
 
 
 def _turn(frame) -> tuple[bool, bool, bool]:
-    """How the display matrix turns the stored picture: transpose, then two flips."""
+    """Rotation by the display matrix, as a transpose and two flips."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
@@ -203,5 +202,5 @@ def _turn(frame) -> tuple[bool, bool, bool]:
 
 
 def absolute(path: str | os.PathLike) -> str:
-    """The path as decoders need it: they must not take it for a URL."""
+    """An absolute path, which decoders cannot mistake for a URL."""
     return str(Path(os.fsdecode(path)).absolute())

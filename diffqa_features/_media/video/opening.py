@@ -1,7 +1,7 @@
-"""A container opened by the demuxer of its content in; the decoder of its frames out.
+"""A container opened with the demuxer of its content, and the decoder of its frames.
 
-Whatever FFmpeg could look up by itself is said here: which demuxer and protocol, how
-large a frame may be, and that nothing is patched up in silence.
+Everything that FFmpeg would otherwise guess is set here: demuxer, protocol, maximum
+frame size, and that damage is not concealed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _SHOWN = 12  # bytes per pixel of the one that is turned to RGB and handed on
 
 
 class VideoError(ValueError):
-    """What is wrong with a video, and the way out."""
+    """What is wrong with a video, and a remedy."""
 
 
 def opened(source: str | bytes, demuxer: str):
-    """Open a container with PyAV, also one whose texts are no UTF-8.
+    """Open a container with PyAV, even if its metadata are not UTF-8.
 
-    The demuxer and the protocol are said, or FFmpeg would find them in the name: a
-    protocol in "a:b.mp4", the neighbours of "a%02d.png".
+    Demuxer and protocol are explicit, because FFmpeg would guess them from the name: a
+    protocol in "a:b.mp4", a pattern in "a%02d.png".
     """
     import av
 
@@ -52,13 +52,13 @@ def opened(source: str | bytes, demuxer: str):
 
 
 def largest_frame() -> str:
-    """Pixels of the largest frame that the budget has room for, 8-bit 4:2:0."""
+    """Pixels of the largest frame within the budget, 8-bit 4:2:0."""
     limit = most_pixels(_HELD * 1.5 + _SHOWN)
     return str(min(limit or 2**31 - 1, 2**31 - 1))
 
 
 def check_frame(width: int, height: int, pixel_format) -> None:
-    """Hold the frames in a decoder, and one on its way to RGB, against the budget."""
+    """Check a decoder's frames, plus one converted to RGB, against the budget."""
     stored = 1.5
     if pixel_format is not None:
         sample = type(pixel_format)(pixel_format.name, 64, 64)
@@ -69,7 +69,7 @@ def check_frame(width: int, height: int, pixel_format) -> None:
 
 
 def pick_stream(container):
-    """The video stream that is no cover picture."""
+    """The video stream that is not a cover picture."""
     from av.stream import Disposition
 
     kinds = []
@@ -91,12 +91,12 @@ def pick_stream(container):
 
 
 def codec_name(stream) -> str:
-    """Name of the coding, whatever decoder reads it."""
+    """Name of the codec, independent of the decoder."""
     return stream.codec_context.codec.canonical_name
 
 
 def decoder_of(stream, strict: bool, **options: str):
-    """The decoder; FFmpeg's own save for VP8 and VP9 with alpha, which it drops."""
+    """The decoder; FFmpeg's own, except for VP8 and VP9 with alpha, which it drops."""
     import av
 
     context = stream.codec_context
@@ -115,12 +115,11 @@ def decoder_of(stream, strict: bool, **options: str):
 
 
 def decoded(container, stream, context, needed=None) -> Iterator:
-    """Every frame from where the container stands, as PyAV gives it.
+    """Every frame from the container's current position, as a PyAV frame.
 
-    What stands before the first key frame, or leans on what stood there, is not shown
-    by players either. From there on a frame that is not whole is an error. With
-    `needed`, a set of time stamps, frames that neither are needed nor serve to decode
-    others are left out.
+    Frames before the first key frame, or that reference such frames, are not shown by
+    players either. From there on, a damaged frame is an error. With `needed`, a set of
+    timestamps, frames that are neither needed nor referenced are skipped.
     """
     entered = whole = False
     for packet in container.demux(stream):
@@ -140,19 +139,19 @@ def decoded(container, stream, context, needed=None) -> Iterator:
 
 
 def decode_all(container, number: int, strict: bool) -> Iterator:
-    """Every frame of a stream from the beginning of the file."""
+    """Every frame of a stream from the start of the file."""
     stream = container.streams[number]
     return decoded(container, stream, decoder_of(stream, strict))
 
 
 def cause_of(error: Exception) -> str:
-    """The error in FFmpeg's words, without its number and file name."""
+    """FFmpeg's error message, without its number and file name."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text[0].lower() + text[1:].rstrip(".")
 
 
 def count_decodable(source, demuxer: str, number: int | None, strict: bool) -> int:
-    """How many frames come out whole before the first that does not; decodes all."""
+    """Number of intact frames before the first damaged one, by decoding everything."""
     count = 0
     try:
         with opened(source, demuxer) as container:

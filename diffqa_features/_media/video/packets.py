@@ -1,4 +1,4 @@
-"""The packets of a stream in; what they say of its frames, and what is missing, out."""
+"""The packets of a stream in; information on its frames and missing parts out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Packet:
 def read_packets(container, stream):
     """Packets that become frames, in the order of decoding; the first frame; damage.
 
-    In place of the frame there may be the error that came of it, or None.
+    The frame can also be the error raised by decoding it, or None.
     """
     import av
 
@@ -78,9 +78,9 @@ def read_packets(container, stream):
 
 
 def _decode_tail(stream, packets) -> None:
-    """Decode the last group of pictures, which a cut would end in.
+    """Decode the last group of pictures, where truncation would show.
 
-    A picture that is cut is still a packet, and may be none of those that are wanted.
+    A truncated picture is still a packet, and may not be among the wanted ones.
     """
     import av
 
@@ -94,7 +94,7 @@ def _decode_tail(stream, packets) -> None:
 
 
 class _Head:
-    """Decodes until the first frame is there, so that the file is read once."""
+    """Decodes until the first frame is complete, so the file is read once."""
 
     def __init__(self, stream) -> None:
         self._context = decoder_of(stream, False)
@@ -119,10 +119,10 @@ class _Head:
 
 
 def find_entries(packets: list[Packet]) -> tuple[np.ndarray, bool]:
-    """Times of key frames to begin at, and whether none has pictures leaning across.
+    """Times of key frames to start at, and whether all are closed-GOP.
 
-    Such pictures stand after a key frame in the file and before it on the screen. They
-    are lost when decoding begins there; what follows it on the screen is not.
+    Leading pictures follow an open-GOP key frame in the file but precede it on screen.
+    They are lost when decoding starts there; pictures shown after it are not.
     """
     earliest = np.minimum.accumulate([packet.pts for packet in packets[::-1]])[::-1]
     closed = all(
@@ -134,7 +134,7 @@ def find_entries(packets: list[Packet]) -> tuple[np.ndarray, bool]:
 
 
 def lost_frames(packets: list[Packet], count: int) -> int:
-    """Packets from the first key frame on, shown no sooner than it, that give none."""
+    """Packets from the first key frame on, not shown before it, without a frame."""
     keys = (at for at, packet in enumerate(packets) if packet.key)
     first = next(keys, len(packets))
     following = packets[first:]

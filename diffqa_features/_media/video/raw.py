@@ -1,7 +1,7 @@
-"""A headerless YUV file and the facts that it lacks go in; RGB frames come out.
+"""A headerless YUV file and its parameters in; RGB frames out.
 
-Such a file is nothing but planes: its size, rate and pixel format have to come from
-the other columns of the row of X that names it.
+Such a file consists of planes only: size, rate and pixel format must come from other
+columns of its row of X.
 """
 
 import os
@@ -31,10 +31,10 @@ class RawVideo:
     """A file of planar YUV frames, opened by each call of `read`.
 
     Samples are taken as limited range (luma 16 to 235 of 255), which is what cameras
-    and encoders write. The matrix is BT.601 unless the row says otherwise: FFmpeg takes
-    it for whatever carries no mark, so a file and its conversion to .mp4, which keeps
-    the samples and adds no mark either, give the same colours. Chroma is repeated and
-    not interpolated, as FFmpeg does where no picture is resized.
+    and encoders write. The matrix is BT.601 unless the row says otherwise: FFmpeg
+    assumes it for untagged video, so a file and its conversion to .mp4, which keeps the
+    samples and is also untagged, give the same colours. Chroma is repeated rather than
+    interpolated, as FFmpeg does without resizing.
     """
 
     path: str
@@ -46,7 +46,7 @@ class RawVideo:
 
     @classmethod
     def from_columns(cls, path, columns: Mapping[str, object]) -> "RawVideo":
-        """Take the facts from the other columns of the row, and check them."""
+        """Read the parameters from the other columns of the row, and check them."""
         given = {name: columns.get(name) for name in (*_REQUIRED, "color_matrix")}
         given = {name: value for name, value in given.items() if not _absent(value)}
         absent = [name for name in _REQUIRED if name not in given]
@@ -81,14 +81,14 @@ class RawVideo:
 
     @property
     def facts(self) -> str:
-        """All that decides how the bytes become frames; part of the content's key."""
+        """All that determines how bytes become frames; part of the content key."""
         return (
             f"{self.width}x{self.height} {self.pixel_format} {self.color_matrix} "
             f"{self.frame_rate:g}"
         )
 
     def count(self) -> int:
-        """Number of frames; an error if the file does not hold whole ones."""
+        """Number of frames; an error if the last one is incomplete."""
         size = Path(self.path).stat().st_size
         count, rest = divmod(size, self.frame_bytes)
         if rest or not count:
@@ -101,16 +101,16 @@ class RawVideo:
         return count
 
     def times(self) -> np.ndarray:
-        """When each frame appears, seconds from the first: float64 (T,)."""
+        """Presentation times in seconds from the first frame: float64 (T,)."""
         return np.arange(self.count()) / self.frame_rate
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame's appearance to the last one's end."""
+        """Seconds from the first frame's start to the last one's end."""
         return self.count() / self.frame_rate
 
     def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3) uint8 of these numbers, 0 is the first, one at a time."""
+        """Yield the frames (H, W, 3) uint8 with these indices, from 0."""
         count = self.count()
         with Path(self.path).open("rb") as file:
             for index in map(int, indices):

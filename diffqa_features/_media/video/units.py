@@ -1,8 +1,8 @@
-"""The units inside packets of H.264 and its kin: whether they fit, and who is missing.
+"""The units inside packets of H.264 and related codecs: validity and missing pictures.
 
-ITU-T H.264 (7.3, 8.2.1) and H.265 (7.3). Compressed video never holds two zero bytes
-and a third one below 3, save at the start of a unit: what was overwritten with zeros,
-or lost where two units meet, shows without decoding.
+ITU-T H.264 (7.3, 8.2.1) and H.265 (7.3). Compressed video never contains two zero bytes
+followed by one below 3, except at the start of a unit, so zeroed regions and losses at
+unit boundaries show without decoding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RUN = 128
 
 
 def length_width(codec: str, extradata: bytes | None) -> int:
-    """Bytes of the length before each unit, as in MP4; 0 where units have none."""
+    """Size of the length field before each unit, as in MP4; 0 if there is none."""
     if extradata and extradata[0] == 1:
         if codec == "h264" and len(extradata) > 6:
             return (extradata[4] & 3) + 1
@@ -33,7 +33,7 @@ def length_width(codec: str, extradata: bytes | None) -> int:
 
 
 def misfit(data: bytes, codec: str, width: int) -> str:
-    """What in a packet cannot have been written by an encoder; empty if nothing."""
+    """What in a packet no encoder can have written; empty if nothing."""
     if codec in _DENSE:
         run = data.rstrip(b"\0").find(bytes(_RUN))
         return f"{_RUN} zero bytes in a row" if run >= 0 else ""
@@ -56,7 +56,7 @@ def misfit(data: bytes, codec: str, width: int) -> str:
 
 
 def units(data: bytes, width: int) -> Iterator[bytes]:
-    """The units of a packet of H.264 or HEVC, each from its header on."""
+    """The units of an H.264 or HEVC packet, each starting at its header."""
     if width:
         at = 0
         while at + width < len(data):
@@ -74,18 +74,18 @@ def units(data: bytes, width: int) -> Iterator[bytes]:
 
 
 def holds(data: bytes, width: int, kind: int) -> bool:
-    """Whether a packet of H.264 holds such a unit.
+    """Whether an H.264 packet contains a unit of this type.
 
-    5 is where all begins anew (other key frames only recover), 7 is parameters.
+    5 is an IDR picture (other key frames only recover), 7 a parameter set.
     """
     return any(unit and unit[0] & 31 == kind for unit in units(data, width))
 
 
 class Order:
-    """Looks for pictures of H.264 that are missing, by the numbers that each bears.
+    """Finds missing H.264 pictures by their numbers.
 
-    Only for streams outside a container that would show it: pictures shown between two
-    others bear every second number, and those that others need count up by one.
+    Only for streams without a container that would reveal it: picture order counts step
+    by two, and frame numbers of reference pictures by one.
     """
 
     def __init__(self, width: int) -> None:
@@ -99,7 +99,7 @@ class Order:
         self.fault = ""
 
     def take(self, data: bytes) -> None:
-        """Look at the next packet in the order of the file."""
+        """Process the next packet in file order."""
         if self._given_up or self.fault:
             return
         try:
@@ -114,7 +114,7 @@ class Order:
             self._given_up = True
 
     def end(self) -> str:
-        """What is missing in all."""
+        """Everything that is missing."""
         if not self._given_up:
             self._check()
         return self.fault
@@ -171,7 +171,7 @@ class Order:
 
 
 class _Sequence:
-    """What of a sequence parameter set is needed to read a slice's numbers."""
+    """The part of a sequence parameter set needed to read a slice's numbers."""
 
     def __init__(self, unit: bytes) -> None:
         bits = _Bits(unit)
@@ -205,7 +205,7 @@ class _Sequence:
 
 
 class _Bits:
-    """Bits of a unit in order, without the bytes put in against start codes."""
+    """Bits of a unit in order, without emulation prevention bytes."""
 
     def __init__(self, unit: bytes) -> None:
         self._data = unit.replace(b"\0\0\3", b"\0\0")

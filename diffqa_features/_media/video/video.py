@@ -1,4 +1,4 @@
-"""A video in, when its frames are shown and chosen frames of it out."""
+"""A video in, its presentation times and selected frames out."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class Video:
-    """The first video stream of a file; frames are decoded as they are asked for.
+    """The first video stream of a file; frames are decoded on demand.
 
-    Pixels are those that are stored (a ratio of pixel sides other than 1 is left
-    alone), brought upright; BT.601 or BT.709 and the range as the stream says, BT.601
-    where it does not say; alpha on white; 10 bits and more rounded to 8.
+    Pixels are the stored ones (non-square pixels are not resampled), rotated upright.
+    Matrix (BT.601 or BT.709) and range follow the stream, BT.601 if unspecified; alpha
+    is composited on white; 10 bits and more are rounded to 8.
     """
 
     def __init__(self, source: str | bytes, reader: str = "auto") -> None:
@@ -36,12 +36,12 @@ class Video:
         self._reader = reader
 
     def times(self) -> np.ndarray:
-        """When each frame appears, seconds from the first: float64 (T,)."""
+        """Presentation times in seconds from the first frame: float64 (T,)."""
         return self._index.times
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame's appearance to the last one's end."""
+        """Seconds from the first frame's start to the last one's end."""
         return self._index.end
 
     @property
@@ -50,7 +50,7 @@ class Video:
         return self._index.frame_rate
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3) uint8 at increasing indices into `times`, one at a time."""
+        """Yield frames (H, W, 3) uint8 at increasing indices into `times`."""
         wanted = check_indices(indices, len(self._index.times))
         refused = "" if self._reader == "imageio" else _refusal(self._index)
         if refused and self._reader == "decord":
@@ -73,8 +73,8 @@ class Video:
 def open_video(source: str | os.PathLike | bytes, reader: str = "auto") -> Video:
     """Open the path or the content of a video file.
 
-    ``"auto"`` reads with decord where it gives the same frames as imageio's PyAV, and
-    with that one elsewhere; see `diffqa_features._media.video.decoders.objection`.
+    ``"auto"`` uses decord if it gives the same frames as imageio's PyAV, and PyAV
+    otherwise; see `diffqa_features._media.video.decoders.objection`.
     """
     if reader not in VIDEO_BACKENDS:
         raise ValueError(
@@ -88,8 +88,8 @@ def choose_frames(
 ) -> np.ndarray:
     """Indices of the frames shown at 0.5 s + k / frame_rate, each of them once.
 
-    k is any integer that leads into [0, duration); where none does, the frame in the
-    middle is taken. `max_frames` thins as `spread` does.
+    k is any integer that falls into [0, duration); if there is none, the middle frame
+    is used. `max_frames` reduces the number with `spread`.
     """
     # Container clocks round to their ticks: a frame due at 0.5 s may say 0.5000001.
     slack = 1e-6
@@ -104,14 +104,14 @@ def choose_frames(
 
 
 def spread(count: int, max_frames: int | None) -> np.ndarray:
-    """Middles of `max_frames` equal segments of `count` frames; all where fewer."""
+    """Centres of `max_frames` equal segments of `count` frames; all if fewer."""
     if max_frames is None or count <= max_frames:
         return np.arange(count)
     return (2 * np.arange(max_frames) + 1) * count // (2 * max_frames)
 
 
 def check_indices(indices: Sequence[int], count: int) -> list[int]:
-    """The indices as ints, refused unless they increase within [0, count)."""
+    """The indices as ints; an error unless they increase within [0, count)."""
     wanted = [int(at) for at in indices]
     if any(b <= a for a, b in zip([-1, *wanted], [*wanted, count])):
         raise ValueError(f"indices must increase within [0, {count}). Got {wanted}.")

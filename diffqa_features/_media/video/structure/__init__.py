@@ -1,10 +1,9 @@
-"""A container file in; out what its own lengths, counters and checksums say is missing.
+"""A container file in; missing parts according to its lengths, counters, checksums out.
 
-FFmpeg is made to show what it can of a broken file: it looks for the next thing that it
-knows and goes on. Here the same file is walked by the book, without decoding, and the
-first thing that does not follow from what came before ends the walk. What each
-container can show is listed in the documentation (docs/video.rst); some keep no record
-of what should be there, and of those a part that is missing cannot be seen.
+FFmpeg shows as much as it can of a broken file: it resynchronises and continues. Here
+the file is parsed strictly by its specification, without decoding, and the first
+inconsistency ends the walk. docs/video.rst lists what can be detected in each
+container; some do not record what they should contain, so missing parts cannot be seen.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _WALKS: dict[str, Callable[[Bytes], dict[int, int]]] = {
 
 @dataclass(slots=True, frozen=True)
 class Structure:
-    """How a file is to be opened, and whether it is whole as far as it can tell."""
+    """How to open a file, and whether it is complete as far as can be told."""
 
     demuxer: str
     fault: str = ""

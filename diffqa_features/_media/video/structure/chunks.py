@@ -1,4 +1,4 @@
-"""AVI, IVF and MXF: chunks within their lengths, and as many as the file says."""
+"""AVI, IVF and MXF: chunks within their lengths, as many as declared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PICTURE_KINDS = (b"db", b"dc")
 
 
 def walk_avi(data: Bytes) -> dict[int, int]:
-    """Chunks of each stream of pictures that have bytes, by the stream's number."""
+    """Number of non-empty chunks of each picture stream, by stream number."""
     counts, listed, empty = Counter(), Counter(), Counter()
     at, index = 0, False
     while at + 12 <= data.size and data.at(at, 4) == b"RIFF":
@@ -48,7 +48,7 @@ def walk_avi(data: Bytes) -> dict[int, int]:
 
 
 def _check_rates(data: Bytes, at: int, end: int) -> None:
-    """The header gives the time of a frame twice; damage rarely hits both alike."""
+    """The header stores the frame duration twice; damage rarely changes both alike."""
     step = 0
     for name, start, stop in _chunks(data, at, end):
         if name == b"avih":
@@ -106,7 +106,7 @@ def walk_ivf(data: Bytes) -> dict[int, int]:
 
 
 def walk_mxf(data: Bytes) -> dict[int, int]:
-    """Counts nothing: SMPTE 377 numbers no frames, but all lies in keys and lengths."""
+    """Counts nothing: SMPTE 377 numbers no frames, but all has key and length."""
     at, footer = 0, 0
     while at < data.size:
         head = data.at(at, 25)

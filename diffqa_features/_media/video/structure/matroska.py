@@ -1,4 +1,4 @@
-"""Matroska and WebM: elements within their lengths, checksums where there are some.
+"""Matroska and WebM: elements within their lengths, and checksums if present.
 
 RFC 8794 and RFC 9559.
 """
@@ -26,7 +26,7 @@ _UNKNOWN = -1
 
 
 def walk_matroska(data: Bytes) -> dict[int, int]:
-    """Counts nothing: each block is looked at."""
+    """Counts nothing: each block is checked."""
     at, segments, tracks = 0, 0, set()
     while at < data.size:
         name, start, length = _element(data, at)
@@ -47,7 +47,7 @@ def walk_matroska(data: Bytes) -> dict[int, int]:
 
 
 def _walk_segment(data: Bytes, at: int, end: int, tracks: set[int]) -> int:
-    """Look at everything in a segment and return where it ends."""
+    """Check everything in a segment and return its end."""
     while at < end:
         name, start, length = _element(data, at)
         if name == _EBML:  # another file follows one that did not know its length
@@ -110,7 +110,7 @@ def _check_block(data: Bytes, start: int, stop: int, tracks: set[int]) -> None:
 
 
 def _check_sum(data: Bytes, start: int, stop: int) -> None:
-    """Compare the checksum that stands first in an element, if there is one."""
+    """Verify the checksum at the start of an element, if present."""
     if data.at(start, 2) != b"\xbf\x84":
         return
     said, found = number(data.at(start + 2, 4), "little"), 0
@@ -130,7 +130,7 @@ def _children(data: Bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _element(data: Bytes, at: int) -> tuple[int, int, int]:
-    """An element's name, where its content starts, and how long it is."""
+    """An element's name, start of its content, and length."""
     head = data.at(at, 12)
     width = 9 - head[0].bit_length() if head and head[0] else 9
     if width > 4 or len(head) <= width or not head[width]:

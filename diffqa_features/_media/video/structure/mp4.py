@@ -1,4 +1,4 @@
-"""MP4 and QuickTime: boxes within their lengths, fragments in order, tables that agree.
+"""MP4 and QuickTime: boxes within their lengths, ordered fragments, consistent tables.
 
 ISO/IEC 14496-12.
 """
@@ -34,7 +34,7 @@ class _Track:
 
 
 def walk_mp4(data: Bytes) -> dict[int, int]:
-    """Counts nothing: edit lists hide frames, which is no damage."""
+    """Counts nothing: edit lists legitimately hide frames."""
     tracks: dict[int, _Track] = {}
     orders, at, end, clock = [], 0, 0, 0
     while at + 8 <= data.size:
@@ -69,7 +69,7 @@ def walk_mp4(data: Bytes) -> dict[int, int]:
 
 
 def _header(data: Bytes, at: int) -> tuple[bytes, int, int]:
-    """Name of a box, where its content starts and stops; stop 0 where it is none."""
+    """Name of a box, start and end of its content; end 0 if it is not a box."""
     header = data.at(at, 16)
     length, kind, start = number(header[:4]), header[4:8], at + 8
     if length == 1:
@@ -133,7 +133,7 @@ def _table(data: Bytes, at: int, end: int, rows: int, columns: int) -> np.ndarra
 
 
 def _shown(data: Bytes, start: int, long: bool) -> int:
-    """Ticks that the edits of a list show of the media, at its own speed."""
+    """Ticks of the media shown by an edit list, in media time."""
     half, total = (8 if long else 4), 0
     for row in range(min(number(data.at(start + 4, 4)), 1000)):
         entry = data.at(start + 8 + row * (2 * half + 4), 2 * half + 4)

@@ -1,4 +1,4 @@
-"""MPEG transport and program streams: packets in step, counters that go on.
+"""MPEG transport and program streams: packet sync and continuity counters.
 
 ISO/IEC 13818-1.
 """
@@ -14,7 +14,7 @@ _NULL = 0x1FFF
 
 
 def walk_transport(data: Bytes) -> dict[int, int]:
-    """Counts nothing: a packet that is missing is seen by its stream's counter."""
+    """Counts nothing: a missing packet shows in its stream's counter."""
     step = packet_length(data.at(0, PREFIX))
     start = 4 if step == 192 else 0
     count, rest = divmod(data.size, step)
@@ -51,7 +51,7 @@ def walk_transport(data: Bytes) -> dict[int, int]:
 
 
 def _first_gap(heads: np.ndarray) -> int | None:
-    """Where a stream's counter does not go on, save where the stream says it may."""
+    """First discontinuity of a stream's counter that the stream does not signal."""
     counter, loaded = heads[:, 3] & 15, heads[:, 3] & 16 != 0
     restarts = (heads[:, 3] & 32 != 0) & (heads[:, 4] > 0) & (heads[:, 5] & 128 != 0)
     step = (counter[1:].astype(int) - counter[:-1]) % 16
@@ -62,7 +62,7 @@ def _first_gap(heads: np.ndarray) -> int | None:
 
 
 def walk_program(data: Bytes) -> dict[int, int]:
-    """Counts nothing: the stream keeps no record; its packets have lengths."""
+    """Counts nothing: the stream has no counters; its packets have lengths."""
     at = 0
     while at < data.size:
         head = data.at(at, 14)

@@ -1,4 +1,4 @@
-"""Ogg: pages with checksums and numbers, and a last one of each stream (RFC 3533)."""
+"""Ogg: page checksums and numbers, and a last page per stream (RFC 3533)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def walk_ogg(data: Bytes) -> dict[int, int]:
-    """Counts nothing: a page that is missing is seen by its number."""
+    """Counts nothing: a missing page shows in the numbering."""
     at, numbers, ended = 0, {}, set()
     while at < data.size:
         head = data.at(at, 27)
@@ -35,6 +35,6 @@ def walk_ogg(data: Bytes) -> dict[int, int]:
 
 
 def _checksum(page: bytes) -> int:
-    """Ogg's CRC-32: zlib's, of mirrored bits, without the two inversions."""
+    """Ogg's CRC-32: zlib's on reversed bits, without the two inversions."""
     mirrored = zlib.crc32(page.translate(_MIRROR), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

@@ -1,4 +1,4 @@
-"""FLV and ASF (WMV): tags and packets within their lengths, as many as are listed."""
+"""FLV and ASF (WMV): tags and packets within their lengths, as many as declared."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def walk_flv(data: Bytes) -> dict[int, int]:
 
 
 def walk_asf(data: Bytes) -> dict[int, int]:
-    """Counts nothing: packets have one length, and objects numbers of their own."""
+    """Counts nothing: packets have a fixed length, and objects are numbered."""
     header = data.at(0, 30)
     at, end, size, count, live = 30, number(header[16:24], "little"), 0, 0, True
     data.ends_by(end)
@@ -79,7 +79,7 @@ def _object(data: Bytes, at: int, end: int) -> tuple[bytes, int]:
 
 
 class _Objects:
-    """What is carried by packets: objects of streams, in numbered order."""
+    """The payload of packets: numbered objects of streams, in order."""
 
     def __init__(self, data: Bytes, start: int, size: int) -> None:
         self._data, self._start, self._size = data, start, size
