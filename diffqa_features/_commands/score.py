@@ -19,7 +19,7 @@ def run(args):
     """Run the command."""
     out = None
     if args.out is not None:
-        out = check_output(args.out, (".csv", ".tsv", ".parquet"))
+        out = check_output(args.out, (".csv", ".tsv", ".parquet"), args.inputs)
     model = _load(args.model)
     features = model[0].set_params(
         reader=args.reader or "auto",
