@@ -42,7 +42,9 @@ _HOMES = {
     "MotionFeatures": "motion",
     "NaturalSceneStatistics": "features",
     "PromptAlignmentMaps": "features",
+    "QualityScorer": "learned.scorer",
 }
+_FUNCTIONS = {"load_scorer": "learned.scorer"}
 _ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 
 __all__ = [
@@ -58,9 +60,11 @@ __all__ = [
     "MotionFeatures",
     "NaturalSceneStatistics",
     "PromptAlignmentMaps",
+    "QualityScorer",
     "datasets",
     "evaluation",
     "inspection",
+    "load_scorer",
     "metrics",
 ]
 
@@ -77,21 +81,22 @@ if TYPE_CHECKING:  # editors and type checkers read this; nothing is loaded
     from diffqa_features.learned.dpiqa import DPIQARegressor
     from diffqa_features.learned.genziqa import GenzIQARegressor
     from diffqa_features.learned.genzvqa import GenzVQARegressor
+    from diffqa_features.learned.scorer import QualityScorer, load_scorer
     from diffqa_features.learned.student import DistilledStudentRegressor
     from diffqa_features.motion import MotionFeatures
 
     TRUSTED_TYPES: tuple[str, ...]
     """Names for ``skops.io.load(file, trusted=TRUSTED_TYPES)``.
 
-    They are what skops does not trust by itself in this library's pipelines and in
-    searches over them. None runs code when it is loaded. A loaded model may still name
-    a `memory` folder and a `backbone`, which its `transform` would use.
+    The types in this library's pipelines, and in searches over them, that skops does
+    not trust by default. Loading them runs no code. A loaded model can still name a
+    `memory` folder and a `backbone`, which its `transform` would use.
     """
 
 
 def __getattr__(name):
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if home := _HOMES.get(name) or _FUNCTIONS.get(name):
+        return getattr(import_module(f"{__name__}.{home}"), name)
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
     if name == "TRUSTED_TYPES":
@@ -104,7 +109,7 @@ def __dir__():
 
 
 class _SavedElsewhere(MetaPathFinder):
-    """Asked last of all: says why a pickle of another version cannot be opened."""
+    """Last import finder: says why a pickle of another version cannot be opened."""
 
     def find_spec(self, name, path=None, target=None):
         package, _, inside = name.partition(".")

@@ -1,4 +1,4 @@
-"""The command `diffqa`: arguments in, an exit code out; it parses, then imports."""
+"""The command `diffqa`: arguments in, an exit code out; imports follow parsing."""
 
 import argparse
 import os
@@ -11,10 +11,8 @@ from diffqa_features._utils.shortage import ways_out
 
 _EXIT_CODES = """
 exit codes:
-  0  all went well
-  1  nothing came out: files, disk, a missing model or package
-  2  the command line or a parameter is wrong
-  3  done, but some files could not be read; they are listed
+  0 success 1 no output: file or disk error, missing model or package 2 invalid command
+  line or parameter 3 finished, but some files could not be read; they are listed
 """
 
 
@@ -24,15 +22,15 @@ def main(argv=None):
     Parameters
     ----------
     argv : list of str, default=None
-        Arguments without the program's name; ``None`` takes ``sys.argv[1:]``.
+        Arguments without the program's name; ``None`` uses ``sys.argv[1:]``.
 
     Returns
     -------
     int
-        0 all well, 1 nothing came out, 2 wrong arguments, 3 some files were bad.
+        0 success, 1 no output, 2 invalid arguments, 3 some files were unreadable.
     """
     args = _parser().parse_args(argv)
-    # Names of files may hold what the terminal's encoding does not.
+    # File names can contain characters that the terminal's encoding lacks.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -61,8 +59,8 @@ def _run(args):
             code = command.run(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output (`| head`) has enough. Python would complain once more
-        # when it closes stdout, so give it one that takes everything.
+        # The reader of our output (`| head`) has closed it. Python would complain again
+        # when it closes stdout, so give it one that discards everything.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
@@ -122,7 +120,7 @@ def _add_demo(commands):
     add("--photos", type=_positive, default=10, metavar="N",
         help="photographs, 2 to 16 (default: 10)")  # fmt: skip
     add("--size", type=_positive, default=None, metavar="PIXELS",
-        help="side of the pictures (default: the backbone's own)")  # fmt: skip
+        help="side of the pictures (default: the backbone's native size)")  # fmt: skip
     add("--backbone", default="tiny", metavar="NAME", help=_BACKBONE)
     add("--device", metavar="NAME", help=_DEVICE)
 
@@ -137,7 +135,7 @@ def _add_info(commands):
     )
     add = info.add_argument
     add("name", nargs="?", metavar="BACKBONE", help=_BACKBONE)
-    add("--backbone", metavar="NAME", help="the same, spelt as in the other commands")
+    add("--backbone", metavar="NAME", help="same as the positional argument")
     add("--memory", metavar="FOLDER", help="describe this feature store instead")
 
 
@@ -161,10 +159,10 @@ def _add_extract(commands):
     add("-o", "--out", required=True, metavar="FILE",
         help=".parquet, .csv or .npz: the column path, then one per feature. Parquet "
         "and npz also hold the settings. An interrupted run leaves FILE.part behind "
-        "and goes on from there when it is started again")  # fmt: skip
+        "and resumes from there when restarted")  # fmt: skip
     _add_bad_files(extract, "FILE.bad.csv")
     add("--chunk-size", type=_positive, default=64, metavar="N",
-        help="files that are finished before they are kept in FILE.part "
+        help="number of files after which results are saved to FILE.part "
         "(default: 64)")  # fmt: skip
     _add_features(extract)
 
@@ -189,14 +187,14 @@ def _add_fit(commands):
         help="the fitted pipeline; loading it runs no code from the file")  # fmt: skip
     add("--path-column", default="path", metavar="NAME", help="default: path")
     add("--target-column", default="mos", metavar="NAME",
-        help="the scores, higher is better (default: mos)")  # fmt: skip
+        help="column with the scores, higher is better (default: mos)")  # fmt: skip
     add("--group-column", metavar="NAME",
-        help="rows of one group (versions of one photograph) stay on one side of "
-        "every split")  # fmt: skip
+        help="column with groups; rows of one group (versions of one photograph) stay "
+        "on one side of every split")  # fmt: skip
     add("--folds", type=_positive, default=5, metavar="N",
-        help="of the cross-validation (default: 5)")  # fmt: skip
+        help="folds of the cross-validation (default: 5)")  # fmt: skip
     add("--grid-timesteps", type=int, nargs="+", metavar="T",
-        help="try each and keep the best SRCC")  # fmt: skip
+        help="timesteps to try; the one with the best SRCC is kept")  # fmt: skip
     add("--C", type=float, nargs="+", default=[10.0], metavar="C",
         help="of the SVR; several are tried like timesteps (default: 10)")  # fmt: skip
     _add_bad_files(fit, "MODEL.skops.bad.csv")
@@ -207,22 +205,27 @@ def _add_score(commands):
     score = _add_command(
         commands,
         "score",
-        "Predict the quality of pictures and videos with a model of 'diffqa fit'.",
-        "MODEL INPUT [INPUT ...] [-o FILE] [options]",
+        "Predict the quality of pictures, or by a model of 'diffqa fit' of videos too.",
+        "INPUT [INPUT ...] [--model MODEL] [-o FILE] [options]",
         [
-            "diffqa score model.skops new/*.jpg --out predicted.csv",
-            "diffqa score model.skops photos/ | sort -k2 -g -r | head",
+            "diffqa score photos/ -o scores.csv",
+            "diffqa score new/*.jpg --model model.skops --out predicted.csv",
+            "diffqa score photos/ | sort -k2 -g -r | head",
         ],
     )
-    score.add_argument("model", metavar="MODEL", help="what 'diffqa fit' wrote")
     _add_inputs(score)
     add = score.add_argument
+    add("--model", metavar="MODEL",
+        help="what 'diffqa fit' wrote; without it the shipped scorer predicts visible "
+        "loss in JOD (10: none); 'diffqa score MODEL.skops INPUT' "
+        "works too")  # fmt: skip
     add("-o", "--out", metavar="FILE",
-        help=".csv, .tsv or .parquet with the columns path and score; without it, "
-        "both go to the standard output, separated by a tab")  # fmt: skip
+        help=".csv, .tsv or .parquet with the columns path and score, and without a "
+        "model std and fault; without it, path and score go to the standard output, "
+        "separated by a tab")  # fmt: skip
     _add_bad_files(score, "FILE.bad.csv (with -o)")
     add("--chunk-size", type=_positive, default=64, metavar="N",
-        help="files that are scored together (default: 64)")  # fmt: skip
+        help="number of files scored together (default: 64)")  # fmt: skip
     _add_machine(score)
 
 
@@ -232,9 +235,9 @@ def _add_inputs(command):
         help="a picture or video, a folder, a pattern in quotes ('a/**/*.png'), or a "
         f"CSV or Parquet table of paths. {_RELATIVE} Inputs come before the "
         "options")  # fmt: skip
-    add("-r", "--recursive", action="store_true", help="folders within folders too")
+    add("-r", "--recursive", action="store_true", help="include subfolders")
     add("--path-column", default="path", metavar="NAME",
-        help="column of a table that holds the paths (default: path)")  # fmt: skip
+        help="table column with the paths (default: path)")  # fmt: skip
 
 
 def _add_bad_files(command, listing):
@@ -242,19 +245,19 @@ def _add_bad_files(command, listing):
         "--on-error",
         choices=("skip", "raise"),
         default="skip",
-        help=f"files that cannot be read: leave them out and list them in {listing} "
-        "(default, exit code 3), or stop at the first",
+        help=f"files that cannot be read: skip them and list them in {listing} "
+        "(default, exit code 3), or stop at the first one",
     )
     command.add_argument(
         "--quote-formulas",
         action="store_true",
-        help="in CSV and TSV files, put ' before text that begins with = + - or @, as "
-        "a file's name may: spreadsheets run it as a formula",
+        help="in CSV and TSV files, put ' before text that starts with = + - or @, as "
+        "file names can: spreadsheets would run it as a formula",
     )
 
 
 def _add_features(command):
-    """Options that go to DiffusionQAFeatures; those not given keep its defaults."""
+    """Options passed to DiffusionQAFeatures; those not given keep its defaults."""
     features = command.add_argument_group(
         "features", "parameters of DiffusionQAFeatures; see its documentation"
     )
@@ -265,7 +268,7 @@ def _add_features(command):
     add("--blocks", nargs="+", metavar="NAME",
         help="names or quoted patterns, see 'diffqa info' (default: all)")  # fmt: skip
     add("--prompts", nargs="+", metavar="TEXT",
-        help="quoted texts; {name} is filled from that column of a table "
+        help="quoted texts; {name} is filled from that table column "
         "(default: 'Good photo.' 'Bad photo.')")  # fmt: skip
     add("--kinds", nargs="+", metavar="KIND",
         help="alignment, query, attended, hidden, error "
@@ -273,32 +276,32 @@ def _add_features(command):
     add("--pooling", nargs="+", metavar="STATISTIC",
         help="mean, std, max (default: mean)")  # fmt: skip
     add("--image-size", type=int, metavar="PIXELS",
-        help="side that the backbone sees (default: its own)")  # fmt: skip
+        help="input size of the backbone (default: its native size)")  # fmt: skip
     add("--view", metavar="VIEW", help="stretch, fit or crop (default: stretch)")
     add("--frame-rate", type=float, metavar="R",
-        help="frames per second taken from a video (default: 1)")  # fmt: skip
+        help="frames sampled per second of video (default: 1)")  # fmt: skip
     add("--max-frames", type=int, metavar="N",
-        help="at most so many of them, spread uniformly (default: all)")  # fmt: skip
+        help="maximum number of frames, evenly spaced (default: all)")  # fmt: skip
     add("--frame-pooling", nargs="+", metavar="STATISTIC",
-        help="over frames: mean, std, max, min (default: mean)")  # fmt: skip
+        help="statistics over frames: mean, std, max, min (default: mean)")  # fmt: skip
     add("--dtype", metavar="DTYPE",
         help="float32, float16 or bfloat16 (default: by device)")  # fmt: skip
     add("--seed", type=int, dest="random_state", metavar="N",
-        help="of the noise (default: 0)")  # fmt: skip
+        help="seed of the noise (default: 0)")  # fmt: skip
     _add_machine(command)
 
 
 def _add_machine(command):
-    machine = command.add_argument_group("machine", "what changes speed, not results")
+    machine = command.add_argument_group("machine", "affects speed, not results")
     add = machine.add_argument
     add("--device", metavar="NAME", help=_DEVICE)
     add("--batch-size", type=int, metavar="N", help="UNet rows per pass")
     add("--jobs", type=int, dest="n_jobs", metavar="N", help="processes (default: 1)")
     add("--memory", metavar="FOLDER",
-        help="keep every pass in this feature store, for later runs with other "
+        help="cache every pass in this feature store, for later runs with other "
         "settings")  # fmt: skip
     add("--reader", metavar="NAME",
-        help="of videos: auto, decord or imageio (default: auto)")  # fmt: skip
+        help="video reader: auto, decord or imageio (default: auto)")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="no progress bar")
 
 
@@ -311,8 +314,8 @@ def _positive(text):
 _BACKBONE = "tiny, sd15, sd21-base, a hub id or a folder (default: tiny)"
 _DEVICE = "cpu, cuda, cuda:1 or mps (default: the first accelerator, else the CPU)"
 _RELATIVE = (
-    "Relative paths in a table start in the working directory or, if they are not "
-    "there, in the table's folder."
+    "Relative paths in a table are resolved against the working directory or, if not "
+    "found there, the table's folder."
 )
 
 

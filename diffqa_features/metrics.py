@@ -1,14 +1,14 @@
-"""True and predicted scores in, one number out: how well quality is predicted.
+"""Metrics: true and predicted scores in, one number out.
 
 Opinion scores have no natural unit, so the field reports correlations. All functions
-take ``(y_true, y_pred)`` as scikit-learn's do. The scorers go where scikit-learn takes
-``scoring=``, and are up when good::
+take ``(y_true, y_pred)``, as in scikit-learn. Pass the scorers as ``scoring=``; higher
+is better::
 
     GridSearchCV(pipeline, grid, scoring=metrics.srcc_scorer)
     GridSearchCV(pipeline, grid, scoring=metrics.get_scorer("srcc"))  # the same
 
-scikit-learn knows none of their names: with ``scoring="srcc"`` it raises an error that
-lists its own. Pass the scorer, as above.
+scikit-learn does not know their names: ``scoring="srcc"`` raises an error that lists
+its own. Pass the scorer, as above.
 """
 
 import warnings
@@ -39,31 +39,32 @@ __all__ = [
 
 
 def srcc_score(y_true, y_pred):
-    """Spearman rank correlation coefficient: how well the order agrees.
+    """Spearman rank correlation coefficient: agreement of the order.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        Scores, for example MOS; finite, at least two.
+        Scores, such as MOS; finite, at least two.
     y_pred : array-like of shape (n,)
         Predicted scores, on any scale.
 
     Returns
     -------
     float
-        In [-1, 1], 1 is best. Ties get the mean of their ranks.
+        In [-1, 1], 1 is best. Ties get their mean rank.
 
     Raises
     ------
     ValueError
-        If there are fewer than two scores, NaN or infinity among them, or if the
-        lengths differ.
+        If there are fewer than two scores, any is NaN or infinite, or the lengths
+        differ.
 
     Notes
     -----
     A constant `y_true` or `y_pred` has no order, so the correlation is undefined. The
-    score is then 0.0 (not NaN, which would spoil the mean over the folds of a search)
-    with an :class:`~sklearn.exceptions.UndefinedMetricWarning`. The same holds for
+    score is then 0.0 (not NaN, which would invalidate the mean over the folds of a
+    search) with an :class:`~sklearn.exceptions.UndefinedMetricWarning`. The same
+    applies to
     :func:`plcc_score` and :func:`krcc_score`.
 
     Examples
@@ -76,31 +77,31 @@ def srcc_score(y_true, y_pred):
 
 
 def plcc_score(y_true, y_pred, *, mapping=None):
-    """Pearson linear correlation coefficient: agreement of values up to a line.
+    """Pearson linear correlation coefficient: agreement up to a linear map.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        Scores, for example MOS; finite, at least two.
+        Scores, such as MOS; finite, at least two.
     y_pred : array-like of shape (n,)
         Predicted scores, higher where `y_true` is higher.
     mapping : {"logistic4", "logistic5"}, default=None
-        Curve that is fitted to the scores and applied to `y_pred` first, as most
-        papers do: the increasing :class:`LogisticMapping` of 4 or 5 parameters.
-        ``None`` takes `y_pred` as it is.
+        Curve to fit to the scores and apply to `y_pred` first, as most papers do: the
+        increasing :class:`LogisticMapping` with 4 or 5 parameters. ``None`` uses
+        `y_pred` unchanged.
 
     Returns
     -------
     float
         In [-1, 1], 1 is best; 0.0 with a warning if either is constant, see
-        :func:`srcc_score`. Predictions that run against the scores get a constant
+        :func:`srcc_score`. Predictions that decrease with the scores get a constant
         curve: negate them, or see the `direction` of :class:`LogisticMapping`.
 
     Raises
     ------
     ValueError
-        If there are fewer than two scores (or than the curve has parameters), NaN or
-        infinity among them, if the lengths differ, or `mapping` is unknown.
+        If there are fewer scores than two (or than the curve has parameters), any is
+        NaN or infinite, the lengths differ, or `mapping` is unknown.
 
     Examples
     --------
@@ -113,12 +114,12 @@ def plcc_score(y_true, y_pred, *, mapping=None):
 
 
 def krcc_score(y_true, y_pred):
-    """Kendall rank correlation coefficient (tau-b): how many pairs agree in order.
+    """Kendall rank correlation coefficient (tau-b): agreement of pairwise order.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        Scores, for example MOS; finite, at least two.
+        Scores, such as MOS; finite, at least two.
     y_pred : array-like of shape (n,)
         Predicted scores, on any scale.
 
@@ -131,8 +132,8 @@ def krcc_score(y_true, y_pred):
     Raises
     ------
     ValueError
-        If there are fewer than two scores, NaN or infinity among them, or if the
-        lengths differ.
+        If there are fewer than two scores, any is NaN or infinite, or the lengths
+        differ.
 
     Examples
     --------
@@ -144,16 +145,16 @@ def krcc_score(y_true, y_pred):
 
 
 def rmse(y_true, y_pred, *, mapping=None):
-    """Root mean squared error, in the unit of the scores.
+    """Root mean squared error, in the units of the scores.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        Scores, for example MOS; finite, at least one.
+        Scores, such as MOS; finite, at least one.
     y_pred : array-like of shape (n,)
-        Predicted scores on the same scale; on any with `mapping`.
+        Predicted scores on the same scale, or on any scale with `mapping`.
     mapping : {"logistic4", "logistic5"}, default=None
-        Curve that brings `y_pred` to the scale of `y_true` first, see
+        Curve that first maps `y_pred` to the scale of `y_true`, see
         :func:`plcc_score`.
 
     Returns
@@ -164,8 +165,8 @@ def rmse(y_true, y_pred, *, mapping=None):
     Raises
     ------
     ValueError
-        If there is no score (or fewer than the curve has parameters), NaN or infinity
-        among them, if the lengths differ, or `mapping` is unknown.
+        If there is no score (or fewer than the curve has parameters), any is NaN or
+        infinite, the lengths differ, or `mapping` is unknown.
 
     Examples
     --------
@@ -179,26 +180,26 @@ def rmse(y_true, y_pred, *, mapping=None):
 
 
 def get_scorer(name):
-    """Give the scorer of a name, for ``scoring=``.
+    """Get a scorer by name, for ``scoring=``.
 
-    scikit-learn's own names cannot be added to from outside, so that
-    ``scoring="srcc"`` is an error there; this function knows ours and theirs.
+    scikit-learn's list of names cannot be extended, so ``scoring="srcc"`` is an error
+    there. This function knows both our names and scikit-learn's.
 
     Parameters
     ----------
     name : str
-        One of :func:`get_scorer_names`, or of scikit-learn's
+        One of :func:`get_scorer_names`, or one of scikit-learn's
         (:func:`sklearn.metrics.get_scorer_names`).
 
     Returns
     -------
     callable
-        Scorer ``(estimator, X, y) -> float``, up when good.
+        Scorer ``(estimator, X, y) -> float``; higher is better.
 
     Raises
     ------
     ValueError
-        If nobody knows the name.
+        If the name is unknown.
 
     Examples
     --------
@@ -225,7 +226,7 @@ def get_scorer_names():
     Returns
     -------
     list of str
-        Correlations, and errors with a ``neg_`` before them.
+        Correlations, and errors prefixed with ``neg_``.
 
     Examples
     --------

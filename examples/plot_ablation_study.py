@@ -2,9 +2,9 @@
 An ablation study, step by step
 ===============================
 
-Which of the choices matters: the kinds of features, the timestep, the blocks, the text,
-the noise? A notebook that begins with a baseline, changes one thing at a time, looks
-at whether the differences are more than chance, and ends with a table for a paper.
+Which choices matter: the kinds of features, the timestep, the blocks, the prompts, the
+noise? This example starts with a baseline, changes one thing at a time, tests whether
+the differences are significant, and ends with a table for a paper.
 """
 
 # %%
@@ -36,9 +36,9 @@ print(f"{len(images.data)} pictures of {len(set(images.groups))} photographs")
 # %%
 # The baseline
 # ------------
-# Default features, a scaler, and a support vector regressor. In the store each picture
-# passes the UNet once per timestep, prompt and seed, however many settings and studies
-# follow.
+# Default features, a scaler, and a support vector regressor. With the store, the UNet
+# runs once per picture, timestep, prompt and seed, no matter how many settings and
+# studies follow.
 
 store = FeatureStore(tempfile.mkdtemp())
 model = Pipeline(
@@ -52,8 +52,8 @@ model = Pipeline(
 # %%
 # One change at a time
 # --------------------
-# Each entry lists what a parameter is tried at beside the baseline's value. Every
-# setting sees the same eight splits.
+# Each entry lists the values to try for a parameter, besides that of the baseline. All
+# settings use the same eight splits.
 
 changes = {
     "features__kinds": ["alignment", "error"],
@@ -77,16 +77,16 @@ table = evaluation.ablate(
 # The table
 # ---------
 # ``difference`` is the mean over splits of the setting minus the baseline. ``p_holm``
-# is the p-value of a t test that allows for overlapping training sets, corrected for
-# the number of settings: among a dozen of them, an uncorrected one below 0.05 easily
-# comes up by chance.
+# is the p-value of a t test that accounts for overlapping training sets, adjusted for
+# the number of settings: among a dozen of them, an unadjusted value below 0.05 easily
+# occurs by chance.
 
 columns = ["setting", "n_features", "median", "q1", "q3", "difference", "p_holm"]
 table.frame[columns].round(3)
 
 # %%
-# What another draw of the noise does is a yardstick: a setting that moves the score by
-# no more than that has not been shown to matter.
+# The effect of a different noise seed is a yardstick: a setting that changes the score
+# by no more than that has not been shown to matter.
 
 shifts = table.frame.set_index("setting")["difference"].abs()
 yardstick = shifts.filter(like="random_state").max()
@@ -96,7 +96,7 @@ print("settings that shift it more:", *shifts.index[shifts > yardstick], sep="\n
 # %%
 # The figure
 # ----------
-# Median and inter-quartile range over the splits, the baseline's as a band.
+# Median and inter-quartile range over the splits, with the baseline as a band.
 
 baseline, settings = table.frame.iloc[0], table.frame.iloc[::-1]
 fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
@@ -123,8 +123,8 @@ plt.show()
 # %%
 # Two changes together
 # --------------------
-# One change at a time says nothing about combinations. ``mode="full"`` tries each; all
-# that it needs is in the store by now.
+# One change at a time says nothing about combinations. ``mode="full"`` tries them all;
+# everything it needs is already in the store.
 
 both = evaluation.ablate(
     model,
@@ -142,7 +142,7 @@ both.frame[["setting", "median", "difference", "p_holm"]].round(3)
 # %%
 # For a paper
 # -----------
-# As LaTeX, with what was compared as comments; ``to_markdown`` and ``to_csv`` do the
-# same for other readers.
+# LaTeX, with a record of what was compared as comments; ``to_markdown`` and ``to_csv``
+# write other formats.
 
 print(table.to_latex(digits=3))

@@ -2,15 +2,15 @@
 Figures for a paper
 ===================
 
-Displays compute once and draw as often as asked: ``display.plot(...)`` takes another
-style, or axes of one's own. New figures are as wide as a column (3.5 inches).
+Displays compute once and can be drawn repeatedly: ``display.plot(...)`` accepts another
+style or your own axes. New figures are one column wide (3.5 inches).
 """
 
 # %%
 # Data and a model
 # ----------------
-# Photographs under three distortions; the target is minus the level. Small pictures,
-# so that this page is built in seconds.
+# Photographs with three distortions; the target is minus the level. The pictures are
+# small, so this page builds in seconds.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,9 +44,9 @@ features = DiffusionQAFeatures(image_size=SIZE)
 model = make_pipeline(features, StandardScaler(), SVR(C=10))
 
 # %%
-# Where prompts are attended to, block by block
-# ---------------------------------------------
-# A row of maps per block, from one pass per prompt.
+# Attention to each prompt, block by block
+# ----------------------------------------
+# One row of maps per block, from one pass per prompt.
 
 coffee = datasets.load_sample_photos(image_size=128)
 coffee = coffee.data[coffee.names.index("coffee")]
@@ -61,9 +61,9 @@ plt.show()
 # %%
 # Noise round trip
 # ----------------
-# What is left of a picture at a timestep, and what the frozen UNet makes of it in one
-# step. At t = 950 hardly anything is left to go by. The decoder of the VAE is read for
-# this display only.
+# What remains of a picture at a timestep, and what the frozen UNet restores in one
+# step. At t = 950 hardly any information is left. The VAE's decoder is loaded for this
+# display only.
 
 NoiseRoundTripDisplay.from_estimator(
     DiffusionQAFeatures(image_size=128), [coffee], timesteps=(95, 500, 950)
@@ -73,8 +73,9 @@ plt.show()
 # %%
 # Correlation against timestep
 # ----------------------------
-# Trained on four photographs, tested on two times four others. Bands are bootstrap
-# intervals by photograph; with four of them they are too narrow, and still wide.
+# Trained on four photographs, tested on two sets of four others. Bands are bootstrap
+# intervals by photograph; with only four photographs they are too narrow, and still
+# wide.
 
 TimestepCurveDisplay.from_estimator(
     model,
@@ -88,7 +89,7 @@ plt.show()
 # %%
 # Features in two dimensions
 # --------------------------
-# Marker says which distortion, colour how much of it.
+# Markers show the distortion, colours its level.
 
 columns = features.fit_transform(first.data)
 EmbeddingDisplay.from_features(columns, y=first.target, labels=first.family)
@@ -98,8 +99,8 @@ plt.show()
 # %%
 # Prediction, logistic and outliers
 # ---------------------------------
-# A standard error of half a level is made up here; data sets that give one for each
-# score decide by it who is an outlier.
+# A standard error of half a level is made up here. For datasets that report one for
+# each score, it determines the outliers.
 
 predicted = cross_val_predict(
     make_pipeline(StandardScaler(), SVR(C=10)),
@@ -127,9 +128,9 @@ plt.show()
 # %%
 # Scores of frames over time
 # --------------------------
-# Any estimator with ``frame_scores(X)`` will do: it returns, for each video, a mapping
-# with ``score`` and ``frame``, and ``time`` and ``weight`` where it has them. This one
-# scores frames as pictures. The clip is out of focus in its middle.
+# Any estimator with ``frame_scores(X)`` works: it returns, for each video, a mapping
+# with ``score`` and ``frame``, and optionally ``time`` and ``weight``. This one scores
+# frames as pictures. The clip is out of focus in the middle.
 
 
 class FrameByFrame(BaseEstimator):
@@ -157,7 +158,7 @@ display = FrameScoresDisplay.from_estimator(FrameByFrame(model, frame_rate=2), [
 plt.show()
 
 # %%
-# The same numbers in another style; nothing is computed again.
+# The same values in another style; nothing is recomputed.
 
 display.plot(color="black", marker="s", score_name="predicted score")
 plt.show()

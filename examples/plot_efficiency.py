@@ -2,15 +2,15 @@
 What does a score cost?
 =======================
 
-Milliseconds, images per second, parameters, multiplications and memory of a prediction,
-stage by stage, so that one sees what to make cheaper.
+Latency, throughput, parameters, multiply-accumulates and memory of a prediction by
+stage, to see where optimisation pays off.
 """
 
 # %%
 # Three estimators
 # ----------------
-# Denoising errors need the UNet's whole pass. The alignment with blocks on the way down
-# does not: the pass ends behind the last block that is asked for.
+# Denoising errors need the UNet's whole pass. Alignment with the encoder's blocks does
+# not: the pass stops after the last requested block.
 
 import matplotlib.pyplot as plt
 from sklearn.pipeline import make_pipeline
@@ -39,8 +39,8 @@ methods = {
 # %%
 # Measurement
 # -----------
-# On whatever device the features are computed on. For a paper: an idle machine, real
-# photographs in their own size, and more repeats.
+# Measured on the device that computes the features. For a paper, use an idle machine,
+# real photographs at their own size, and more repeats.
 
 table = evaluation.efficiency(methods, images.data[:8], n_repeats=10)
 print(table.to_markdown(digits=2))

@@ -3,13 +3,13 @@ A first quality score
 =====================
 
 Photographs are distorted by known amounts; features of the frozen ``tiny`` backbone and
-a support vector regressor predict how much, on photographs that they have not seen.
+a support vector regressor predict these amounts on unseen photographs.
 """
 
 # %%
 # Data
 # ----
-# Four photographs that scikit-learn and scikit-image bring along, three distortions at
+# Four photographs that ship with scikit-learn and scikit-image, three distortions at
 # three levels. The target is minus the level; nobody rated these pictures.
 
 import matplotlib.pyplot as plt
@@ -51,8 +51,8 @@ predicted = cross_val_predict(
 # %%
 # Result
 # ------
-# With so few pictures the correlation is only a first sight; ``diffqa demo`` does the
-# same with more of them, beside a baseline.
+# With so few pictures the correlation is only a rough estimate; ``diffqa demo`` uses
+# more of them and adds a baseline.
 
 display = PredictionDisplay.from_predictions(
     images.target, predicted, labels=images.family, spread=0.5
@@ -61,6 +61,6 @@ display.ax_.set_xlabel("target: minus the level of distortion")
 plt.show()
 
 # %%
-# The columns have names, so that any of them can be looked up.
+# Columns have names, so you can look up any of them.
 
 print(features.get_feature_names_out()[:4])

@@ -1,18 +1,18 @@
 """
-What only time shows
-====================
+Temporal artefacts
+==================
 
-Clips with faults of timing: dropped, frozen, late, held and flickering frames. A model
-that looks at frames one at a time can hardly see them. This example measures what
+Clips with dropped, frozen, late, held and flickering frames. Such artefacts are all but
+invisible in single frames. This example measures what
 :class:`~diffqa_features.MotionFeatures` add, on contents that the model has not seen.
 """
 
 # %%
 # Data
 # ----
-# A camera moves over six photographs; each clip has one of five faults of timing at
-# one of three levels, and is written without loss otherwise. The target is minus the
-# level; nobody rated these clips.
+# A camera moves over six photographs; each clip has one of five temporal artefacts at
+# one of three levels, and is encoded losslessly. The target is minus the level; nobody
+# rated these clips.
 
 import tempfile
 
@@ -42,8 +42,8 @@ print(videos.DESCR)
 # %%
 # Features
 # --------
-# Both are ordinary transformers, and a union puts their columns side by side. With
-# `memory` every frame and every clip is computed once, however many models follow.
+# Both are ordinary transformers, and a union concatenates their columns. With `memory`,
+# every frame and every clip is computed once, no matter how many models follow.
 
 store = f"{folder.name}/store"
 frames = DiffusionQAFeatures(image_size=128, memory=store)
@@ -57,8 +57,8 @@ models = {
 # %%
 # Result
 # ------
-# Whole contents are held out. Which contents share a fold is drawn anew for every seed:
-# the spread of the scores over seeds tells which differences mean something.
+# Whole contents are held out. Each seed draws new folds: the spread of the scores over
+# seeds shows which differences are meaningful.
 
 seeds = range(5)
 scores = {name: [] for name in models}
@@ -83,8 +83,8 @@ print(
 )
 
 # %%
-# By fault: the same predictions (last seed), each fault for itself. Single frames show
-# none of them, not even flicker: one cannot know how bright a frame should be.
+# By artefact: the same predictions (last seed), each artefact separately. Single frames
+# reveal none of them, not even flicker: nothing tells how bright a frame should be.
 
 print(f"\n{'SRCC by fault':>18}  " + " ".join(f"{name:>17}" for name in models))
 for family in videos.distortion_names:
@@ -93,9 +93,9 @@ for family in videos.distortion_names:
     print(f"{family:>18}  " + " ".join(f"{value:17.3f}" for value in each))
 
 # %%
-# The picture says the same. Where all faults are of timing, motion alone is the best of
-# the three: the columns of frames then only add distance between contents. They are
-# there for faults of the picture, which this data set has none of.
+# The figure confirms this. If all artefacts are temporal, motion alone is the best of
+# the three: frame columns only add distance between contents. They are needed for
+# spatial distortions, which this dataset does not contain.
 
 fig, ax = plt.subplots(figsize=(5, 2.4), layout="constrained")
 ax.boxplot(list(scores.values()), orientation="horizontal", tick_labels=list(scores))

@@ -2,9 +2,8 @@
 What does removing the prompts cost?
 ====================================
 
-The first question of every reader: is it the text that matters, or the network? The
-same regressor without text, with one prompt, and with a pair that has nothing to do
-with quality.
+The first question of every reader: does the text matter, or only the network? The same
+regressor is tested without text, with one prompt, and with a pair unrelated to quality.
 """
 
 # %%
@@ -35,8 +34,9 @@ model = Pipeline(
 # Ablation
 # --------
 # Eight random splits by photograph, the same for every setting. Without text there are
-# fewer columns; the unrelated pair has as many as the baseline, and so tells the words
-# apart from the number of columns. No picture passes the UNet twice under one prompt.
+# fewer columns; the unrelated pair has as many as the baseline, which separates the
+# effect of the words from that of the number of columns. The UNet never runs twice for
+# the same picture and prompt.
 
 prompts = [("",), ("Good photo.",), ("A cat.", "A dog.")]
 table = evaluation.ablate(
@@ -55,10 +55,10 @@ print(table.to_markdown(digits=3))
 # Result
 # ------
 # One dot per split, a bar for the median, a box for the inter-quartile range. The
-# p-values are those of the t test that allows for overlapping training sets, corrected
-# for the number of settings (Holm). On these few pictures, and with a backbone as small
-# as ``tiny``, no setting differs from the baseline beyond chance, which does not prove
-# that none differs. Put ``backbone="sd15"`` and real opinion scores in, and ask again.
+# p-values are from the t test that accounts for overlapping training sets, adjusted for
+# the number of settings (Holm). On so few pictures, and with a backbone as small as
+# ``tiny``, no setting differs significantly from the baseline, which does not prove
+# that none differs. Repeat it with ``backbone="sd15"`` and real opinion scores.
 
 names = {
     "baseline": "“Good photo.”\n“Bad photo.”",

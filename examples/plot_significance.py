@@ -1,18 +1,17 @@
 """
-Is a gain across data sets significant?
-=======================================
+Is a gain across datasets significant?
+======================================
 
-A method is trained on one data set and tested on another, and scores more than its
-rival. Would it do so on other pictures? Intervals, a paired test, and a correction for
-the number of tests, in one table.
+A method is trained on one dataset and tested on another, and outperforms its rival.
+Would it do so on other pictures? One table shows intervals, a paired test, and an
+adjustment for multiple tests.
 """
 
 # %%
-# Two data sets
-# -------------
-# Distorted photographs, and distorted procedural pictures. Their targets go opposite
-# ways, as MOS and DMOS do: quality for the first, degradation for the second. The data
-# sets say so (``higher_is_better``), and predictions are turned round accordingly.
+# Two datasets ------------- Distorted photographs, and distorted procedural pictures.
+# Their targets have opposite directions, like MOS and DMOS: quality for the first,
+# degradation for the second. The datasets declare this (``higher_is_better``), and
+# predictions are sign-flipped accordingly.
 
 import tempfile
 
@@ -41,8 +40,8 @@ drawings.higher_is_better = False
 # %%
 # Two methods
 # -----------
-# The same regressor on all columns, and without the denoising error. Both read one
-# store, so that every picture passes the UNet once per prompt.
+# The same regressor on all columns, and without the denoising error. Both share a
+# store, so the UNet runs once per picture and prompt.
 
 store = FeatureStore(tempfile.mkdtemp())
 
@@ -60,8 +59,8 @@ methods = {
 # %%
 # Cross-dataset table
 # -------------------
-# Each data set trains, the other tests. Intervals are by photograph: nine versions of
-# one picture are not twelve pictures.
+# Each dataset is used for training and the other for testing. Intervals are by
+# photograph, because versions of one picture are not independent.
 
 sets = {"photographs": photos, "drawings": drawings}
 table = evaluation.cross_dataset(methods, sets, sets, metrics=("srcc", "plcc"))
@@ -76,8 +75,8 @@ test = evaluation.compare(table, metric="srcc", baseline="alignment")
 print(test.to_markdown(digits=3))
 
 # %%
-# A gain whose interval holds zero is no gain yet, however many digits it is given. The
-# p-values are corrected for there being two of them (Holm).
+# A gain whose interval contains zero is not a gain, however many digits it has. The two
+# p-values are adjusted for multiple tests (Holm).
 
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(8.6, 2.9), layout="constrained", width_ratios=(3, 2)

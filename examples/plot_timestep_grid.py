@@ -2,8 +2,9 @@
 Which timesteps and blocks?
 ===========================
 
-A grid search over what is read from the diffusion model. With ``memory`` every picture
-passes the UNet once per timestep and prompt, whatever the number of folds and settings.
+A grid search over the features read from the diffusion model. With ``memory``, the UNet
+runs once per picture, timestep and prompt, regardless of the number of folds and
+settings.
 """
 
 # %%
@@ -35,7 +36,7 @@ images = make_distorted_images(
 # Search
 # ------
 # Three timesteps alone and together, three groups of blocks, two settings of the
-# regressor: 24 candidates on two folds, and yet three passes per picture and prompt.
+# regressor: 24 candidates on two folds, but only three passes per picture and prompt.
 
 store = FeatureStore(tempfile.mkdtemp())
 model = Pipeline(
@@ -55,15 +56,15 @@ search.fit(images.data, images.target, groups=images.groups)
 print(search.best_params_, f"SRCC {search.best_score_:.2f}")
 
 # %%
-# The store holds one latent per picture, and per timestep and prompt one entry for each
-# kind of features.
+# The store holds one latent per picture, and one entry per timestep, prompt and kind of
+# features.
 
 print(store.info())
 
 # %%
 # Result
 # ------
-# Each cell is the better of the two settings of the regressor.
+# Each cell shows the better of the two regressor settings.
 
 SearchHeatmapDisplay.from_estimator(
     search, rows="features__timesteps", columns="features__blocks"

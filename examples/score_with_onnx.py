@@ -2,8 +2,8 @@
 Scoring without torch
 =====================
 
-A student that ``export_onnx`` has written scores pictures with nothing but onnxruntime,
-NumPy and Pillow: ``python score_with_onnx.py student.onnx photo.jpg``.
+A student exported by ``export_onnx`` scores pictures using only onnxruntime, NumPy and
+Pillow: ``python score_with_onnx.py student.onnx photo.jpg``.
 """
 
 import sys

@@ -29,50 +29,50 @@ _DELETE = "DELETE FROM entries WHERE rowid = ?"
 
 
 class FeatureStore:
-    """Keep computed features on disk, so that no pass is ever run twice.
+    """On-disk cache of computed features, so that no pass runs twice.
 
-    Every value lies under a key that is made of all it depends on: the media's
-    content, the backbone's weights, timestep, noise seed, prompt, block and so on.
-    So nothing in a store is ever stale, several estimators and processes share one,
-    and it may be cleared at any time at the price of computing again.
+    The key of a value is a hash of everything it depends on: the content of the medium,
+    the backbone's weights, timestep, noise seed, prompt, block and so on. Entries are
+    therefore never stale, several estimators and processes can share a store, and
+    clearing it costs only the time to recompute.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        Folder of the store. It is created when the first value is put and then holds
-        one SQLite database, ``features.sqlite``, with its journal beside it.
+        Folder of the store. It is created by the first `put` and holds one SQLite
+        database, ``features.sqlite``, and its journal.
     max_size : int, default=None
-        Bytes that the database may take. What was used least recently is dropped
-        when it would grow beyond; the file shrinks. The journal, normally about
-        4 MiB and as much as one batch of values at most, comes on top, and a value
-        larger than `max_size` is not kept. ``None`` sets no bound.
+        Maximum size of the database in bytes. The least recently used values are
+        evicted when it would grow larger, and the file shrinks. The journal comes on
+        top: normally about 4 MiB, at most one batch of values. A value larger than
+        `max_size` is not stored. ``None`` sets no limit.
 
     See Also
     --------
-    DiffusionQAFeatures : Takes a store, or its folder, as `memory`.
+    DiffusionQAFeatures : Accepts a store, or its folder, as `memory`.
 
     Notes
     -----
-    *Processes and threads* may share a store, also across ``fork``. A store holds no
-    connection of its own: copies, clones and pickles are equal to it and work on the
-    same folder, which is looked up relative to the working directory.
+    *Processes and threads* can share a store, also across ``fork``. A store object
+    holds no connection: copies, clones and pickles compare equal and work on the same
+    folder, which is resolved relative to the working directory.
 
-    *Crashes.* A batch of values is one transaction. After ``kill -9`` at any moment
-    all finished batches are there and nothing else. After a power cut the last few
-    batches may be gone; the others are whole (WAL journal, ``synchronous=NORMAL``).
+    *Crashes.* A batch of values is one transaction. After ``kill -9`` at any moment,
+    exactly the committed batches are present. After a power failure the last few
+    batches may be lost; the others are intact (WAL journal, ``synchronous=NORMAL``).
 
-    *Damage.* Each value carries a checksum over key, dtype, shape and bytes. A value
-    that fails it is removed with a warning and counts as missing. A database that is
-    damaged itself, or is of another format, or is no database, is renamed to
+    *Corruption.* Each value carries a checksum over key, dtype, shape and bytes. A
+    value that fails it is removed with a warning and counts as missing. A corrupt
+    database, one of another format, or a file that is not a database is renamed to
     ``features.sqlite.damaged-<n>`` or ``features.sqlite.other-format-<n>`` with a
-    warning, never deleted, and a new one is begun.
+    warning, never deleted, and a new one is started.
 
     *Disks.* The folder must be on a local disk: SQLite's WAL needs shared memory
-    between processes, which NFS and other network drives do not give. A store that
-    may only be read still serves what it has.
+    between processes, which NFS and other network file systems do not provide. A
+    read-only store still serves the values it has.
 
-    *Recency* is noted only by stores with a `max_size`, in memory, and written with
-    the next `put` or `close`, so that reading costs no write.
+    *Recency* is tracked only with a `max_size`, in memory, and written with the next
+    `put` or `close`, so reading never writes.
 
     Examples
     --------
@@ -100,13 +100,13 @@ class FeatureStore:
         Parameters
         ----------
         keys : iterable of str
-            Any number of them.
+            Any number of keys.
 
         Returns
         -------
         dict of str to ndarray
-            What is there, with the dtype and shape it was put with. Missing and
-            damaged keys are absent.
+            The values found, with their original dtype and shape. Keys that are missing
+            or damaged are left out.
         """
         keys = _check_keys(keys)
         try:
@@ -121,19 +121,19 @@ class FeatureStore:
         return found
 
     def put(self, items):
-        """Keep values, all of them or (when an error is raised) none.
+        """Store values: all of them or, if an error is raised, none.
 
         Parameters
         ----------
         items : dict of str to ndarray
             Arrays of any shape and of a boolean, integer, float or complex dtype,
-            up to 900 MB each. A key that is there already is replaced.
+            up to 900 MB each. The value of an existing key is replaced.
 
         Raises
         ------
         OSError
-            When the folder cannot be written: full, read-only, locked for a minute.
-            What was there before stays readable.
+            If the folder cannot be written: disk full, read-only, or locked for a
+            minute. Values stored before stay readable.
         """
         _check_keys(items)
         for key, value in items.items():
@@ -167,13 +167,13 @@ class FeatureStore:
         return StoreInfo(str(self.path), entries, size, self.max_size)
 
     def clear(self):
-        """Delete every value, and with them the file, which frees a full disk too."""
-        # Opening it first sets aside what is not ours to delete.
+        """Delete all values and the file itself, which also frees a full disk."""
+        # Opening it first sets aside files that are not ours to delete.
         if self._run(lambda file: True):
             shared_file(self._folder()).delete()
 
     def close(self):
-        """Close this process's connection; the next use opens it again."""
+        """Close this process's connection; the next use reopens it."""
         shared_file(self._folder()).close()
 
     def __enter__(self):
@@ -242,7 +242,7 @@ class FeatureStore:
                     file.connection.executemany(_DELETE, damaged)
                     file.write_touched()
             except DATABASE_ERRORS as error:
-                # A store that may only be read is served as it is.
+                # A read-only store is served as it is.
                 if is_damage(error, file.path):
                     raise
         return found, len(damaged)
@@ -279,7 +279,7 @@ class StoreInfo(NamedTuple):
 
 
 def as_store(memory):
-    """The store that a `memory` parameter means: None, a folder or a store."""
+    """The store of a `memory` parameter: None, a folder or a store."""
     if memory is None or isinstance(memory, FeatureStore):
         return memory
     if isinstance(memory, (str, os.PathLike)):
@@ -347,7 +347,7 @@ def _checksum(name: bytes, header: bytes, content: bytes) -> bytes:
 
 
 def _evict(connection: sqlite3.Connection, max_size: int) -> None:
-    """Drop what was used longest ago until the database fits, then shrink it."""
+    """Evict the least recently used values until the database fits, then shrink it."""
     while (excess := _pages(connection)[1] - max_size) > 0:
         victims = []
         with closing(

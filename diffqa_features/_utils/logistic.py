@@ -1,4 +1,4 @@
-"""Predictions in, the same on the scale of the scores out: the VQEG's logistics."""
+"""VQEG logistic mappings: predictions in, values on the scale of the scores out."""
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -19,26 +19,27 @@ _N_COARSE = 2000
 class LogisticMapping(BaseEstimator):
     """Monotonic logistic curve from predictions to opinion scores.
 
-    Correlations and errors in the unit of the scores are reported after such a curve,
-    because a prediction need not be linear in opinion, and because every data set has
-    a scale of its own. The curve has few parameters and never changes the order.
+    Correlations and errors in the units of the scores are reported after fitting such a
+    curve, because predictions need not be linear in opinion scores and every dataset
+    has its own scale. The curve has few parameters and never changes the order.
 
     Parameters
     ----------
     n_parameters : {4, 5}, default=4
-        Which curve, with the parameters b1 to b5 of :attr:`parameters_`:
+        Form of the curve, with the parameters b1 to b5 of :attr:`parameters_`:
 
-        - 4: ``b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|))``, the VQEG's of 2000
-          [1]_: b1 and b2 are the values that it tends to on the right and the left,
-          b3 is its middle, b4 its width.
-        - 5: ``b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5``, a logistic and a
-          line [2]_. Here b1, b2 and b4 are bounded to one common direction: the free
-          curve may fall where it should rise, which would reward a wrong order.
+        - 4: ``b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|))``, the VQEG's of 2000 [1]_:
+          b1 and b2 are its limits on the right and the left, b3 its midpoint, b4 its
+          width.
+        - 5: ``b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5``, a logistic plus a
+          line [2]_. Here b1, b2 and b4 are constrained to a common direction: the
+          unconstrained curve can decrease where it should increase, which would reward
+          a wrong order.
 
     direction : {"increasing", "decreasing", "auto"}, default="increasing"
-        Which way the curve goes. With ``"increasing"``, predictions that run against
-        the scores get a flat curve, and so no credit. ``"auto"`` follows the sign of
-        the rank correlation, which flatters a predictor of noise: its correlation
+        Direction of the curve. With ``"increasing"``, predictions that decrease with
+        the scores get a flat curve and so earn no credit. ``"auto"`` follows the sign
+        of the rank correlation, which flatters random predictions: their correlation
         after the curve is never negative.
 
     Attributes
@@ -51,18 +52,18 @@ class LogisticMapping(BaseEstimator):
     See Also
     --------
     diffqa_features.metrics.plcc_score : Fits the curve first with `mapping`.
-    sklearn.isotonic.IsotonicRegression : A monotonic fit without a form.
+    sklearn.isotonic.IsotonicRegression : A non-parametric monotonic fit.
 
     Notes
     -----
-    Least squares. Given its middle and steepness, a curve is linear in everything
-    else, and those parts are solved exactly, with their signs bounded. So the search
-    is over two numbers only: for each of 13 steepnesses the best of 15 middles is a
-    start, and from the best three a bounded search goes on; predictions and scores are
-    standardised first. Nothing is random.
+    The fit is by least squares. Given its midpoint and steepness, a curve is linear in
+    all other parameters, which are solved exactly under sign constraints. The search is
+    therefore over two parameters only: for each of 13 steepnesses, the best of 15
+    midpoints is a candidate, and a bounded search starts from the best three.
+    Predictions and scores are standardised first. The fit is deterministic.
 
-    It is customary to fit the curve on the very scores that it is then judged on. With
-    four parameters and hundreds of scores this hardly matters; with twenty it does.
+    It is customary to fit the curve on the scores used for evaluation. With four
+    parameters and hundreds of scores this hardly matters; with twenty scores it does.
 
     References
     ----------
@@ -97,9 +98,10 @@ class LogisticMapping(BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n,)
-            Predictions, finite. Constant ones get a flat curve at the mean score.
+            Predictions, finite. Constant predictions get a flat curve at the mean
+            score.
         y : array-like of shape (n,)
-            Scores, finite, as many as the curve has parameters at least.
+            Scores, finite, at least as many as the curve has parameters.
 
         Returns
         -------
@@ -144,18 +146,18 @@ class LogisticMapping(BaseEstimator):
         return self
 
     def transform(self, X):
-        """Bring predictions to the scale of the scores.
+        """Map predictions to the scale of the scores.
 
         Parameters
         ----------
         X : array-like of shape (n,)
-            Predictions, finite; also others than those of `fit`.
+            Predictions, finite; need not be those passed to `fit`.
 
         Returns
         -------
         ndarray of shape (n,), dtype float64
-            The curve's values. Their order is that of `X`, or its reverse if the curve
-            falls.
+            The curve's values, in the order of `X`, or in reverse order for a
+            decreasing curve.
         """
         check_is_fitted(self)
         x = _numbers(X, "X")
@@ -172,7 +174,7 @@ def _numbers(values, name: str) -> np.ndarray:
 
 
 def _search(u, v, tilted):
-    """Middle, slope and (rise, tilt) of the best curve through standardised points."""
+    """Midpoint, slope and (rise, tilt) of the best curve for standardised points."""
     coarse = np.argsort(u)[:: max(1, len(u) // _N_COARSE)]
     middles = np.unique(np.quantile(u, np.linspace(0.02, 0.98, 15)))
 
@@ -204,7 +206,7 @@ def _search(u, v, tilted):
 
 
 def _residual(curve, u, v, tilted):
-    """Residual of the best rise and tilt, neither negative, and these two."""
+    """Residual of the best non-negative rise and tilt, and these two."""
     at, slope = curve
     s = expit(slope * (u - at))
     s, u, v = s - s.mean(), u - u.mean(), v - v.mean()

@@ -1,9 +1,9 @@
-"""Data to start with: ``load_*`` reads what is at hand, ``make_*`` computes it.
+"""Datasets: ``load_*`` reads local copies, ``make_*`` generates data.
 
 In: the folder of a published dataset, a table, or nothing. Out: a ``Bunch`` with data,
 target and groups. Published datasets are read from local copies in their official
 layout; nothing is downloaded. Open `_loader` first for a dataset, `_distorted_images`
-for a graded set. :func:`from_table` reads a table of your own.
+for a graded set. :func:`from_table` reads your own table.
 """
 
 from diffqa_features.datasets._camera_videos import load_cvd2014, load_live_qualcomm

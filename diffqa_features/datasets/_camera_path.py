@@ -1,4 +1,4 @@
-"""A picture in, frames of a camera that moves over it out."""
+"""A picture in, frames of a camera moving over it out."""
 
 from dataclasses import dataclass
 
@@ -48,12 +48,12 @@ def draw_motion(rng, slowest, fastest, *, lively=0.5):
 
 
 class Scene:
-    """What a camera sees that moves over a picture; the picture is mirrored around.
+    """The view of a camera that moves over a picture with mirrored borders.
 
     Parameters
     ----------
     picture : ndarray of shape (h, w, 3) or (h, w, 4), dtype uint8
-        With an alpha channel the frames have one too, and nothing is mirrored.
+        With an alpha channel, frames have one too, and nothing is mirrored.
     motion : Motion
         How the camera moves.
     size : int
@@ -63,7 +63,7 @@ class Scene:
     scale : float, default=1.0
         Pixels of the picture per pixel of a frame.
     margin : int, default=0
-        Pixels by which the picture is mirrored on each side, at most its size.
+        Width in pixels of the mirrored border, at most the picture's size.
     """
 
     def __init__(self, picture, motion, size, start, scale=1.0, margin=0):

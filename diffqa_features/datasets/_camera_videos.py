@@ -48,8 +48,8 @@ def _cvd2014_table(folder, score) -> pd.DataFrame:
 _CVD2014 = Dataset(
     loader="load_cvd2014",
     title="CVD2014",
-    about="""234 videos of 5 scenes, taken with 78 cameras in six tests: distortions of
-    the cameras themselves.""",
+    about="""234 videos of 5 scenes, recorded with 78 cameras in six tests: authentic
+    capture distortions.""",
     tree="""
     CVD2014/
         CVD2014_ratings/Realignment_MOS.csv
@@ -62,9 +62,9 @@ _CVD2014 = Dataset(
         "original": Score("Original MOS", 0, 100),
     },
     score_text="The original scores cannot be compared between the six tests.",
-    groups="""Scene (`Content`, 5): all cameras of a test filmed the same one. With the
-    column ``test`` of `frame` it makes 18 groups, a softer rule.""",
-    notes="The file has decimal commas; the comma is read as such.",
+    groups="""Scene (`Content`, 5): all cameras of a test filmed the same one. Combined
+    with the column ``test`` of `frame`, it gives 18 groups, a less strict rule.""",
+    notes="The file uses decimal commas, which are read correctly.",
     unsure="that the original scores of different tests cannot be compared.",
     licence="""notice of the University of Helsinki: free use with the notice and an
     acknowledgement; single frames not for marketing.""",

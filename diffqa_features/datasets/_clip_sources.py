@@ -18,7 +18,7 @@ _ROOM = 1.5  # sides of a frame per side of the picture under it
 
 @dataclass(frozen=True)
 class ClipSource:
-    """One content, before it is distorted."""
+    """One undistorted content."""
 
     name: str
     frames: list[np.ndarray]
@@ -29,7 +29,7 @@ class ClipSource:
 def clip_sources(
     references, n_references, n_frames, frame_rate, image_size, seed
 ) -> Iterator[ClipSource]:
-    """Clips one after the other, under names that all differ."""
+    """Yield clips with unique names."""
     if references is None:
         side = round(_ROOM * image_size)
         for index in range(n_references):
@@ -74,7 +74,7 @@ def _source(name, frames, frame_rate) -> ClipSource:
 
 
 def _pan(picture, n_frames, size, seed) -> list[np.ndarray]:
-    """A camera that moves over a picture; how it does hangs on picture and seed."""
+    """A camera moving over a picture; its path depends on picture and seed."""
     rng = np.random.default_rng([seed, int(pixel_key(picture), 16)])
     motion = draw_motion(rng, _SLOWEST, _FASTEST)
     side = len(picture)

@@ -1,4 +1,4 @@
-"""Pictures made worse on purpose, or made by machines: many of one content."""
+"""Artificially distorted or generated pictures: many versions of each content."""
 
 import re
 from pathlib import Path
@@ -34,16 +34,17 @@ def _kadid10k_table(folder) -> pd.DataFrame:
 _KADID10K = Dataset(
     loader="load_kadid10k",
     title="KADID-10k",
-    about="""10,125 pictures: 81 photographs under 25 distortions at 5 levels, rated by
-    a crowd.""",
+    about="""10,125 pictures: 81 photographs with 25 distortions at 5 levels, rated by
+    crowdsourcing.""",
     tree="""
     kadid10k/
         dmos.csv (dist_img, ref_img, dmos, var)
         images/I01_01_01.png ... (and the references I01.png ...)
     """,
     scores={"dmos": Score("dmos", 1, 5)},
-    score_text="""The owners call it `dmos`, but it is a mean opinion score: higher is
-    better. Do not invert it. `var` in `frame` is the variance of the ratings.""",
+    score_text="""The owners call the column `dmos`, but it is a mean opinion score:
+    higher is better. Do not invert it. `var` in `frame` is the variance of the
+    ratings.""",
     groups="Name of the reference (`ref_img`, 81).",
     licence="free for research according to the owners' page; no formal licence.",
     access="direct download",
@@ -92,7 +93,7 @@ def _live_table(folder, score) -> pd.DataFrame:
 _LIVE = Dataset(
     loader="load_live",
     title="LIVE Image Quality Assessment Database, release 2",
-    about="""779 pictures: 29 photographs under JPEG 2000, JPEG, white noise, blur and
+    about="""779 pictures: 29 photographs with JPEG 2000, JPEG, white noise, blur and
     fast fading.""",
     tree="""
     databaserelease2/
@@ -106,14 +107,14 @@ _LIVE = Dataset(
         "realigned": Score("dmos_new", 0, 100, higher_is_better=False, strict=False),
         "original": Score("dmos", 0, 100, higher_is_better=False),
     },
-    score_text="""Most papers use the realigned scores. They come with `dmos_std`, the
-    others do not.""",
-    groups="Name of the reference (29), in small letters.",
-    notes="""The label files list 982 entries by position, jp2k first; the 203 that are
-    copies of references (`orgs` is 1) are left out.""",
-    unsure="that dmos_realigned.mat is a download of its own.",
+    score_text="""Most papers use the realigned scores. Only these come with
+    `dmos_std`.""",
+    groups="Name of the reference (29), in lower case.",
+    notes="""The label files list 982 entries by position, jp2k first; the 203 copies of
+    references (`orgs` is 1) are left out.""",
+    unsure="that dmos_realigned.mat is a separate download.",
     licence="""notice of UT Austin, 2005. Nine of the photographs belong to Visual
-    Delights Inc. and may not be used outside of this database without permission.""",
+    Delights Inc. and may not be used outside this database without permission.""",
     access="form and password",
     url="https://live.ece.utexas.edu/research/quality/subjective.htm",
     cite="""Sheikh, H. R., Sabir, M. F. and Bovik, A. C. (2006). IEEE Transactions on
@@ -170,7 +171,7 @@ def _csiq_table(folder) -> pd.DataFrame:
 _CSIQ = Dataset(
     loader="load_csiq",
     title="CSIQ",
-    about="866 pictures: 30 photographs under 6 distortions at 4 or 5 levels.",
+    about="866 pictures: 30 photographs with 6 distortions at 4 or 5 levels.",
     tree="""
     CSIQ/
         csiq.DMOS.xlsx (sheet all_by_image: image, dst_idx, dst_lev, dmos_std, dmos)
@@ -231,18 +232,17 @@ _TID2013_NAME = re.compile(r"i\d\d_\d\d_\d\.bmp", re.IGNORECASE)
 _TID2013 = Dataset(
     loader="load_tid2013",
     title="TID2013",
-    about="3,000 pictures: 25 photographs under 24 distortions at 5 levels.",
+    about="3,000 pictures: 25 photographs with 24 distortions at 5 levels.",
     tree="""
     tid2013/
         mos_with_names.txt (a score and a name on each line)
-        mos_std.txt (need not be there)
-        distorted_images/i01_01_1.bmp ...
+        mos_std.txt (optional) distorted_images/i01_01_1.bmp ...
     """,
     scores={"mos": Score("mos", 0, 9)},
-    score_text="`mos_std` in `frame` comes from mos_std.txt, if that is there.",
-    groups="Number of the reference, two digits of the name (25).",
-    notes="""The case of names differs between the list and the disk; it is not looked
-    at.""",
+    score_text="`mos_std` in `frame` comes from mos_std.txt, if present.",
+    groups="Number of the reference, two digits in the file name (25).",
+    notes="""File names differ in case between the list and the disk; case is
+    ignored.""",
     unsure="that reference 25 is an artificial picture.",
     licence="not stated by the owners.",
     access=_OPEN,
@@ -281,8 +281,8 @@ def _pipal_table(folder) -> pd.DataFrame:
 _PIPAL = Dataset(
     loader="load_pipal",
     title="PIPAL (training part)",
-    about="""23,200 pictures: 200 references under 116 distortions, many of them the
-    outputs of restoration networks.""",
+    about="""23,200 pictures: 200 references with 116 distortions, many of them outputs
+    of restoration networks.""",
     tree="""
     PIPAL/
         Train_Label/A0001.txt ... (one for each of 200 references: name, Elo score)
@@ -290,11 +290,12 @@ _PIPAL = Dataset(
         Distortion_2/, Distortion_3/, Distortion_4/ (other references)
     """,
     scores={"elo": Score("elo")},
-    score_text="Elo ratings of pairwise comparisons; found from 917 to 1836.",
+    score_text="Elo ratings from pairwise comparisons; values range from 917 to 1836.",
     groups="Name of the reference, the part before the first `_` (200).",
-    parts={"train": "all of it; scores of the other parts were not released with it"},
-    notes="""The folders of the owners' own code (MOS_Scores_train, Distortion/) and all
-    pictures in one folder Train_Dist or Dist_Imgs are read too.""",
+    parts={"train": "everything; scores of the other parts were not released with it"},
+    notes="""Two other layouts are read too: that of the owners' own code
+    (MOS_Scores_train, Distortion/), and all pictures in one folder Train_Dist or
+    Dist_Imgs.""",
     licence="not seen.",
     access="Google Drive",
     url="https://www.jasongt.com/projectpages/pipal.html",
@@ -342,8 +343,8 @@ def _agiqa3k_table(folder, score) -> pd.DataFrame:
 _AGIQA3K = Dataset(
     loader="load_agiqa3k",
     title="AGIQA-3K",
-    about="""2,982 pictures that six generators made of 300 prompts, rated for how they
-    look and for how well they show their prompts.""",
+    about="""2,982 pictures generated by six models from 300 prompts, rated for quality
+    and for alignment with their prompts.""",
     tree="""
     AGIQA-3K/
         data.csv (name, prompt, mos_quality, std_quality, mos_align, std_align)
@@ -353,12 +354,12 @@ _AGIQA3K = Dataset(
         "quality": Score("mos_quality", 0, 5),
         "alignment": Score("mos_align", 0, 5),
     },
-    score_text="The file has a standard deviation for both, see `frame`.",
-    groups="Number of the prompt, three digits at the end of the name (300).",
+    score_text="Standard deviations of both scores are in `frame`.",
+    groups="Number of the prompt, three digits at the end of the file name (300).",
     columns=("prompt",),
-    columns_text="""As a DataFrame with the columns ``path`` and ``prompt``, which fills
-    ``"{prompt}"`` in the `prompts` of a feature extractor.""",
-    unsure="the folder of the pictures inside of the archive; it is searched for.",
+    columns_text="""A DataFrame with the columns ``path`` and ``prompt``; the latter
+    fills ``"{prompt}"`` in the `prompts` of a feature extractor.""",
+    unsure="the picture folder inside the archive; it is searched for.",
     licence="MIT.",
     access=_OPEN,
     url="https://github.com/lcysyzxdxc/AGIQA-3k-Database",

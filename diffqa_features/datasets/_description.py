@@ -1,4 +1,4 @@
-"""What is known of a published dataset, and the texts that are made of it."""
+"""Description of a published dataset, and the texts generated from it."""
 
 import textwrap
 from collections.abc import Callable
@@ -9,10 +9,9 @@ _OPEN = float("inf")
 
 @dataclass(frozen=True)
 class Score:
-    """A column of scores: the ends of its scale, and which way is better.
+    """A column of scores: the ends of its scale, and which direction is better.
 
-    An end is infinite where the scale has none. `strict` is false where scores leave
-    the scale by design.
+    An open end is infinite. `strict` is false if scores exceed the scale by design.
     """
 
     column: str
@@ -28,13 +27,13 @@ class Score:
         else:
             scale = f"scale {self.low:g} to {self.high:g}"
             if not self.strict:
-                scale += ", which single scores leave"
+                scale += ", which some scores exceed"
         return f"`{self.column}`, {scale}, {better} is better"
 
 
 @dataclass(frozen=True)
 class Option:
-    """A parameter that one loader has and the others lack."""
+    """A parameter that only one loader has."""
 
     constraints: list
     type: str  # as in the docstring
@@ -46,9 +45,9 @@ class Option:
 class Dataset:
     """One published dataset. `table` turns its label files into rows.
 
-    `layouts` are the ways in which its files are laid out, each a tuple of patterns
-    of which one fits a row; ``{name}`` stands for that column of the row, and a
-    pattern that begins with ``**/`` is looked for in all folders.
+    `layouts` are the known file layouts, each a tuple of patterns of which one matches
+    a row; ``{name}`` stands for that column of the row, and a pattern that starts with
+    ``**/`` is searched for in all folders.
     """
 
     loader: str
@@ -64,12 +63,12 @@ class Dataset:
     table: Callable
     layouts: tuple[tuple[str, ...], ...]
     n_rows: int | None = None
-    parts: dict[str, str] = field(default_factory=dict)  # what `subset` may ask for
-    part_column: str = "split"  # another one where the parts are no official split
+    parts: dict[str, str] = field(default_factory=dict)  # what `subset` accepts
+    part_column: str = "split"  # another if the parts are not an official split
     finish: Callable | None = None  # last word on the table, once paths are known
     options: dict[str, Option] = field(default_factory=dict)
     score_text: str = ""
-    columns: tuple[str, ...] = ()  # that `data` needs besides the path
+    columns: tuple[str, ...] = ()  # in `data` besides the path
     columns_text: str = ""
     notes: str = ""
     unsure: str = ""
@@ -78,7 +77,7 @@ class Dataset:
 
     @property
     def way_out(self) -> str:
-        """End of an error about files that are not there."""
+        """End of an error message about missing files."""
         return (
             f"The folder should look like this:\n\n{self.tree_text}\n\n"
             f"Where to get it: {self.source}."
@@ -99,7 +98,7 @@ class Dataset:
         return textwrap.indent(textwrap.dedent(self.tree).strip("\n"), "    ")
 
     def describe(self, found: list[str]) -> str:
-        """Text for `DESCR`; `found` is what this copy turned out to hold."""
+        """Text for `DESCR`; `found` lists what this copy contains."""
         parts = [
             ("", self.about),
             ("Scores: ", "; or ".join(map(str, self.scores.values()))),
@@ -121,7 +120,7 @@ class Dataset:
 
 
 def documented(dataset: Dataset) -> Callable:
-    """Give a loader the docstring that its description makes."""
+    """Give a loader the docstring generated from its description."""
 
     def decorate(function: Callable) -> Callable:
         function.__doc__ = _docstring(dataset)
@@ -142,8 +141,8 @@ def _docstring(dataset: Dataset) -> str:
         "Parameters\n----------",
         "root : str or path-like",
         _text(
-            "Folder of the local copy in its official layout, see Notes. One folder "
-            "more around it, as archives make it, does no harm."
+            "Folder of the local copy in its official layout, see Notes. An "
+            "extra enclosing folder, as archives create, is fine."
         ),
     ]
     if several:
@@ -204,7 +203,7 @@ def _data_text(dataset: Dataset) -> str:
 def _subset_text(dataset: Dataset) -> str:
     if not dataset.parts:
         return 'subset : {"all"}, default="all"\n' + _text(
-            "There is no official split, so that everything is all there is to ask for."
+            "There is no official split, so everything is loaded."
         )
     names = ", ".join(f'"{name}"' for name in dataset.parts)
     text = "Part to load: " + _parts_text(dataset) + ' ``"all"`` is everything.'
@@ -240,30 +239,29 @@ as_frame : bool, default=False
     Return `data` as a DataFrame with the column ``path``, `target` as a Series, and
     all columns of the label file in `frame`.
 on_missing : {{"raise", "drop"}}, default={}
-    What to do when files of the label file are not there or empty: ``"raise"`` an
-    error that names them, or ``"drop"`` their rows, warn, and list them in
-    `missing`."""
+    What to do if files of the label file are missing or empty: ``"raise"`` an error
+    that names them, or ``"drop"`` their rows, warn, and list them in `missing`."""
 
 _BUNCH = """    target_range : tuple of (float, float)
-        Worst and best end of the scale in numerical order, infinite where it has none.
+        Lower and upper end of the scale, infinite where it is open.
     higher_is_better : bool
         Direction of `target`, which is never inverted.
     groups : ndarray of shape (n,), dtype str
 {groups}
     split : ndarray of shape (n,), dtype str, or None
-        Part of the official split, in the words of `subset`; None if there is none.
+        Part of the official split, named as in `subset`; None if there is none.
     frame : DataFrame or None
         With ``as_frame=True``: ``path``, ``target``, ``group``, ``split`` and all
-        columns of the label file as they are there.
+        columns of the label file, unchanged.
     missing : list of str
-        Files that are in the label file and not in the folder.
+        Files that are in the label file but not in the folder.
     DESCR : str
-        Files, columns, licence, citation, and what was found in this copy."""
+        Files, columns, licence, citation, and what this copy contains."""
 
 _RAISES = """Raises
 ------
 FileNotFoundError
-    If the label file or, with ``on_missing="raise"``, any of the files that it
-    names are not there.
+    If the label file or, with ``on_missing="raise"``, any file that it names is
+    missing.
 ValueError
-    If a label file does not have the columns or values that are documented."""
+    If a label file does not have the documented columns or values."""

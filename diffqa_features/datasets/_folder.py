@@ -10,11 +10,11 @@ from diffqa_features.datasets._description import Dataset
 
 
 class Folder:
-    """All files below a folder, found by name whatever the case of its letters.
+    """All files below a folder, looked up by name, ignoring case.
 
-    Archives are unpacked into one folder more or fewer, and names differ in case
-    between label files and disks; so a label file is looked for everywhere below the
-    root, and its media below the folders around it.
+    Archives unpack with or without an enclosing folder, and names differ in case
+    between label files and disk. Label files are therefore searched for everywhere
+    below the root, and media below the folders around them.
     """
 
     def __init__(self, root, dataset: Dataset, subset: str = "all") -> None:
@@ -36,7 +36,7 @@ class Folder:
             self._named.setdefault(key.rpartition("/")[2], []).append(key)
 
     def label(self, *patterns: str) -> Path:
-        """The label file whose path ends in one of these; the first that is there."""
+        """The first existing label file whose path ends in one of these."""
         path = self.optional_label(*patterns)
         if path is None:
             names = " or ".join(f"'{pattern}'" for pattern in patterns)
@@ -90,11 +90,11 @@ class Folder:
         return [self.root / path for key in keys for path in self._files[key]]
 
     def media(self, rows: list[dict]) -> tuple[list[str | None], list[str]]:
-        """Path of each row's file, None where there is none, and the names asked for.
+        """Path of each row's file (None if missing), and the expected names.
 
-        One layout is taken for all rows: the first that has any of the files. Two
-        layouts hold two versions of the same pictures, and a mixture of both would
-        look like a whole dataset.
+        One layout is used for all rows: the first with any of the files. Two layouts
+        hold two versions of the same pictures, and a mixture of both would look like a
+        complete dataset.
         """
         for layout in self.dataset.layouts:
             names = [[pattern.format_map(row) for pattern in layout] for row in rows]
@@ -113,7 +113,7 @@ class Folder:
         ]
 
     def unlisted(self, used: Iterable[str]) -> list[str]:
-        """Files beside those that are used, of the same kinds, that are not."""
+        """Files of the same kinds, beside those in use, that no row names."""
         used = set(used)
         places = {_place(path) for path in used}
         paths = (str(self.root / p) for paths in self._files.values() for p in paths)
@@ -136,7 +136,7 @@ class Folder:
         return sorted(keys, key=lambda path: (path.count("/"), path))
 
     def _bases(self) -> list[str]:
-        """Folders that media may be laid out in: nearest to the label files first."""
+        """Folders to search for media, nearest to the label files first."""
         bases = []
         for label in self.labels:
             folder = label.parent
@@ -176,7 +176,7 @@ def _place(path: str) -> tuple[Path, str]:
 
 
 def _walk(root: str) -> Iterator[str]:
-    """Paths of all files below, with '/', through links to folders too."""
+    """Paths of all files below, with '/', following links to folders."""
     for folder, names in walk(root, skip=lambda name: name == "__MACOSX"):
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         for name in names:

@@ -1,4 +1,4 @@
-"""What both makers of graded sets do: families, names, sizes, seeds, the Bunch."""
+"""Shared by both makers of graded sets: families, names, sizes, seeds, the Bunch."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,26 +13,27 @@ from diffqa_features._media.rows import Row, as_rows
 def check_families(
     families, sets: Mapping[str, Sequence[str]], owner: str
 ) -> list[str]:
-    """Names of the families that were asked for; ``sets["all"]`` are those there are.
+    """Names of the families that were asked for; those in `sets` are all there are.
 
-    A str has been checked already, by the constraints of `owner`.
+    A str has already been checked by the constraints of `owner`.
     """
     if isinstance(families, str):
         return list(sets.get(families, (families,)))
     names = [str(name) for name in families]
-    unknown = [name for name in names if name not in sets["all"]]
+    known = list(dict.fromkeys(name for names in sets.values() for name in names))
+    unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) < len(names):
         got = f"the unknown {unknown[0]!r}" if unknown else repr(names)
         raise ValueError(
             f"The 'families' parameter of {owner} must be "
             f"{', '.join(map(repr, sets))} or one or more different names among "
-            f"{', '.join(sets['all'])}. Got {got} instead."
+            f"{', '.join(known)}. Got {got} instead."
         )
     return names
 
 
 def named_rows(references) -> Iterator[tuple[str, Row]]:
-    """Rows with names that all differ: stems of files, or ``reference<row>``."""
+    """Rows with unique names: file stems, or ``reference<row>``."""
     taken = set()
     for row in as_rows(references):
         is_file = isinstance(row.source, str | os.PathLike)
@@ -56,16 +57,27 @@ def check_size(row: Row, picture: np.ndarray, side: int) -> None:
 
 
 def grade_rng(seed: int, content: str, family: str, level: int) -> np.random.Generator:
-    """Seeded by what the result is, not by where it stands in the call."""
+    """Seeded by the result's identity, not by its position in the call."""
     word = int.from_bytes(family.encode(), "big")
     return np.random.default_rng([seed, int(content, 16), word, level])
 
 
 def graded_set(
-    data: list, columns: dict, description: str, *, return_X_y, as_frame, **facts
+    data: list,
+    columns: dict,
+    description: str,
+    *,
+    target=None,
+    return_X_y,
+    as_frame,
+    **facts,
 ):
-    """What a maker returns; `columns` holds arrays, with "group" and "level" in it."""
-    target = -columns["level"].astype(np.float64) + 0.0  # no negative zero
+    """What a maker returns; `columns` holds arrays, with "group" and "level" in it.
+
+    Without a `target` it is minus the level.
+    """
+    if target is None:
+        target = -columns["level"].astype(np.float64) + 0.0  # no negative zero
     frame = None
     if as_frame:
         import pandas as pd

@@ -1,4 +1,4 @@
-"""Label files in the formats they are published in: columns come out, by name."""
+"""Label files in their published formats in, columns by name out."""
 
 import warnings
 import zipfile
@@ -16,7 +16,7 @@ from diffqa_features._utils import tables
 def read_csv(
     path: Path, columns: Iterable[str], *, text: Iterable[str] = (), **options
 ):
-    """A table with at least these columns, whatever their case; `text` stay text."""
+    """A table with at least these columns, in any case; those in `text` stay text."""
     with blame(path):
         header = tables.read_csv(path, nrows=0, **options)
         names = _spelling(path, header.columns, columns)
@@ -34,8 +34,7 @@ def read_workbook(
 ) -> pd.DataFrame:
     """The table below the first row of a sheet that has all these column names.
 
-    `sheet` goes first if there is one of that name. Without `columns`, the first sheet
-    as it is.
+    A sheet named `sheet` is tried first. Without `columns`, the first sheet unchanged.
     """
     sheets = _sheets(path)
     if columns is None:
@@ -87,7 +86,7 @@ def read_mat(path: Path, names: Iterable[str]) -> dict[str, object]:
 
 
 def columns_of(path: Path) -> list[str]:
-    """Names in a .mat or .csv file whose purpose is not known yet."""
+    """Column or variable names in a .mat or .csv file."""
     with blame(path):
         if path.suffix.lower() == ".mat":
             return [name for name, *_ in whosmat(path)]
@@ -109,7 +108,7 @@ def floats(values: object) -> np.ndarray:
 
 
 def same_length(path: Path, **columns) -> pd.DataFrame:
-    """A table of columns that came apart; an error if one is shorter."""
+    """A table of separate columns; an error if their lengths differ."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"'{name}' {n:,}" for name, n in lengths.items())
@@ -122,7 +121,7 @@ def same_length(path: Path, **columns) -> pd.DataFrame:
 
 @contextmanager
 def blame(path: Path) -> Iterator[None]:
-    """Name the label file in whatever goes wrong while it is read."""
+    """Add the label file's name to any error raised while it is read."""
     try:
         yield
     except (ImportError, MemoryError):
@@ -154,7 +153,7 @@ def _sheets(path: Path) -> dict[str, pd.DataFrame]:
 
 
 def _spelling(path: Path, found: Iterable, wanted: Iterable[str]) -> dict:
-    """How the file spells each wanted column -> how we do."""
+    """Map the file's spelling of each wanted column to ours."""
     there = {str(label).strip().casefold(): label for label in found}
     wanted = list(wanted)
     absent = [name for name in wanted if name.casefold() not in there]
@@ -167,7 +166,7 @@ def _spelling(path: Path, found: Iterable, wanted: Iterable[str]) -> dict:
 
 
 def _plain(cell: object) -> str:
-    """Text of a cell; a picture called 1600 is a number to a workbook."""
+    """Text of a cell; a workbook stores a picture called 1600 as a number."""
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     return str(cell).strip()

@@ -1,4 +1,4 @@
-"""The one reader: a description and a folder go in, a Bunch comes out."""
+"""The reader of all published datasets: a description and a folder in, a Bunch out."""
 
 import os
 import warnings
@@ -27,7 +27,7 @@ def read(
     on_missing: str,
     **options,
 ):
-    """Load a local copy; `options` are `score` and what this dataset alone has."""
+    """Load a local copy; `options` are `score` and the dataset's own parameters."""
     _check(dataset, root, subset, return_X_y, as_frame, on_missing, options)
     folder = Folder(root, dataset, subset)
     score = dataset.scores[options.get("score", next(iter(dataset.scores)))]
@@ -142,7 +142,7 @@ def _check_counts(dataset: Dataset, folder: Folder, table: pd.DataFrame) -> None
 def _targets(
     dataset: Dataset, folder: Folder, table: pd.DataFrame, score: Score
 ) -> np.ndarray:
-    """The column of scores as numbers; an error where there is none."""
+    """The scores as numbers; anything else is an error."""
     values = pd.to_numeric(table[score.column], errors="coerce").to_numpy(np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
@@ -169,7 +169,7 @@ def _targets(
 def _resolve(
     dataset: Dataset, folder: Folder, table: pd.DataFrame, on_missing: str
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Add absolute paths; rows without a file are an error, or go."""
+    """Add absolute paths; rows without a file raise an error or are dropped."""
     paths, names = folder.media(table.to_dict("records"))
     twice = pd.Series(paths).dropna()
     twice = twice[twice.duplicated()].unique()

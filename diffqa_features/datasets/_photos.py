@@ -1,4 +1,4 @@
-"""Photographs as cameras and their users left them: one content per picture."""
+"""Photographs with authentic distortions: one content per picture."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from diffqa_features.datasets._labels import (
 )
 from diffqa_features.datasets._loader import read
 
-_OWN_GROUP = "Each picture is a content of its own: its name."
+_OWN_GROUP = "Each picture is its own group: its name."
 _NO_FORM = "free download, no form"
 
 
@@ -51,20 +51,21 @@ def _koniq10k_table(folder, size) -> pd.DataFrame:
 _KONIQ10K = Dataset(
     loader="load_koniq10k",
     title="KonIQ-10k",
-    about="""10,073 photographs with authentic distortions, each rated by 93 to 157
-    people of a crowd.""",
+    about="""10,073 photographs with authentic distortions, each with 93 to 157
+    crowdsourced ratings.""",
     tree="""
     koniq10k/
         koniq10k_distributions_sets.csv (with the official split; image_name, MOS, set)
-        koniq10k_scores_and_distributions.csv (read if that is not there; image_name,
+        koniq10k_scores_and_distributions.csv (read if the other is missing; image_name,
             MOS_zscore)
         1024x768/10004473376.jpg ...
         512x384/10004473376.jpg ... (a version for size="512x384")
     """,
     scores={"mos": Score("score", 0, 100)},
-    score_text="""Two columns of the two label files are called `MOS`. Here the score is
-    the one of 0 to 100 that papers use: `MOS` of koniq10k_distributions_sets.csv, or
-    `MOS_zscore` of the other file, whose own `MOS` is on the scale of 1 to 5.""",
+    score_text="""Both label files have a column `MOS`, on different scales. The score
+    loaded here is the one from 0 to 100 that papers use: `MOS` of
+    koniq10k_distributions_sets.csv, or `MOS_zscore` of the other file, whose `MOS` is
+    on the scale 1 to 5.""",
     groups=_OWN_GROUP,
     parts={
         "train": "7,058 photographs, called `training` in the file",
@@ -76,11 +77,11 @@ _KONIQ10K = Dataset(
             [StrOptions({"1024x768", "512x384", "224x224"})],
             '{"1024x768", "512x384", "224x224"}',
             "1024x768",
-            """Folder of pictures, named by their width and height in pixels. The label
-            files are the same for all.""",
+            """Folder of pictures, named by width and height in pixels. The label files
+            are the same for all.""",
         )
     },
-    notes="`SD`, where it is, stays on the scale of 1 to 5.",
+    notes="`SD`, if present, is on the scale 1 to 5.",
     unsure="the licence of the photographs.",
     licence="Creative Commons, as chosen by the Flickr users who took the photographs.",
     access=_NO_FORM,
@@ -132,8 +133,8 @@ def _clive_table(folder) -> pd.DataFrame:
 _CLIVE = Dataset(
     loader="load_clive",
     title="LIVE In the Wild Image Quality Challenge (CLIVE)",
-    about="""1,162 photographs with the distortions of the mobile cameras that took
-    them, rated by a crowd.""",
+    about="""1,162 photographs with authentic distortions of mobile cameras, rated by
+    crowdsourcing.""",
     tree="""
     ChallengeDB_release/
         Data/AllImages_release.mat (a cell of 1,169 names)
@@ -144,11 +145,11 @@ _CLIVE = Dataset(
     scores={"mos": Score("mos", 0, 100)},
     score_text="`std` in `frame` is the standard deviation of the ratings.",
     groups=_OWN_GROUP,
-    notes="""The label files begin with the seven practice pictures t1.bmp to t7.bmp of
-    the study; they are left out.""",
-    unsure="that a form has to be filled in.",
-    licence="""notice of UT Austin, 2015: free use, copying and modification with the
-    notice kept and the source named.""",
+    notes="""The label files start with the study's seven training pictures, t1.bmp to
+    t7.bmp; they are left out.""",
+    unsure="that a form must be filled in.",
+    licence="""notice of UT Austin, 2015: free use, copying and modification, provided
+    that the notice is kept and the source named.""",
     access="form and password",
     url="https://live.ece.utexas.edu/research/ChallengeDB/index.html",
     cite="""Ghadiyaram, D. and Bovik, A. C. (2016). Massive online crowdsourced study of
@@ -198,8 +199,8 @@ def _flive_table(folder) -> pd.DataFrame:
 _FLIVE = Dataset(
     loader="load_flive",
     title="FLIVE (LIVE-FB, PaQ-2-PiQ)",
-    about="""39,810 photographs of four older collections, rated by a crowd. The patches
-    of these photographs are not loaded.""",
+    about="""39,810 photographs from four older collections, rated by crowdsourcing.
+    Patches are not loaded.""",
     tree="""
     FLIVE_Database/
         labels_image.csv (name, mos)
@@ -210,15 +211,15 @@ _FLIVE = Dataset(
         database/EE371R/...
     """,
     scores={"mos": Score("mos", 0, 100)},
-    groups="Name of the picture without its ending; give patches the same group.",
+    groups="Picture name without its extension; give its patches the same group.",
     parts={
-        "train": "what neither of the other parts holds",
+        "train": "everything that is in neither of the other parts",
         "validation": "pictures marked by `is_valid`",
         "test": "1,827 pictures with a side above 640 pixels",
     },
     notes="""The split needs two more label files. The photographs come from AVA,
-    VOC2012, EMOTIC and the CUHK blur set, and database_prep.ipynb of the owners renames
-    them. Some of these sources are gone: see `on_missing`.""",
+    VOC2012, EMOTIC and the CUHK blur set; the owners' database_prep.ipynb renames them.
+    Some of these sources are no longer available: see `on_missing`.""",
     licence="""labels CC BY-NC-SA according to the repository PaQ-2-PiQ; each photograph
     keeps the licence of its source.""",
     access="labels without a form; photographs from their four sources",
@@ -254,19 +255,19 @@ def _spaq_table(folder) -> pd.DataFrame:
 _SPAQ = Dataset(
     loader="load_spaq",
     title="SPAQ",
-    about="""11,125 photographs of 66 smartphones, with scores of quality, brightness,
-    colourfulness, contrast, noise and sharpness.""",
+    about="""11,125 photographs from 66 smartphones, with scores for quality,
+    brightness, colourfulness, contrast, noise and sharpness.""",
     tree="""
     SPAQ/
         Annotations/MOS and Image attribute scores.xlsx (Image name, MOS)
         TestImage/00001.jpg ...
     """,
     scores={"mos": Score("MOS", 0, 100)},
-    groups="""Each picture: its name. The scenes are not published, so pictures of one
-    scene cannot be kept together.""",
-    notes="""The photographs have the full size of the cameras; papers reduce the
-    shorter side to 512 pixels. Whether a high `Noisiness` is a clean or a noisy picture
-    is not stated.""",
+    groups="""Each picture is its own group: its name. Scenes are not published, so
+    pictures of one scene cannot be kept together.""",
+    notes="""The photographs have the cameras' full resolution; papers downscale the
+    shorter side to 512 pixels. Whether a high `Noisiness` means a clean or a noisy
+    picture is not stated.""",
     licence="not stated by the owners.",
     access=_NO_FORM,
     url="https://github.com/h4nwei/SPAQ",
@@ -323,21 +324,21 @@ def _bid_by_position(cells, number, grade, path) -> pd.DataFrame:
 _BID = Dataset(
     loader="load_bid",
     title="BID (UFRJ Blurred Image Database)",
-    about="About 586 photographs, many of them blurred when they were taken.",
+    about="About 586 photographs, many of them with authentic blur.",
     tree="""
     BID/
         DatabaseGrades.xls (or .xlsx; Image Number, Average Subjective Grade)
         ImageDatabase/DatabaseImage0001.JPG ...
     """,
     scores={"mos": Score("Average Subjective Grade", 0, 5)},
-    groups="""Each picture: its name. Some scenes were taken more than once, but no
-    identification of them is published.""",
-    notes="Sources give 582, 585 and 586 pictures, so their number is not checked.",
-    unsure="""names of the columns. If they are others, the first two columns are taken
-    after a check that they hold whole numbers and grades of 0 to 5, and this text says
+    groups="""Each picture is its own group: its name. Some scenes were photographed
+    more than once, but which ones is not published.""",
+    notes="Sources state 582, 585 and 586 pictures, so the number is not checked.",
+    unsure="""the column names. If they differ, the first two columns are used, after a
+    check that they hold whole numbers and grades from 0 to 5, and this text says
     so.""",
     licence="not stated by the owners.",
-    access="was open; the link is reported to be broken",
+    access="formerly open; the link is reported to be broken",
     url="http://www02.smt.ufrj.br/~eduardo/ImageDatabase.htm",
     cite="""Ciancio, A., da Costa, A. L. N. T., da Silva, E. A. B., Said, A., Samadani,
     R. and Obrador, P. (2011). No-reference blur assessment of digital pictures based on
@@ -355,7 +356,7 @@ def load_bid(
 
 
 def _mapped(column: pd.Series, words: dict) -> pd.Series:
-    """Words of a column -> ours; an error on any other word."""
+    """Map the words of a column to ours; any other word is an error."""
     found = column.astype(str).str.strip().str.lower()
     unknown = sorted(set(found) - set(words))
     if unknown:

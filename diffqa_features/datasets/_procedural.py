@@ -1,4 +1,4 @@
-"""Pictures that no camera took: dead leaves, 1/f textures, gradients, shapes, text."""
+"""Synthetic pictures: dead leaves, 1/f textures, gradients, shapes, text."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -15,16 +15,16 @@ def make_procedural_images(n_images=16, *, image_size=192, random_state=0):
     Each picture is a random mixture of occluding textured leaves (the dead-leaves
     model of Lee, Mumford and Huang, 2001), power-law textures, smooth shading,
     outlined shapes and text, sometimes with an out-of-focus background, drawn at twice
-    the size and reduced. The shipped ``tiny`` backbone saw nothing else in training.
+    the size and downscaled. The bundled ``tiny`` backbone was trained on nothing else.
 
     Parameters
     ----------
     n_images : int, default=16
-        How many pictures.
+        Number of pictures.
     image_size : int, default=192
-        Height and width, pixels.
+        Side in pixels.
     random_state : int, RandomState instance or None, default=0
-        Picture ``i`` depends on the seed and on ``i`` only, so a longer run begins with
+        Picture ``i`` depends only on the seed and ``i``, so a longer run starts with
         the pictures of a shorter one.
 
     Returns
@@ -65,7 +65,7 @@ def _draw(size, rng):
 
 
 def _palette(rng):
-    """A few related colours, as scenes have, more muted than not."""
+    """A few related colours, mostly muted, as in real scenes."""
     base = rng.uniform(0.08, 0.92, 3)
     spread = rng.uniform(0.05, 0.35)
     colors = base + rng.normal(0, spread, (8, 3))
@@ -156,7 +156,7 @@ def _outline(cx, cy, radius, rng):
 
 
 def _strokes(image, palette, rng):
-    """Thin lines, outlined boxes and words: the sharpest things in a picture."""
+    """Thin lines, outlined boxes and words: the sharpest structures in a picture."""
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     size = image.shape[0]
@@ -174,7 +174,7 @@ def _strokes(image, palette, rng):
 
 
 def _develop(x, rng):
-    """Exposure, tone and a trace of sensor noise, as a good camera would leave them."""
+    """Exposure, tone and a trace of sensor noise, as from a good camera."""
     light = ndimage.zoom(rng.normal(1, 0.12, (3, 3)), x.shape[0] / 3, order=1)
     x = x * light[: x.shape[0], : x.shape[1], None]
     low, high = np.percentile(x, [1, 99])

@@ -1,4 +1,4 @@
-"""Real photographs out of the installed scikit-learn and scikit-image packages."""
+"""Real photographs from the installed scikit-learn and scikit-image packages."""
 
 from importlib.util import find_spec
 from numbers import Integral
@@ -51,21 +51,20 @@ _FOLDERS = {"sklearn": "datasets/images", "skimage": "data"}
     prefer_skip_nested_validation=True,
 )
 def load_sample_photos(*, image_size=192):
-    """Load real photographs that other installed packages bring along.
+    """Load real photographs from other installed packages.
 
-    Nothing is downloaded: the files lie in the wheels of scikit-learn and
+    Nothing is downloaded: the files are part of the wheels of scikit-learn and
     scikit-image. They show people, animals, objects, landscapes, textures, a printed
-    page, the sky and a microscope slide; eight of the 18 are gray. None of them was
-    used to train the shipped ``tiny`` backbone.
+    page, the sky and a microscope slide; eight of the 18 are greyscale. None was used
+    to train the bundled ``tiny`` backbone.
 
     Parameters
     ----------
     image_size : int or None, default=192
-        Height and width in pixels: the largest central square is cut out and reduced
-        with an antialiasing (Lanczos) filter. Photographs are never enlarged: those
-        whose shorter side is smaller are left out. 16 photographs remain at the
-        default, 14 at 400 and 9 at 512. With ``None`` all 18 come whole and in their
-        own size.
+        Side in pixels: the largest central square is cropped and downscaled with an
+        antialiasing (Lanczos) filter. Photographs are never upscaled: those with a
+        smaller shorter side are left out, which leaves 16 at the default, 14 at 400 and
+        9 at 512. With ``None``, all 18 are returned whole at their own size.
 
     Returns
     -------
@@ -73,9 +72,9 @@ def load_sample_photos(*, image_size=192):
         Dictionary-like object with the attributes
 
         data : list of ndarray of shape (image_size, image_size, 3), dtype uint8
-            RGB pictures; gray ones have three equal channels.
+            RGB pictures; greyscale ones have three equal channels.
         names : list of str
-            What a photograph is called, in the order of `data`.
+            Names of the photographs, in the order of `data`.
         filenames : list of str
             Path of the original file.
         DESCR : str
@@ -120,7 +119,7 @@ def load_sample_photos(*, image_size=192):
 
 
 def central_square(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest central square, reduced to ``size`` pixels a side."""
+    """The largest central square, downscaled to ``size`` pixels per side."""
     h, w = image.shape[:2]
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2

@@ -129,26 +129,25 @@ _AVT = Dataset(
     loader="load_avt_vqdb_uhd_1",
     title="AVT-VQDB-UHD-1",
     about="""756 ratings in four tests of 17 contents, encoded by H.264, HEVC and VP9 at
-    360 to 2160 lines; 432 of these videos are shared.""",
+    360 to 2160 lines; 432 of these videos are published.""",
     tree="""
     AVT-VQDB-UHD-1/
         test_1/mos_ci.csv (src, video_name, MOS, CI)
-        test_1.json (list of the videos that are shared)
-        test_1/segments/bigbuck_bunny_8bit_200kbps_360p_60.0fps_h264.mp4 ...
-        test_2/, test_3/, test_4/, test_2.json ... (likewise)
+        test_1.json (list of the published videos)
+        test_1/segments/bigbuck_bunny_8bit_200kbps_360p_60.0fps_h264.mp4 ... test_2/,
+        test_3/, test_4/, test_2.json ... (likewise)
     """,
     scores={"mos": Score("MOS", 1, 5)},
-    score_text="""`CI` in `frame` is a confidence value and no standard deviation.
-    Scores belong to videos that were shown at 3840 x 2160 pixels and 60 frames per
-    second.""",
+    score_text="""`CI` in `frame` is a confidence value, not a standard deviation. The
+    scores are for playback at 3840 x 2160 pixels and 60 frames per second.""",
     groups="""Content: `src` without a final `_8s` (17). Sparks_cut_13 and Sparks_cut_15
-    are two cuts of one film.""",
+    are two cuts of the same film.""",
     parts={f"test_{k}": f"subjective test {k}" for k in range(1, 5)},
     part_column="test",
-    notes="""The four tests are no split into parts to train and to test with: they
-    share contents, so split by `groups`. 96 names are in tests 2 and 3, with different
-    files and scores. Rows that test_k.json does not list were never shared and are left
-    out; without that file all rows count.""",
+    notes="""The four tests are not a training and test split: they share contents, so
+    split by `groups`. 96 names occur in both test 2 and test 3, with different files
+    and scores. Rows that test_k.json does not list were never published and are left
+    out; without that file all rows are used.""",
     licence="""CC BY-NC 4.0; Big Buck Bunny CC BY 3.0; Netflix's own licence for Sparks
     and water_netflix.""",
     access="no form",

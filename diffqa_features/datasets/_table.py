@@ -1,4 +1,4 @@
-"""A table of one's own in, the same Bunch out as of a published dataset."""
+"""Your own table in, the same Bunch out as for a published dataset."""
 
 import os
 from numbers import Real
@@ -40,24 +40,25 @@ def from_table(
     return_X_y=False,
     as_frame=False,
 ):
-    """Load pictures or videos of your own that a table lists.
+    """Load your own pictures or videos, listed in a table.
 
     Parameters
     ----------
     table : str or path-like
-        A .csv or .parquet file. Relative paths in it start in its folder.
+        A .csv or .parquet file. Paths in it are relative to its folder.
     path_column : str, default="path"
-        Column of the paths.
+        Column with the paths.
     target_column : str, default="target"
-        Column of the scores.
+        Column with the scores.
     group_column : str or None, default=None
-        Column of what must not be on both sides of a split, as the name of the
-        undistorted picture. With ``None`` each row is a group of its own: its path.
+        Column with the groups that must not be on both sides of a split, such as the
+        name of the undistorted picture. With ``None``, each row is its own group: its
+        path.
     split_column : str or None, default=None
-        Column of the parts of a fixed split.
+        Column with the parts of a fixed split.
     target_range : tuple of (float, float) or None, default=None
-        Ends of the scale of the scores. ``None`` takes the smallest and the largest
-        score of the table.
+        Ends of the scale of the scores. ``None`` uses the smallest and the largest
+        score in the table.
     higher_is_better : bool, default=True
         Direction of the scores.
     return_X_y : bool, default=False
@@ -89,7 +90,7 @@ def from_table(
             With ``as_frame=True``: ``path``, ``target``, ``group``, ``split`` and the
             other columns of the table.
         missing : list of str
-            Empty: all files have to be there.
+            Always empty: all files must exist.
         DESCR : str
             What was read.
 
@@ -99,9 +100,9 @@ def from_table(
     Raises
     ------
     FileNotFoundError
-        If the table or files that it lists are not there.
+        If the table or a file that it lists is missing.
     ValueError
-        If it has no such columns, no rows, or scores that are no numbers.
+        If a column is missing, there are no rows, or scores are not numbers.
 
     Examples
     --------
@@ -168,7 +169,7 @@ def from_table(
 
 
 def _read(source: Path, roles: dict[str, str | None]) -> pd.DataFrame:
-    """The table; names that look like numbers stay as they are written."""
+    """The table; names that look like numbers stay text."""
     if not source.is_file():
         raise FileNotFoundError(f"There is no table '{source}'.")
     kind = source.suffix.lower()

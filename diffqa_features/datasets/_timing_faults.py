@@ -1,10 +1,10 @@
-"""Faults of timing and light: a number of frames in, what is shown when out."""
+"""Temporal artefacts: a number of frames in, frame indices and gains out."""
 
 import numpy as np
 
 
 def retime(family, n_frames, severity, rng):
-    """Say which source frame is shown at each place, and how bright.
+    """Choose the source frame and brightness of each output frame.
 
     Parameters
     ----------
@@ -15,15 +15,15 @@ def retime(family, n_frames, severity, rng):
     severity : float
         0 is the mildest setting of the family (already a change), 1 the strongest.
     rng : numpy.random.Generator
-        Where and how the faults happen.
+        Determines where and how artefacts occur.
 
     Returns
     -------
     indices : ndarray of shape (m,), dtype int64
-        Source frames in the order in which they are shown, never going back. Dropped
-        frames make the clip shorter (m < n_frames), all else keeps its length.
+        Source frames in display order, never going backwards. Dropped frames make the
+        clip shorter (m < n_frames); every other family keeps its length.
     gains : ndarray of shape (m,), dtype float64
-        Factors on the 8-bit values of the frames, 1 where light is left alone.
+        Factors on the 8-bit values of the frames; 1 leaves brightness unchanged.
     """
     if family not in FAMILIES:
         raise ValueError(
@@ -37,7 +37,7 @@ def _between(mild, strong, severity):
 
 
 def _frame_drop(n, severity, rng):
-    """Bursts of two to five frames are gone; what follows is shown at once."""
+    """Drop bursts of two to five frames; the next frame follows immediately."""
     shown = np.ones(n, bool)
     target = max(1, round(n * min(_between(0.05, 0.5, severity), 0.7)))
     while (missing := n - shown.sum()) < target:
@@ -49,7 +49,7 @@ def _frame_drop(n, severity, rng):
 
 
 def _freeze(n, severity, rng):
-    """One or two stills; the clip then goes on where it would be by now."""
+    """One or two freezes, after which playback catches up."""
     indices = np.arange(n)
     held = max(2, round(n * min(_between(0.06, 0.7, severity), 0.9)))
     runs = 2 if held >= 8 and rng.random() < 0.5 else 1
@@ -63,14 +63,14 @@ def _freeze(n, severity, rng):
 
 
 def _judder(n, severity, rng):
-    """Each frame comes a little early or late, without going back."""
+    """Each frame comes a little early or late, but never out of order."""
     spread = _between(0.5, 3.0, severity)
     indices = np.sort(np.rint(np.arange(n) + rng.normal(0, spread, n)))
     return np.clip(indices, 0, n - 1).astype(np.int64), np.ones(n)
 
 
 def _frame_rate(n, severity, rng):
-    """Fewer frames a second, each held until the next."""
+    """Fewer frames per second, each held until the next."""
     hold = _between(1.5, 8.0, severity)
     phase = rng.random()
     held = np.floor((np.floor(np.arange(n) / hold + phase) - phase) * hold)
@@ -78,7 +78,7 @@ def _frame_rate(n, severity, rng):
 
 
 def _flicker(n, severity, rng):
-    """The brightness of every frame is its own."""
+    """Brightness varies from frame to frame."""
     gains = np.exp(_between(0.012, 0.2, severity) * rng.normal(size=n))
     return np.arange(n), gains
 

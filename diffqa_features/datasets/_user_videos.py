@@ -16,7 +16,7 @@ from diffqa_features.datasets._labels import (
 )
 from diffqa_features.datasets._loader import read
 
-_OWN_GROUP = "Each video is a content of its own: its name."
+_OWN_GROUP = "Each video is its own group: its name."
 
 
 # -- LSVQ --
@@ -54,8 +54,8 @@ def _lsvq_table(folder) -> pd.DataFrame:
 _LSVQ = Dataset(
     loader="load_lsvq",
     title="LSVQ (LIVE-FB Large-Scale Social Video Quality)",
-    about="""38,811 videos of the Internet Archive and YFCC100M, rated by a crowd. The
-    patches of these videos are not loaded.""",
+    about="""38,811 videos from the Internet Archive and YFCC100M, rated by
+    crowdsourcing. Patches are not loaded.""",
     tree="""
     LSVQ/
         labels_train_test.csv (name, mos, frame_number, is_test)
@@ -70,9 +70,9 @@ _LSVQ = Dataset(
         "test": "`is_test` is true, about 7,200",
         "1080p": "the second label file, about 3,570",
     },
-    notes="""Published copies of the label files differ by a few rows, so their number
-    is not checked. `is_valid` is no part of the split. Many videos can no longer be
-    had: see `on_missing`.""",
+    notes="""Published copies of the label files differ by a few rows, so the number of
+    rows is not checked. `is_valid` is not part of the split. Many videos are no longer
+    available: see `on_missing`.""",
     licence="notice of UT Austin, 2020: free use with the notice kept.",
     access="request form",
     url="https://github.com/baidut/PatchVQ",
@@ -106,7 +106,8 @@ _CROPPED = "centercrop_960x540_8s.mp4"
 _KONVID1K = Dataset(
     loader="load_konvid1k",
     title="KoNViD-1k",
-    about="1,200 videos of YFCC100M, 8 s each at 960 x 540 pixels, rated by a crowd.",
+    about="""1,200 videos from YFCC100M, 8 s each at 960 x 540 pixels, rated by
+    crowdsourcing.""",
     tree="""
     KoNViD-1k/
         KoNViD_1k_metadata/KoNViD_1k_mos.csv
@@ -115,8 +116,8 @@ _KONVID1K = Dataset(
             (older: 3339962845_original_centercrop_960x540_8s.mp4)
     """,
     scores={"mos": Score("mos", 1, 5)},
-    groups="Each video is a content of its own: its `flickr_id`.",
-    licence="Creative Commons videos of Flickr; no licence of the dataset itself.",
+    groups="Each video is its own group: its `flickr_id`.",
+    licence="Creative Commons videos from Flickr; the dataset itself has no licence.",
     access="direct download, no form",
     url="http://database.mmsp-kn.de/konvid-1k-database.html",
     cite="""Hosu, V., Hahn, F., Jenadeleh, M., Lin, H., Men, H., Szirányi, T., Li, S.
@@ -204,8 +205,8 @@ def _youtube_ugc_table(folder) -> pd.DataFrame:
 _YOUTUBE_UGC = Dataset(
     loader="load_youtube_ugc",
     title="YouTube-UGC",
-    about="""About 1,380 videos of 20 s that users put on YouTube, of 360 to 2160 lines,
-    rated by a crowd.""",
+    about="""About 1,380 user-uploaded YouTube videos of 20 s with 360 to 2160 lines,
+    rated by crowdsourcing.""",
     tree="""
     ugc-dataset/
         original_videos/MOS_for_YouTube_UGC_dataset.xlsx (sheet MOS: vid, MOS full)
@@ -213,13 +214,13 @@ _YOUTUBE_UGC = Dataset(
             (or the raw original_videos/Animation/1080P/Animation_1080P-05f8.mkv ...)
     """,
     scores={"mos": Score("MOS full", 1, 5)},
-    score_text="Scores of single chunks of 10 s are in `frame` and not used.",
+    score_text="Scores of single 10 s chunks are in `frame` but not used.",
     groups="Each video: its `vid`, which its compressed versions share.",
-    notes="""Clips leave this dataset every month and have to be deleted, so the number
-    of rows is not checked, rows without a file are dropped by default, and both
-    differences between table and folder are listed in `DESCR`. Where both are there,
-    the H.264 files are taken and not the raw ones.""",
-    unsure="the name of the sheet; it is looked for by its columns.",
+    notes="""Clips are withdrawn from this dataset every month and must then be deleted.
+    The number of rows is therefore not checked, rows without a file are dropped by
+    default, and `DESCR` lists files and rows that do not match. If both versions are
+    present, the H.264 files are used rather than the raw ones.""",
+    unsure="the name of the sheet; it is identified by its columns.",
     licence="Creative Commons Attribution, with a list of attributions.",
     access="no form",
     url="https://media.withyoutube.com/ugc-dataset",

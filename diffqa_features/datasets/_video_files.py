@@ -1,4 +1,4 @@
-"""Frames in, one H.264 file out, and whether such a file is whole."""
+"""Frames in, an H.264 file out; also checks that such a file is complete."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -17,9 +17,9 @@ def write_video(
     tag: str,
     crf: float | None = None,
 ) -> None:
-    """Write uint8 RGB frames (H, W, 3) of even sides; without `crf` without loss.
+    """Write uint8 RGB frames (H, W, 3) with even sides; lossless if `crf` is None.
 
-    `tag` is kept as the file's comment. The file is there whole or not at all.
+    `tag` becomes the file's comment. The file is written atomically.
     """
     import av
 
@@ -43,7 +43,7 @@ def write_video(
 
 
 def is_intact(path: Path, tag: str, n_frames: int) -> bool:
-    """Whether the file has this tag, as many packets, and every byte they claim."""
+    """Whether the file has this tag, this many packets, and all their bytes."""
     if not path.is_file():
         return False
     import av

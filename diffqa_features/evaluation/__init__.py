@@ -1,10 +1,10 @@
-"""Studies that convince: splits without leakage, intervals, paired tests, tables.
+"""Evaluation protocol: splits without leakage, intervals, paired tests, tables.
 
 In: any estimator, media, scores and groups. Out: an :class:`EvaluationTable`, a tidy
-pandas frame with what was compared. Open `_protocol` first: what all studies share.
+pandas frame with what was compared. Open `_protocol` first, which all studies share.
 `repeated_splits`, `official_split` and `cross_dataset` score one or several estimators;
-`compare` tests whether they differ; `ablate` measures what each setting is worth, and
-`efficiency` what it costs.
+`compare` tests whether they differ; `ablate` measures the effect of each setting, and
+`efficiency` its cost.
 """
 
 from diffqa_features.evaluation._ablation import ablate

@@ -1,4 +1,4 @@
-"""A grid of settings in, what each of them is worth out."""
+"""A grid of settings in, the effect of each of them out."""
 
 from numbers import Real
 
@@ -58,34 +58,34 @@ def ablate(
     mapping="logistic4",
     random_state=0,
 ):
-    """Ask what each setting is worth: prompts, blocks, timesteps, pooling, kinds.
+    """Measure the effect of settings: prompts, blocks, timesteps, pooling, kinds.
 
     Parameters
     ----------
     estimator : estimator
-        Unfitted regressor on media, with the settings of the baseline.
+        Unfitted regressor on media, with the baseline settings.
     param_grid : dict of str to list
-        Parameters and the values that they are to take, as for
+        Parameters and the values to try, as for
         :class:`~sklearn.model_selection.GridSearchCV`, for example
         ``{"features__prompts": [("",), ("Good photo.",)]}``.
     X : list, array, Series or DataFrame of N media rows
         Pictures or videos.
     y : array-like of shape (N,)
-        Scores, for example MOS.
+        Scores, such as MOS.
     groups : array-like of shape (N,), default=None
         Source of each row, see :func:`repeated_splits`.
     mode : {"one-at-a-time", "full"}, default="one-at-a-time"
         Change one parameter of the baseline at a time, or try every combination.
     cv : int, splitter or iterable of (train, test), default=None
-        Own splits in the place of random ones.
+        Your own splits instead of random ones.
     n_splits : int, default=10
-        Random splits, the same for every setting.
+        Number of random splits, the same for every setting.
     test_size : float or int, default=0.2
-        Share or number of groups (of rows, where there are no groups) for the test.
+        Fraction or number of groups (of rows if there are no groups) in the test set.
     metrics : str or sequence of str, default=("srcc", "plcc")
-        What is reported.
+        Metrics to report.
     mapping : {"logistic4", "logistic5"} or None, default="logistic4"
-        Curve that is fitted to each test set before ``plcc`` and ``rmse``.
+        Curve fitted to each test set before ``plcc`` and ``rmse``.
     random_state : int, default=0
         Seed of the splits.
 
@@ -94,9 +94,9 @@ def ablate(
     EvaluationTable
         Its `frame` has one row per setting and metric, the baseline first:
         ``setting``, ``changed`` (names of the parameters that differ from the
-        baseline), one column per parameter with its value, ``n_features`` (where they
-        can be counted), ``metric``, ``median``, ``q1``, ``q3``, ``difference`` (mean
-        over splits of setting minus baseline), ``p_value`` (the corrected t of
+        baseline), one column per parameter with its value, ``n_features`` (if known),
+        ``metric``, ``median``, ``q1``, ``q3``, ``difference`` (mean over splits of
+        setting minus baseline), ``p_value`` (the corrected t of
         :func:`paired_tests`) and ``p_holm`` (over the settings, for each metric).
 
     Raises
@@ -106,10 +106,10 @@ def ablate(
 
     Notes
     -----
-    All settings share one store: the estimator's own `memory`, or a temporary one. So
-    the backbone sees each (row, timestep, prompt) once, whatever the number of
-    settings and splits. Kinds of features that any setting asks for are computed in
-    that one pass.
+    All settings share one store: the estimator's own `memory`, or a temporary one. The
+    backbone therefore runs once per (row, timestep, prompt), regardless of the number
+    of settings and splits, and computes all feature kinds that any setting needs in
+    that pass.
 
     Examples
     --------
@@ -171,7 +171,7 @@ def ablate(
 
 
 def _settings(estimator, param_grid, mode) -> list[tuple[str, dict]]:
-    """Names and changes; the baseline first, and no setting twice."""
+    """Names and changes of the settings, without duplicates, baseline first."""
     combinations = list(ParameterGrid(param_grid))  # refuses what is no grid
     if mode == "one-at-a-time":
         combinations = [{p: v} for p, values in param_grid.items() for v in values]
@@ -202,7 +202,7 @@ def _text(value) -> str:
 
 
 def _fill(models, X) -> None:
-    """Where kinds are varied, run each pass once with all of them."""
+    """If kinds are varied, run each pass once with all of them."""
     readers = [steps[0] for _, model in models if (steps := cut(model)[0])]
     needed = {"kinds", "blocks", "pooling"}
     readers = [r for r in readers if memories(r) and needed <= r.get_params().keys()]

@@ -1,4 +1,4 @@
-"""Trained on some data sets, tested on others: a value with an interval per pair."""
+"""Train on some datasets, test on others: a value with an interval per pair."""
 
 import numpy as np
 from sklearn.utils._param_validation import validate_params
@@ -30,48 +30,49 @@ def cross_dataset(
     n_resamples=1000,
     random_state=0,
 ):
-    """Train on some data sets, test on others.
+    """Train on some datasets, test on others.
 
     Parameters
     ----------
     estimator : estimator or dict of str to estimator
-        Unfitted regressor on media, or several by name. Each row of each data set is
+        Unfitted regressor on media, or several by name. Each row of each dataset is
         extracted once, see :func:`repeated_splits`.
     train : dict of str to Bunch
-        Data sets by name, as the functions of :mod:`diffqa_features.datasets` return
-        them: `data` and `target`, and where they are there `groups` and
-        `higher_is_better` (true where not given). Each is trained on alone.
+        Datasets by name, as returned by the functions of
+        :mod:`diffqa_features.datasets`: `data` and `target`, optionally `groups` and
+        `higher_is_better` (default true). Each is used for training on its own.
     test : dict of str to Bunch
-        Data sets by name; each is tested on whole. A name that is also in `train` is
-        not tested on itself.
+        Datasets by name; each is used whole. A dataset that is also in `train` is not
+        tested on itself.
     metrics : str or sequence of str, default=("srcc", "plcc", "krcc", "rmse")
-        What is reported.
+        Metrics to report.
     mapping : {"logistic4", "logistic5"} or None, default="logistic4"
-        Curve that brings predictions, on the scale of the training scores, to the
-        scale of each test set before ``plcc`` and ``rmse``.
+        Curve that maps predictions from the scale of the training scores to that of
+        each test set before ``plcc`` and ``rmse``.
     confidence : float, default=0.95
-        Of the bootstrap intervals; by group where a data set has groups.
+        Confidence level of the bootstrap intervals, which resample by group if a
+        dataset has groups.
     n_resamples : int, default=1000
-        Of the bootstrap, see :func:`bootstrap_interval`.
+        Number of bootstrap resamples, see :func:`bootstrap_interval`.
     random_state : int, default=0
-        Seed of the bootstrap. Estimators have their own.
+        Seed of the bootstrap. Estimators have their own seeds.
 
     Returns
     -------
     EvaluationTable
-        Its `frame` has one row per method, pair of data sets and metric, with the
-        columns of :func:`official_split`'s.
+        Its `frame` has one row per method, pair of datasets and metric, with the same
+        columns as that of :func:`official_split`.
 
     Raises
     ------
     ValueError
-        If the same media is in training and in test, or numbers are not finite.
+        If the same medium is in both training and test data, or numbers are not finite.
 
     Notes
     -----
-    Where one data set gives quality (MOS) and the other degradation (DMOS),
-    predictions are negated, by what the data sets say of their direction and never by
-    the sign of a correlation. So a correlation below zero is a failure, in every cell.
+    If one dataset reports quality (MOS) and the other degradation (DMOS), predictions
+    are sign-flipped according to the declared directions, never by the sign of a
+    correlation. A correlation below zero is therefore a failure in every cell.
 
     Examples
     --------
@@ -152,7 +153,7 @@ def _rises(bunch) -> bool:
 
 
 def _refuse_shared_media(parts, pairs) -> None:
-    """Raise where a file, or a picture in memory, is in training and in test."""
+    """Raise if a file, or a picture in memory, is in both training and test data."""
     seen = {name: identities(data) for name, data in parts.items()}
     for a, b in pairs:
         refuse_shared(

@@ -1,4 +1,4 @@
-"""Scores and predictions in, intervals out: rows or whole groups are drawn again."""
+"""Scores and predictions in, bootstrap intervals by row or by group out."""
 
 from collections.abc import Iterator
 from numbers import Integral, Real
@@ -48,23 +48,23 @@ def bootstrap_interval(
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        Scores, for example MOS.
+        Scores, such as MOS.
     y_pred : array-like of shape (n,)
         Predictions, higher where `y_true` is higher.
     metric : {"srcc", "plcc", "krcc", "rmse"}, default="srcc"
-        What is measured.
+        Metric to compute.
     groups : array-like of shape (n,), default=None
-        Source of each row. Whole sources are drawn, since versions of one source are
-        no independent evidence; an interval by rows would be too narrow.
+        Source of each row. Whole sources are resampled, since versions of one source
+        are not independent; an interval by rows would be too narrow.
     mapping : {"logistic4", "logistic5"}, default=None
-        Curve through which ``plcc`` and ``rmse`` are taken. It is fitted once, to all
-        rows, and not again in every resample.
+        Curve applied before ``plcc`` and ``rmse``. It is fitted once, to all rows, not
+        in every resample.
     confidence : float, default=0.95
-        Probability that the interval is to cover.
+        Confidence level of the interval.
     n_resamples : int, default=2000
-        Resamples that are drawn.
+        Number of resamples.
     random_state : int, RandomState instance or None, default=0
-        Seed of the draws.
+        Seed of the resampling.
 
     Returns
     -------
@@ -74,13 +74,13 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        If lengths differ, numbers are not finite, or there is one group only.
+        If lengths differ, numbers are not finite, or there is only one group.
 
     Notes
     -----
-    Resamples in which a correlation is undefined, because all of one side are equal,
-    are left out. With fewer than about ten groups the interval is too narrow, as any
-    bootstrap's is.
+    Resamples in which a correlation is undefined, because one side is constant, are
+    left out. With fewer than about ten groups the interval is too narrow, as with any
+    bootstrap.
 
     References
     ----------
@@ -125,41 +125,41 @@ def bootstrap_difference(
 ):
     """Test whether two methods differ on one test set.
 
-    Both are scored on the same resamples, so that what makes a resample easy for both
-    does not count.
+    Both are scored on the same resamples, so resamples that are easy or hard for both
+    cancel out.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        Scores, for example MOS.
+        Scores, such as MOS.
     y_pred : array-like of shape (n,)
         Predictions of a method, higher where `y_true` is higher.
     y_pred_baseline : array-like of shape (n,)
-        Predictions of what it is compared with, on the same rows.
+        Predictions of the baseline on the same rows.
     metric : {"srcc", "plcc", "krcc", "rmse"}, default="srcc"
-        What is measured.
+        Metric to compute.
     groups : array-like of shape (n,), default=None
-        Source of each row; whole sources are drawn, see :func:`bootstrap_interval`.
+        Source of each row; whole sources are resampled, see :func:`bootstrap_interval`.
     mapping : {"logistic4", "logistic5"}, default=None
-        Curve through which ``plcc`` and ``rmse`` are taken, one for each method.
+        Curve applied before ``plcc`` and ``rmse``, one for each method.
     confidence : float, default=0.95
-        Probability that the interval is to cover.
+        Confidence level of the interval.
     n_resamples : int, default=2000
-        Resamples that are drawn.
+        Number of resamples.
     random_state : int, RandomState instance or None, default=0
-        Seed of the draws.
+        Seed of the resampling.
 
     Returns
     -------
     (difference, low, high, p_value) : tuple of float
         Metric of the method minus that of the baseline, its percentile interval, and
-        the two-sided p-value of no difference: twice the share of resamples on the
-        rarer side of zero, counting one more, so that it is never 0.
+        the two-sided p-value of no difference: twice the fraction of resamples on the
+        rarer side of zero, with one added to the count so that it is never 0.
 
     Raises
     ------
     ValueError
-        If lengths differ, numbers are not finite, or there is one group only.
+        If lengths differ, numbers are not finite, or there is only one group.
 
     Examples
     --------
@@ -210,7 +210,7 @@ def _checked(y_true, predictions, groups):
 
 
 def _resamples(n: int, groups, n_resamples: int, random_state) -> Iterator[np.ndarray]:
-    """Yield row numbers (B, m), n_resamples of them in all."""
+    """Yield row numbers (B, m), n_resamples in total."""
     rng = check_random_state(random_state)
     if groups is None:
         members = np.arange(n)[:, None]

@@ -34,48 +34,48 @@ def compare(
     n_resamples=2000,
     random_state=0,
 ):
-    """Test whether methods that were scored on the same rows differ.
+    """Test whether methods scored on the same rows differ.
 
     Parameters
     ----------
     table : EvaluationTable or list of EvaluationTable
-        Of :func:`repeated_splits`, :func:`official_split`, :func:`cross_dataset` or
-        :func:`ablate`. Several are joined, for methods that were scored at different
+        Result of :func:`repeated_splits`, :func:`official_split`, :func:`cross_dataset`
+        or :func:`ablate`. Several tables are joined, for methods scored at different
         times; their test rows must be the same.
     metric : {"srcc", "plcc", "krcc", "rmse"}, default="srcc"
-        What is compared; the tables must hold it.
+        Metric to compare; the tables must contain it.
     baseline : str, default=None
-        Method that every other one is compared with. ``None`` takes all pairs.
+        Method to compare every other one with. ``None`` compares all pairs.
     confidence : float, default=0.95
-        Of the bootstrap intervals.
+        Confidence level of the bootstrap intervals.
     n_resamples : int, default=2000
-        Of the bootstrap.
+        Number of bootstrap resamples.
     random_state : int, default=0
         Seed of the bootstrap.
 
     Returns
     -------
     EvaluationTable
-        Its `frame` has one row per pair of methods, data sets and test: ``method``,
+        Its `frame` has one row per pair of methods, datasets and test: ``method``,
         ``baseline``, ``train``, ``test_set``, ``metric``, ``difference`` (method minus
         baseline; for RMSE, negative is better), ``low``, ``high``, ``test``,
         ``statistic``, ``p_value``, ``p_holm``.
 
-        Where there are several splits, ``test`` is ``"paired t"``, ``"corrected t"``
-        and ``"wilcoxon"`` of :func:`paired_tests`, without intervals. Where there is
-        one test set, it is ``"bootstrap"`` of :func:`bootstrap_difference`, by group
-        where there are groups.
+        With several splits, ``test`` is ``"paired t"``, ``"corrected t"`` and
+        ``"wilcoxon"`` of :func:`paired_tests`, without intervals. With one test set, it
+        is ``"bootstrap"`` of :func:`bootstrap_difference`, by group if there are
+        groups.
 
     Raises
     ------
     ValueError
-        If there is one method only, the metric or baseline is not there, or methods
-        were scored on different rows.
+        If there is only one method, the metric or baseline is missing, or methods were
+        scored on different rows.
 
     Notes
     -----
-    ``p_holm`` corrects for all rows of the same ``test`` in this table, over methods
-    and data sets. Choose the test before you look.
+    ``p_holm`` adjusts for all rows of the same ``test`` in this table, over methods and
+    datasets. Choose the test before looking at the results.
 
     Examples
     --------

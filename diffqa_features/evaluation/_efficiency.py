@@ -1,4 +1,4 @@
-"""A fitted estimator and media in, what a prediction costs, stage by stage, out."""
+"""A fitted estimator and media in, the cost of a prediction by stage out."""
 
 import copy
 import platform
@@ -31,40 +31,42 @@ _PERCENTILES = (50, 90, 99)
     prefer_skip_nested_validation=True,
 )
 def efficiency(estimator, X, *, n_repeats=20, n_warmup=2):
-    """Measure what a prediction costs: time, parameters, operations, memory.
+    """Measure the cost of a prediction: time, parameters, operations, memory.
 
     Parameters
     ----------
     estimator : estimator or dict of str to estimator
-        Fitted regressor on media, or a transformer, or several by name. A `memory` is
-        left out: what is measured is computing, not remembering.
+        Fitted regressor on media, or a transformer, or several by name. Any `memory` is
+        ignored, so that computation is measured rather than cache look-ups.
     X : list, array, Series or DataFrame of N media rows
-        Pictures or videos. Latency is measured row by row, taking them in turn;
-        throughput over all of them in one call.
+        Pictures or videos. Latency is measured row by row, cycling through them;
+        throughput over all rows in one call.
     n_repeats : int, default=20
-        Timed rows, for the latency, and as many again for the stages.
+        Number of rows timed for the latency, and as many again for the stages.
     n_warmup : int, default=2
-        Rows before that, which load weights and choose kernels.
+        Number of untimed rows before, which load weights and select kernels.
 
     Returns
     -------
     EvaluationTable
         Its `frame` has one row per method and stage, and one for the ``total``:
 
-        - ``latency_p50_ms``, ``latency_p90_ms``, ``latency_p99_ms``: of one row;
-        - ``share``: of the mean time of a row, in [0, 1];
-        - ``parameters``: of the torch modules that took part, each counted once;
-        - ``gmac``: 1e9 multiply-accumulates of one row (the first), which is half of
-          what torch's own counter calls FLOP;
-        - ``peak_mib``: the most memory at any time within the stage. On a CUDA device
-          what torch has allocated there; else what the process holds, Python and
-          libraries included (Linux; missing elsewhere);
-        - ``images_per_second``: in one call over all of X; for the total only.
+        - ``latency_p50_ms``, ``latency_p90_ms``, ``latency_p99_ms``: latency of one
+          row;
+        - ``share``: fraction of the mean time of a row, in [0, 1];
+        - ``parameters``: parameters of the torch modules involved, each counted once;
+        - ``gmac``: 1e9 multiply-accumulates of one row (the first), half of what
+          torch's own counter reports as FLOPs;
+        - ``peak_mib``: peak memory within the stage. On a CUDA device, the memory
+          allocated by torch; else the resident memory of the process, Python and
+          libraries included (Linux only);
+        - ``images_per_second``: throughput of one call over all of X; for the total
+          only.
 
-        Stages: ``decode`` (read, decode, bring to size), ``vae``, ``text`` (prompts,
-        once per call), ``unet``, ``pool``, ``regress`` (all Pipeline steps behind the
-        stateless ones) and ``other``. An estimator that names no stages has
-        ``regress`` or ``other`` only.
+        Stages: ``decode`` (read, decode, resize), ``vae``, ``text`` (prompts, once per
+        call), ``unet``, ``pool``, ``regress`` (all Pipeline steps after the stateless
+        ones) and ``other``. An estimator that reports no stages only has ``regress`` or
+        ``other``.
 
     Raises
     ------
@@ -75,15 +77,15 @@ def efficiency(estimator, X, *, n_repeats=20, n_warmup=2):
 
     Notes
     -----
-    The total is timed with nothing watching; stages in runs of their own, in which a
-    CUDA device is waited for at every change of stage, so that they sum to somewhat
-    more. Stages do not overlap: what pools inside the UNet's pass counts as ``pool``.
-    Operations are counted in yet another run by
+    The total is timed without instrumentation. Stages are timed in separate runs that
+    synchronise a CUDA device at every change of stage, so their sum is somewhat larger.
+    Stages do not overlap: pooling inside the UNet's pass counts as ``pool``. Operations
+    are counted in another run by
     :class:`torch.utils.flop_counter.FlopCounterMode` (matrix products, convolutions,
-    attention; not element-wise work). What scikit-learn's regressors do is timed but
-    has no ``parameters`` or ``gmac``.
+    attention; not element-wise work). scikit-learn's regressors are timed but have no
+    ``parameters`` or ``gmac``.
 
-    Work of other threads of the process would be counted too: measure alone.
+    Work in other threads of the process would be counted too: run nothing else in it.
 
     Examples
     --------
@@ -119,7 +121,7 @@ def efficiency(estimator, X, *, n_repeats=20, n_warmup=2):
 
 
 class _Call:
-    """What is timed: ``predict`` (or ``transform``) without memory, in two parts."""
+    """The timed call: ``predict`` (or ``transform``) without memory, in two parts."""
 
     def __init__(self, estimator):
         estimator = _without_memory(estimator)
@@ -138,7 +140,7 @@ class _Call:
 
 
 def _without_memory(estimator):
-    """Shallow copy that shares what was fitted, with no store anywhere."""
+    """Shallow copy that shares the fitted state, without any store."""
     estimator = copy.copy(estimator)
     for name in ("steps", "transformer_list"):
         if hasattr(estimator, name):

@@ -1,4 +1,4 @@
-"""Media in, what regressors see out: each picture is extracted once, not per split."""
+"""Media in, regressor inputs out: each picture is extracted once, not per split."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from diffqa_features._store.store import FeatureStore
 
 
 class Extraction:
-    """Rows of one data set, shared by all methods and splits.
+    """Rows of one dataset, shared by all methods and splits.
 
-    A Pipeline that begins with stateless transformers (``requires_fit=False``: nothing
-    is learned, so nothing can leak) is cut behind them: they run once over all rows,
-    and the rest is fitted on the matrix. What cannot be cut, such as a search over a
-    Pipeline, reads the rows itself and remembers them in ``store``.
+    A Pipeline that starts with stateless transformers (``requires_fit=False``: nothing
+    is learned, so nothing can leak) is cut after them: they run once over all rows, and
+    the rest is fitted on the matrix. Estimators that cannot be cut, such as a search
+    over a Pipeline, read the rows themselves and cache them in ``store``.
     """
 
     def __init__(self, X, store: FeatureStore):
@@ -27,7 +27,7 @@ class Extraction:
         self._done = []
 
     def take(self, estimator):
-        """Unfitted estimator -> (what is fitted in each split, on what)."""
+        """Unfitted estimator -> (the part fitted in each split, its input)."""
         stateless, rest = cut(estimator)
         if not stateless:
             return with_store(rest, self._store), self._X
@@ -62,7 +62,7 @@ def cut(estimator):
 
 
 def with_store(estimator, store):
-    """Clone, with every ``memory`` that takes a FeatureStore, and has none, set."""
+    """Clone with every unset ``memory`` that accepts a FeatureStore set to this one."""
     copy = clone(estimator)
     for name in memories(copy):
         if copy.get_params()[name] is None:
@@ -71,7 +71,7 @@ def with_store(estimator, store):
 
 
 def memories(estimator) -> list[str]:
-    """Names of the parameters, of an estimator and its parts, that take a store."""
+    """Names of the parameters of an estimator and its parts that accept a store."""
     params = estimator.get_params()
     owners = {
         name: params[name.rpartition("__")[0]] if "__" in name else estimator
@@ -88,14 +88,14 @@ def memories(estimator) -> list[str]:
 
 @contextmanager
 def temporary_store() -> Iterator[FeatureStore]:
-    """A store that is gone afterwards; it costs nothing unless something is put."""
+    """A temporary store; it costs nothing unless something is stored."""
     with tempfile.TemporaryDirectory(prefix="diffqa-") as folder:
         with FeatureStore(folder) as store:
             yield store
 
 
 def alike(a, b) -> bool:
-    """Whether two steps, or parameters of theirs, compute the same."""
+    """Whether two steps, or two of their parameters, compute the same."""
     if a is b:
         return True
     if type(a) is not type(b):

@@ -61,13 +61,13 @@ def summarise(
 
 
 def groups_of(predictions: pd.DataFrame):
-    """Groups of tidy predictions, ``None`` where there are none."""
+    """Groups of tidy predictions, or ``None``."""
     groups = predictions["group"]
     return None if groups.isna().any() else groups.to_numpy()
 
 
 def say_intervals(confidence, n_resamples, random_state) -> str:
-    """Say how intervals were computed."""
+    """State how intervals were computed."""
     return (
         f"{confidence:.0%} percentile bootstrap, {n_resamples} resamples, by group "
         f"where there are groups, seed {random_state}"

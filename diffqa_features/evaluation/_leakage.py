@@ -1,4 +1,4 @@
-"""Media of two sides in, an error out where something is on both."""
+"""Media of both sides of a split in, an error out if they overlap."""
 
 import os
 
@@ -10,10 +10,10 @@ from diffqa_features._utils.files import expand_user
 
 
 def identities(X) -> np.ndarray:
-    """What each row is, as far as that costs nothing; None where nobody knows.
+    """Identity of each row, if it is cheap to find; else None.
 
-    A file is itself under all its names, links included; an array of pixels is its
-    content. Features, and rows of other kinds, are not looked at.
+    A file is the same under all its names, links included; an array of pixels is
+    identified by its content. Feature rows and other kinds are not checked.
     """
     try:
         rows = [] if _is_features(X) else as_rows(X)
@@ -26,9 +26,9 @@ def identities(X) -> np.ndarray:
 
 
 def refuse_shared(train: dict, test: dict, what: str, rows, way_out: str) -> None:
-    """Raise where the two sides, of row number -> identity, have a medium in common.
+    """Raise if the two sides, of row number -> identity, share a medium.
 
-    `rows` are the two ways to name a row by its number.
+    `rows` are the two templates that name a row by its number.
     """
     ours = {key: row for row, key in train.items() if key is not None}
     both = {key: row for row, key in test.items() if key in ours}

@@ -1,4 +1,4 @@
-"""Names of metrics in, numbers out: for one set of predictions or many resamples."""
+"""Metric names in, values out: for one set of predictions or many resamples."""
 
 import warnings
 
@@ -23,7 +23,7 @@ _SCORES = {
 
 
 def check_metrics(metrics) -> tuple[str, ...]:
-    """Names as a tuple, or scikit-learn's sentence."""
+    """Names as a tuple, or scikit-learn's error message."""
     several = [metrics] if isinstance(metrics, str) else metrics
     names = tuple(several) if InOrder().is_satisfied_by(several) else ()
     if not names or any(name not in METRICS for name in names):
@@ -35,7 +35,7 @@ def check_metrics(metrics) -> tuple[str, ...]:
 
 
 def check_metric(metric) -> str:
-    """One name, or scikit-learn's sentence."""
+    """One name, or scikit-learn's error message."""
     if not isinstance(metric, str) or metric not in METRICS:
         raise ValueError(
             f"The 'metric' parameter must be one of {set(METRICS)}. "
@@ -45,7 +45,7 @@ def check_metric(metric) -> str:
 
 
 def check_mapping(mapping, metrics=ALIGNED):
-    """``None`` or a known name; ``None`` where no metric asks for a curve."""
+    """``None`` or a known name; ``None`` if no metric needs a curve."""
     if mapping is not None and mapping not in MAPPINGS:
         raise ValueError(
             f"The 'mapping' parameter must be None or one of {set(MAPPINGS)}. "
@@ -55,7 +55,7 @@ def check_mapping(mapping, metrics=ALIGNED):
 
 
 def align(y_true: np.ndarray, y_pred: np.ndarray, mapping) -> np.ndarray:
-    """Predictions on the scale of the scores, by the increasing logistic."""
+    """Map predictions to the scale of the scores by the increasing logistic."""
     if mapping is None:
         return y_pred
     if len(y_true) < MAPPINGS[mapping]:
@@ -68,12 +68,12 @@ def align(y_true: np.ndarray, y_pred: np.ndarray, mapping) -> np.ndarray:
 
 
 def score(metric: str, y_true, y_pred, y_aligned) -> float:
-    """One number; 0.0 with a warning where a correlation is undefined."""
+    """One number; 0.0 with a warning if a correlation is undefined."""
     return _SCORES[metric](y_true, y_aligned if metric in ALIGNED else y_pred)
 
 
 def score_resamples(metric: str, y_true, y_pred) -> np.ndarray:
-    """One number per row of (B, n) arrays; NaN where a correlation is undefined."""
+    """One number per row of (B, n) arrays; NaN if a correlation is undefined."""
     if metric == "rmse":
         return np.sqrt(np.square(y_true - y_pred).mean(1))
     if metric == "krcc":

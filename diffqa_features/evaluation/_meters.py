@@ -1,4 +1,4 @@
-"""Watchers of stages: one keeps the time, one counts operations and memory."""
+"""Meters per stage: one for time, one for operations and memory."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ _MIB = 2**20
 
 
 class _Meter:
-    """Attributes what happens between two changes of stage to the innermost one."""
+    """Attributes everything between two stage changes to the innermost stage."""
 
     def __init__(self):
         self._here = threading.local()
@@ -40,7 +40,7 @@ class _Meter:
 
 
 class ClockMeter(_Meter):
-    """Seconds per stage, in ``seconds``; time outside of all stages is not kept."""
+    """Seconds per stage, in ``seconds``; time outside all stages is ignored."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ class CostMeter(_Meter):
         self._hook.remove()
 
     def of(self, name) -> dict:
-        """What a stage took; ``None`` for all together."""
+        """The values of a stage; ``None`` for the total."""
         if name is None:
             seen = {i: n for part in self._parameters.values() for i, n in part.items()}
             operations, peak = sum(self._operations.values()), self._peaks[None]
@@ -112,7 +112,7 @@ class CostMeter(_Meter):
 
 
 class Peak:
-    """The most memory since the last reset: of the CUDA devices, or of the process."""
+    """Peak memory since the last reset, of the CUDA devices or the process."""
 
     @staticmethod
     def wait():
@@ -151,7 +151,7 @@ class Peak:
 
 @cache
 def _can_reset() -> bool:
-    """Whether Linux lets the process forget its high-water mark, with a 5."""
+    """Whether Linux lets the process reset its peak memory (by writing a 5)."""
     try:
         _CLEAR.write_text("5")
     except OSError:
@@ -160,7 +160,7 @@ def _can_reset() -> bool:
 
 
 def _attention() -> dict:
-    """Fused attention that torch's counter does not know: the CPU's."""
+    """Operations of the CPU's fused attention, which torch's counter does not know."""
 
     def count(query, key, value, *args, out_val=None, **kwargs):
         batch, heads, n, width = query

@@ -1,4 +1,4 @@
-"""A data set and the split that it comes with: one fit, a value with an interval."""
+"""A dataset and its official split in, values with intervals from one fit out."""
 
 import numpy as np
 from sklearn.utils._param_validation import validate_params
@@ -39,7 +39,7 @@ def official_split(
     n_resamples=1000,
     random_state=0,
 ):
-    """Score estimators on the split that a data set comes with.
+    """Score estimators on the official split of a dataset.
 
     Parameters
     ----------
@@ -49,34 +49,34 @@ def official_split(
     X : list, array, Series or DataFrame of N media rows
         Pictures or videos.
     y : array-like of shape (N,)
-        Scores, for example MOS.
+        Scores, such as MOS.
     split : array-like of shape (N,), dtype str
-        Name of the part that each row belongs to, as in the `split` of our data sets.
+        Name of the part that each row belongs to, as in the `split` of our datasets.
     train : str or sequence of str, default="train"
-        Parts that are trained on, together.
+        Parts to train on, combined.
     test : str or sequence of str, default="test"
-        Parts that are tested on, each for itself.
+        Parts to test on, each separately.
     groups : array-like of shape (N,), default=None
-        Source of each row: one in training and in test is an error, and intervals are
-        by group.
+        Source of each row: a source in both training and test parts is an error, and
+        intervals are by group.
     metrics : str or sequence of str, default=("srcc", "plcc", "krcc", "rmse")
-        What is reported.
+        Metrics to report.
     mapping : {"logistic4", "logistic5"} or None, default="logistic4"
-        Curve that is fitted to each test set before ``plcc`` and ``rmse``.
+        Curve fitted to each test set before ``plcc`` and ``rmse``.
     confidence : float, default=0.95
-        Of the bootstrap intervals.
+        Confidence level of the bootstrap intervals.
     n_resamples : int, default=1000
-        Of the bootstrap, see :func:`bootstrap_interval`.
+        Number of bootstrap resamples, see :func:`bootstrap_interval`.
     random_state : int, default=0
-        Seed of the bootstrap. Estimators have their own.
+        Seed of the bootstrap. Estimators have their own seeds.
 
     Returns
     -------
     EvaluationTable
         Its `frame` has one row per method, test part and metric, with the columns
         ``method``, ``train``, ``test``, ``metric``, ``value``, ``low``, ``high``,
-        ``n_test`` and ``n_groups``. Intervals say what other pictures would do to the
-        value, not what another training set would.
+        ``n_test`` and ``n_groups``. Intervals reflect the choice of test pictures, not
+        that of the training set.
 
     Raises
     ------

@@ -13,30 +13,29 @@ from sklearn.utils._param_validation import Interval, validate_params
     prefer_skip_nested_validation=True,
 )
 def paired_tests(scores, scores_baseline, *, test_ratio=None):
-    """Test the difference of two methods that were scored on the same splits.
+    """Test the difference between two methods scored on the same splits.
 
     Parameters
     ----------
     scores : array-like of shape (n_splits,)
         Metric of a method on each split, at least two.
     scores_baseline : array-like of shape (n_splits,)
-        The same of what it is compared with, on the same splits.
+        The same for the baseline, on the same splits.
     test_ratio : float, default=None
-        Test rows divided by training rows, for the corrected test.
+        Number of test rows divided by training rows, for the corrected test.
 
     Returns
     -------
     dict of str to (statistic, p_value)
         Two-sided p-values of no difference under the keys
 
-        - ``"paired t"``: Student's, on the differences. It takes splits for
-          independent, which repeated splits of one data set are not: their training
-          rows overlap, and the test finds differences too often.
-        - ``"corrected t"``: with the variance of Nadeau and Bengio [1]_, which allows
-          for that overlap; with `test_ratio` only. The one to report for repeated
-          splits.
-        - ``"wilcoxon"``: the signed-rank test; no normal distribution is asked for,
-          but independence is, as in the first.
+        - ``"paired t"``: Student's t test on the differences. It assumes independent
+          splits, which repeated splits of one dataset are not: their training rows
+          overlap, and the test finds differences too often.
+        - ``"corrected t"``: with the variance of Nadeau and Bengio [1]_, which accounts
+          for that overlap; only with `test_ratio`. Report this one for repeated splits.
+        - ``"wilcoxon"``: the signed-rank test; it does not assume normality but, like
+          the first, independence.
 
     Raises
     ------
@@ -45,8 +44,8 @@ def paired_tests(scores, scores_baseline, *, test_ratio=None):
 
     Notes
     -----
-    Differences that are all zero give the statistic 0 and the p-value 1; differences
-    that are all equal and not zero give an infinite t and the p-value 0.
+    If all differences are zero, the statistic is 0 and the p-value 1; if all are equal
+    but not zero, t is infinite and the p-value 0.
 
     References
     ----------
@@ -84,7 +83,7 @@ def paired_tests(scores, scores_baseline, *, test_ratio=None):
 
 
 def holm(p_values):
-    """Correct p-values for their number, after Holm.
+    """Adjust p-values for multiple comparisons (Holm).
 
     Parameters
     ----------
@@ -94,9 +93,8 @@ def holm(p_values):
     Returns
     -------
     ndarray of shape (n,), dtype float64
-        Adjusted p-values, in the order given. Calling all of them below 0.05
-        significant errs anywhere among them with probability 0.05 at most, however
-        they depend on each other.
+        Adjusted p-values, in the order given. Rejecting at 0.05 keeps the probability
+        of any false rejection at 0.05 or less, whatever the dependence between tests.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the studies share: checked input, leakage, one fit, and what was compared."""
+"""Shared by all studies: input checks, leakage, fitting, and the record of a study."""
 
 import inspect
 from importlib.metadata import version
@@ -38,7 +38,7 @@ def name_of(estimator) -> str:
 
 
 def check_data(X, y, groups, where: str = ""):
-    """Scores as float64, groups as an array or ``None``; of one length with X."""
+    """Scores as float64 and groups as an array or ``None``, both as long as X."""
     check_consistent_length(X, y, groups)
     y = column_or_1d(y).astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(y))
@@ -53,7 +53,7 @@ def check_data(X, y, groups, where: str = ""):
 
 
 def check_split(train, test, groups, media, where: str) -> None:
-    """Raise where a row, a group or one of the media is on both sides.
+    """Raise if a row, a group or a medium is on both sides.
 
     `media` are the rows' :func:`identities`.
     """
@@ -90,7 +90,7 @@ def _refuse_shared_groups(train, test, groups, where):
 
 
 def fit(model, data, y, groups, rows):
-    """Fit a clone on some rows; a search gets the groups too."""
+    """Fit a clone on some rows; a search also gets the groups."""
     model = clone(model)
     return model.fit(
         _safe_indexing(data, rows), y[rows], **_routed(model, groups, rows)
@@ -133,7 +133,7 @@ def measure(predictions: pd.DataFrame, metrics) -> dict[str, float]:
 
 
 def describe(methods: dict, mapping, **more) -> dict[str, str]:
-    """Facts that a table carries."""
+    """Facts recorded in a table."""
     curve = {None: "none: predictions are taken as they are"}
     return {
         **{f"method {name}": _say(estimator) for name, estimator in methods.items()},
@@ -149,7 +149,7 @@ def describe(methods: dict, mapping, **more) -> dict[str, str]:
 
 
 def count(rows: int, groups) -> str:
-    """Say how much data there is."""
+    """State the amount of data."""
     if groups is None:
         return f"{rows} rows, no groups"
     return f"{rows} rows in {len(np.unique(groups))} groups"
@@ -163,7 +163,7 @@ def _say(estimator) -> str:
 
 
 def _routed(model, groups, rows) -> dict:
-    """Groups for a search, or whatever else takes them in ``fit``."""
+    """Groups for a search, or any other estimator that takes them in ``fit``."""
     if groups is None:
         return {}
     name = "groups"

@@ -1,4 +1,4 @@
-"""Random splits of one data set, again and again: median and inter-quartile range."""
+"""Repeated random splits of one dataset: median and inter-quartile range."""
 
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -48,37 +48,37 @@ def repeated_splits(
     mapping="logistic4",
     random_state=0,
 ):
-    """Score estimators on repeated random splits of one data set.
+    """Score estimators on repeated random splits of one dataset.
 
     Parameters
     ----------
     estimator : estimator or dict of str to estimator
         Unfitted regressor on media, or several by name; all see the same splits. A
-        Pipeline that begins with stateless transformers, such as
-        :class:`DiffusionQAFeatures`, extracts each row once, whatever the number of
-        splits; any other estimator that has a `memory` and none set gets a temporary
-        one.
+        Pipeline that starts with stateless transformers, such as
+        :class:`DiffusionQAFeatures`, extracts each row once, regardless of the number
+        of splits; any other estimator with an unset `memory` gets a temporary store.
     X : list, array, Series or DataFrame of N media rows
         Pictures or videos.
     y : array-like of shape (N,)
-        Scores, for example MOS.
+        Scores, such as MOS.
     groups : array-like of shape (N,), default=None
-        Source of each row, as in the `groups` of our data sets. All versions of a
-        source stay on one side of a split. A search gets them too, for its own `cv`.
+        Source of each row, as in the `groups` of our datasets. All versions of a source
+        stay on the same side of a split. A search also gets the groups, for its own
+        `cv`.
     cv : int, splitter or iterable of (train, test), default=None
-        Own splits in the place of random ones, for example ``GroupKFold(5)``. They are
+        Your own splits instead of random ones, for example ``GroupKFold(5)``. They are
         checked: a row, a group or a file on both sides is an error.
     n_splits : int, default=10
-        Random splits.
+        Number of random splits.
     test_size : float or int, default=0.2
-        Share or number of groups (of rows, where there are no groups) for the test.
+        Fraction or number of groups (of rows if there are no groups) in the test set.
     metrics : str or sequence of str, default=("srcc", "plcc", "krcc", "rmse")
-        What is reported.
+        Metrics to report.
     mapping : {"logistic4", "logistic5"} or None, default="logistic4"
-        Curve that is fitted to each test set before ``plcc`` and ``rmse``, see
+        Curve fitted to each test set before ``plcc`` and ``rmse``, see
         :class:`~diffqa_features.metrics.LogisticMapping`.
     random_state : int, default=0
-        Seed of the splits. Estimators have their own.
+        Seed of the splits. Estimators have their own seeds.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def repeated_splits(
 
 
 def list_splits(X, y, groups, cv, n_splits, test_size, random_state):
-    """Pairs of row numbers, none of which leaks."""
+    """Pairs of row numbers, checked for leakage."""
     if cv is None:
         kind = ShuffleSplit if groups is None else GroupShuffleSplit
         cv = kind(n_splits, test_size=test_size, random_state=random_state)
@@ -186,7 +186,7 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def say_splits(cv, splits, groups, test_size, random_state) -> str:
-    """Say how rows were split."""
+    """State how rows were split."""
     if cv is not None:
         given = repr(cv) if hasattr(cv, "split") else "given"
         return f"{len(splits)} splits, {' '.join(given.split())}"

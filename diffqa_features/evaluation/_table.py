@@ -1,4 +1,4 @@
-"""Results in, a tidy frame that prints, exports and says what was compared, out."""
+"""Results in; a tidy frame that prints, exports and records what was compared out."""
 
 import io
 
@@ -14,12 +14,12 @@ _DIGITS = 4
 class EvaluationTable:
     """Result of a study: a tidy frame, and what was compared.
 
-    The functions of :mod:`diffqa_features.evaluation` make it.
+    Returned by the functions of :mod:`diffqa_features.evaluation`.
 
     Parameters
     ----------
     frame : DataFrame
-        One row per number that the study reports.
+        One row per reported number.
     facts : dict of str to str
         What was compared: estimators, data, splits, seed, software.
     scores : DataFrame, default=None
@@ -28,8 +28,8 @@ class EvaluationTable:
     predictions : DataFrame, default=None
         One row per prediction: columns ``method``, ``train``, ``test``, ``split``,
         ``row`` (position in the test data), ``group``, ``y_true``, ``y_pred`` (in the
-        direction of ``y_true``) and ``y_aligned`` (after the logistic, where one was
-        asked for and ``plcc`` or ``rmse`` reported).
+        direction of ``y_true``) and ``y_aligned`` (after the logistic, if one was
+        requested and ``plcc`` or ``rmse`` is reported).
 
     See Also
     --------
@@ -73,21 +73,21 @@ class EvaluationTable:
         ).to_html(header=False)
 
     def to_csv(self, path=None, *, quote_formulas=False):
-        """Write the frame as CSV in full precision, after the facts behind ``#``.
+        """Write the frame as CSV in full precision, after the facts as ``#`` comments.
 
         Parameters
         ----------
         path : str or path, default=None
-            File to write; ``None`` returns the text.
+            File to write; ``None`` returns the text instead.
         quote_formulas : bool, default=False
-            Put ``'`` before text that begins with ``=``, ``+``, ``-`` or ``@``, as a
-            name of a method may: spreadsheets would take it for a formula and run it.
-            Numbers stay as they are. What is read back then has the ``'`` too.
+            Put ``'`` before text that starts with ``=``, ``+``, ``-`` or ``@``, such as
+            a method's name: spreadsheets would run it as a formula. Numbers are not
+            changed. The ``'`` is still there when the file is read back.
 
         Returns
         -------
         str or None
-            The text without `path`.
+            The text if `path` is None.
         """
         lines = [f"# {line}\n" for line in _fact_lines(self.facts)]
         frame = self.frame
@@ -97,7 +97,7 @@ class EvaluationTable:
 
     @classmethod
     def from_csv(cls, path):
-        """Read what :meth:`to_csv` wrote.
+        """Read a file written by :meth:`to_csv`.
 
         Parameters
         ----------
@@ -107,7 +107,7 @@ class EvaluationTable:
         Returns
         -------
         EvaluationTable
-            With `frame` and `facts` only.
+            A table with `frame` and `facts` only.
         """
         path = local_path(path, "The 'path' parameter")
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -121,19 +121,19 @@ class EvaluationTable:
         return cls(read_csv(table), facts)
 
     def to_markdown(self, path=None, *, digits=_DIGITS):
-        """Write a Markdown table and, below it, the facts.
+        """Write a Markdown table, followed by the facts.
 
         Parameters
         ----------
         path : str or path, default=None
-            File to write; ``None`` returns the text.
+            File to write; ``None`` returns the text instead.
         digits : int, default=4
-            Decimals of numbers.
+            Number of decimals.
 
         Returns
         -------
         str or None
-            The text without `path`.
+            The text if `path` is None.
         """
         frame = _texts(self.frame, digits)
         rows = [list(frame.columns), ["---"] * frame.shape[1], *frame.values.tolist()]
@@ -145,19 +145,19 @@ class EvaluationTable:
         return _deliver("\n".join([*lines, "", *facts]), path)
 
     def to_latex(self, path=None, *, digits=_DIGITS):
-        """Write a LaTeX ``tabular`` (rules of the package booktabs).
+        """Write a LaTeX ``tabular`` with booktabs rules.
 
         Parameters
         ----------
         path : str or path, default=None
-            File to write; ``None`` returns the text.
+            File to write; ``None`` returns the text instead.
         digits : int, default=4
-            Decimals of numbers.
+            Number of decimals.
 
         Returns
         -------
         str or None
-            The text without `path`. The facts stand above as comments.
+            The text if `path` is None. The facts precede it as comments.
         """
         shown = _texts(self.frame, digits)
         numeric = [pd.api.types.is_numeric_dtype(t) for t in self.frame.dtypes]
@@ -180,7 +180,7 @@ class EvaluationTable:
 
 
 def _texts(frame, digits: int = _DIGITS):
-    """Every cell as the text that is printed."""
+    """Every cell as printed text."""
     return pd.DataFrame(
         {name: [_text(cell, digits) for cell in frame[name]] for name in frame.columns}
     )

@@ -10,11 +10,12 @@ from diffqa_features.features._base import BackboneTransformer
 
 
 class PromptAlignmentMaps(BackboneTransformer):
-    """Attention of a frozen diffusion model to each prompt, over the picture.
+    """Maps of how much a frozen diffusion model attends to each prompt.
 
-    One noised pass per prompt; at each chosen block the attention of every place to
-    the prompt's own words (start, end and padding tokens left out) is averaged over
-    heads and words, brought to one grid, and averaged over blocks and timesteps.
+    One pass over the noised latent per prompt. At each selected block, the attention of
+    every position to the prompt's own words (without start, end and padding tokens) is
+    averaged over heads and words, resampled to a common grid, and averaged over blocks
+    and timesteps.
 
     Parameters
     ----------
@@ -22,57 +23,57 @@ class PromptAlignmentMaps(BackboneTransformer):
         See `DiffusionQAFeatures`.
 
     timesteps : int or sequence of int, default=(50,)
-        DDPM training steps in [0, 999]; averaged over.
+        DDPM training steps in [0, 999]; maps are averaged over them.
 
     blocks : str or list of str, default="all"
-        Cross-attention blocks by name or pattern; averaged over.
+        Cross-attention blocks by name or pattern; maps are averaged over them.
 
     prompts : str or sequence of str, default=("Good photo.", "Bad photo.")
-        One map each. ``"{column}"`` is filled per row from a DataFrame `X`.
+        Texts, one map each. ``"{column}"`` is filled per row from a DataFrame `X`.
 
     map_size : (int, int), default=(16, 16)
-        Rows and columns of the grid, whatever the levels of the UNet have.
+        Rows and columns of the grid that all levels of the UNet are resampled to.
 
     signed : bool, default=False
-        ``False``: the softmax over all tokens, in [0, 1], as the UNet weighs them.
-        ``True``: the logits before the softmax less their mean over the picture, in
-        units of the logits, so that a place may also repel a prompt.
+        ``False``: the softmax over all tokens, in [0, 1], which is how the UNet weights
+        them. ``True``: the logits before the softmax minus their mean over the picture,
+        so that a position can also score below average for a prompt.
 
     image_size : int, default=None
-        Side of the picture that the backbone sees, pixels; ``None`` is its own.
+        Side of the backbone's input in pixels; ``None`` uses its native size.
 
     view : {"stretch", "fit", "crop"}, default="stretch"
         How a picture is brought to that size.
 
     frame_rate : float, default=1.0
-        Frames per second taken from a video; see `DiffusionQAFeatures`.
+        Frames sampled per second of video; see `DiffusionQAFeatures`.
 
     max_frames : int, default=None
         At most this many frames per row; maps are averaged over frames.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
-        What decodes video files; see `DiffusionQAFeatures`.
+        Decoder for video files; see `DiffusionQAFeatures`.
 
     random_state : int, default=0
         Seeds the noise.
 
     memory : str, path or FeatureStore, default=None
-        Folder in which passes are kept, per picture.
+        Folder or store that caches the passes, per picture.
 
     batch_size : int, default=None
         UNet rows (picture and prompt) per pass.
 
     device : str, default=None
-        ``None`` takes the first accelerator there is, else the CPU.
+        ``None`` uses the first accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
         Precision of the backbone; ``None`` is float16 on CUDA, else float32.
 
     n_jobs : int, default=None
-        Processes, each with a backbone of its own.
+        Processes, each with its own backbone.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read.
+        What to do with rows that cannot be read.
 
     verbose : int, default=0
         1 shows a progress bar.
@@ -80,7 +81,7 @@ class PromptAlignmentMaps(BackboneTransformer):
     Attributes
     ----------
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
 
     See Also
     --------
@@ -88,8 +89,8 @@ class PromptAlignmentMaps(BackboneTransformer):
 
     Notes
     -----
-    Attention is observed where the UNet computes its queries and keys; the forward pass
-    is the library's own, and the picture is real, not generated. Averaging heads and
+    Attention is computed from the queries and keys of the unmodified forward pass of
+    diffusers, on a real picture rather than a generated one. Averaging over heads and
     layers follows DAAM [1]_.
 
     References
@@ -167,7 +168,8 @@ class PromptAlignmentMaps(BackboneTransformer):
         Returns
         -------
         ndarray of shape (N, K * h * w), dtype float32
-            Prompt by prompt, row by row of the grid. A DataFrame after ``set_output``.
+            Ordered by prompt, then by row of the grid. A DataFrame after
+            ``set_output``.
         """
         return self._extract(X)
 
@@ -182,18 +184,18 @@ class PromptAlignmentMaps(BackboneTransformer):
         Returns
         -------
         ndarray of shape (N, K, h, w), dtype float32
-            One map per row of `X` and prompt, whatever ``set_output`` says.
+            One map per row of `X` and prompt, regardless of ``set_output``.
         """
         matrix = self._extract(X)
         return matrix.reshape(len(matrix), len(self._prompts()), *self._map_size())
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns; needs no weights in memory.
+        """Get the column names without loading weights.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
@@ -201,11 +203,11 @@ class PromptAlignmentMaps(BackboneTransformer):
             For example ``map__prompt0__y03__x11``.
         """
         self._validate_params()
-        _, layout = self._recipe_and_layout(self._plan())
+        _, layout = self._recipe_and_layout(self._check_parameters())
         return np.array(layout.names(), dtype=object)
 
-    def _plan(self):
-        info = super()._plan()
+    def _check_parameters(self):
+        info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
 

@@ -1,4 +1,4 @@
-"""What transformers over media share, and those over a backbone."""
+"""Base classes of the transformers over media, with and without a backbone."""
 
 import os
 from dataclasses import replace
@@ -24,10 +24,10 @@ FRAME_STATISTICS = ("mean", "std", "max", "min")
 
 
 class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
-    """Base of the transformers that take media and learn nothing.
+    """Base of the transformers that read media and learn nothing.
 
-    It has no constructor: a subclass lists its parameters, as scikit-learn wants them,
-    and checks in ``_plan`` what spans several of them.
+    It has no constructor: a subclass lists its own parameters, as scikit-learn
+    requires, and ``_check_parameters`` checks those that depend on each other.
     """
 
     _parameter_constraints: dict = {
@@ -41,12 +41,12 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
     }
 
     def fit(self, X=None, y=None):
-        """Check the parameters; nothing is learned and no media is opened.
+        """Check the parameters; nothing is learned and no media are opened.
 
         Parameters
         ----------
         X : list, array or DataFrame of N media rows, default=None
-            Checked to be a container of rows when given.
+            If given, only checked to be a container of rows.
         y : object, default=None
             Ignored.
 
@@ -57,7 +57,7 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
         """
         self._validate_params()
         as_store(self.memory)
-        self._plan()
+        self._check_parameters()
         if X is not None:
             as_rows(X)
         return self
@@ -69,9 +69,10 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
 
 
 class BackboneTransformer(BackboneParameters, MediaTransformer):
-    """Base of the transformers that read a frozen backbone.
+    """Base of the transformers that use a frozen backbone.
 
-    It has no constructor: a subclass lists its parameters, as scikit-learn wants them.
+    It has no constructor: a subclass lists its own parameters, as scikit-learn
+    requires.
     """
 
     _parameter_constraints: dict = {
@@ -106,8 +107,8 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
 
     # -- parameters to plan ----------------------------------------------------------
 
-    def _plan(self):
-        """Check what spans several parameters or the backbone; read no weights."""
+    def _check_parameters(self):
+        """Check parameters against each other and the backbone; load no weights."""
         info = describe_backbone(self._backbone_name())
         self._timesteps()
         self._prompts()
@@ -115,7 +116,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         return info
 
     def _request(self):
-        info = self._plan()
+        info = self._check_parameters()
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 
@@ -145,10 +146,10 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         )
 
     def _recorded(self, info, asked):
-        """What passes record: with a store all blocks and statistics, else the asked.
+        """What a pass records: all blocks and statistics if stored, else the request.
 
-        A pass is what costs. Kept whole, it serves every later choice of blocks and
-        pooling, so that a grid search takes each pass once.
+        The pass is the expensive part. Stored whole, it serves every later choice of
+        blocks and pooling, so a grid search runs each pass once.
         """
         if self.memory is None:
             return asked
@@ -172,7 +173,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         return ("mean",)
 
     def _selected(self, info):
-        """Chosen cross-attention blocks and stages, in the order data meets them."""
+        """Selected cross-attention blocks and stages, in forward order."""
         stage_of = {b.name: b.name.split(".")[0] for b in info.blocks}
         names = [*stage_of, *(stage.name for stage in info.stages)]
         patterns = self.blocks if isinstance(self.blocks, str) else list(self.blocks)

@@ -12,123 +12,124 @@ from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 class DiffusionQAFeatures(BackboneTransformer):
     """Quality features of images and videos from a frozen latent diffusion model.
 
-    Each picture is encoded, noised to one or several timesteps, and shown once to the
-    UNet under each prompt. What the UNet makes of it is pooled to named columns for
-    any regressor. Nothing is trained: `fit` only checks the parameters.
+    Each picture is encoded, noised to one or several timesteps, and passed through the
+    UNet once per prompt. The UNet's attention, hidden states and denoising error are
+    pooled into named columns for any regressor. Nothing is trained: `fit` only checks
+    the parameters.
 
     Parameters
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, which ships with the package
-        and works offline, ``"sd15"``, ``"sd21-base"``), a hub id
-        (``"owner/name"`` or ``"owner/name@revision"``), or a local folder in diffusers
-        layout. Loaded at first use, once per process, never pickled.
+        and works offline, ``"sd15"``, ``"sd21-base"``), a hub id (``"owner/name"`` or
+        ``"owner/name@revision"``), or a local folder in diffusers layout. It is loaded
+        on first use, once per process, and never pickled.
 
     timesteps : int or sequence of int, default=(50,)
-        DDPM training steps in [0, 999] at which the picture is noised. Each adds
-        columns and one UNet pass per prompt.
+        DDPM training steps in [0, 999] to noise the picture to. Each adds columns and
+        one UNet pass per prompt.
 
     blocks : str or list of str, default="all"
-        Cross-attention blocks by name or pattern, in the order in which data meets
-        them: ``down0.0 ... mid.0 up1.0 ... up3.2``. ``"up*"``, ``["mid.0",
-        "down[01].*"]`` select; ``"all"`` is all. For ``hidden``, the stages of the
-        chosen blocks and the stages that a pattern names (``"up0"``).
+        Cross-attention blocks by name or pattern, such as ``"up*"`` or ``["mid.0",
+        "down[01].*"]``. Names in forward order: ``down0.0 ... mid.0 up1.0 ... up3.2``.
+        For ``hidden``, the stages of the selected blocks and any stages that a pattern
+        names (``"up0"``).
 
     prompts : str or sequence of str, default=("Good photo.", "Bad photo.")
-        Texts that the pictures are compared with, any number. ``"{column}"`` is filled
-        per row from a DataFrame `X`.
+        Any number of texts to compare the pictures with. ``"{column}"`` is filled per
+        row from a DataFrame `X`.
 
     kinds : str or sequence of str, default=("alignment", "error")
-        What to keep of a pass:
+        Features to compute:
 
-        - ``"alignment"``: mean over heads and tokens of
-          ``(1/0.14) log sum exp(0.14 S)`` over space, with ``S`` the attention logits
-          of a block before the softmax (GenzIQA [1]_). One column per (timestep,
-          block, prompt).
+        - ``"alignment"``: mean over heads and tokens of ``(1/0.14) log sum exp(0.14
+          S)`` over space, where ``S`` are the attention logits of a block before the
+          softmax (GenzIQA [1]_). One column per (timestep, block, prompt).
         - ``"query"``: the block's queries pooled over space, mean over prompts (the
           visual query of GenzVQA [1]_). One column per channel.
         - ``"attended"``: the block's cross-attention output, pooled over space.
-        - ``"hidden"``: the hidden states that leave each UNet stage, pooled over
-          space, mean over prompts (the multi-level features of DP-IQA [2]_).
+        - ``"hidden"``: the output states of each UNet stage, pooled over space, mean
+          over prompts (the multi-level features of DP-IQA [2]_).
         - ``"error"``: log RMS of the denoising error per latent channel and prompt,
           and the difference of the total RMS between the first two prompts (the bias
           of GenzIQA's released code, divided by the square root of the number of
-          latent values). The spectrum is this library's own, from no paper.
+          latent values). The per-channel values are this library's own and come from no
+          paper.
 
-        ``error`` needs the whole pass; the others stop after the last chosen block.
+        ``error`` needs the whole pass; the others stop after the last selected block.
 
     pooling : str or sequence of str, default=("mean",)
         Statistics over space of ``query``, ``attended`` and ``hidden``: ``"mean"``,
         ``"std"``, ``"max"``.
 
     image_size : int, default=None
-        Side of the picture that the backbone sees, pixels. ``None`` is the backbone's
-        own size (512 for Stable Diffusion 1.5 and 2.1-base, 192 for ``tiny``).
+        Side of the backbone's input in pixels. ``None`` uses the backbone's native size
+        (512 for Stable Diffusion 1.5 and 2.1-base, 192 for ``tiny``).
 
     view : {"stretch", "fit", "crop"}, default="stretch"
         How a picture is brought to that size: stretched to a square as in the papers;
-        its longer side scaled to it with the aspect ratio kept; or the central square
-        cropped without scaling.
+        scaled by its longer side, keeping the aspect ratio; or centre-cropped without
+        scaling.
 
     frame_rate : float, default=1.0
-        Frames per second taken from a video: those shown at 0.5 s + k / `frame_rate`
-        for every integer k that leads into the video, so that 1 takes the frames at
-        0.5 s, 1.5 s, ..., and 2 takes those and the ones at 0 s, 1 s, ... A frame that
-        is shown at several of these moments is taken once; a rate above the video's
-        takes every frame. Of a video too short for any of them the frame in the middle
-        is taken. Times are those of presentation: variable rates and edit lists are
-        followed, and no frame count is trusted. GIF, WebP, PNG and AVIF animations
-        are videos too. Arrays of frames and pages of a TIFF have no clock and are taken
-        whole.
+        Frames sampled per second of video: those shown at 0.5 s + k / `frame_rate` for
+        every integer k that falls within the video. A rate of 1 samples at 0.5 s, 1.5
+        s, ...; a rate of 2 adds 0 s, 1 s, ... A frame shown at several of these times
+        is used once; a rate above the video's own uses every frame. A video too short
+        for any sample contributes its middle frame. Times are presentation times:
+        variable frame rates and edit lists are respected, and the container's frame
+        count is never trusted. GIF, WebP, PNG and AVIF animations count as videos.
+        Arrays of frames and multi-page TIFFs have no time base; all their frames are
+        used.
 
     max_frames : int, default=None
-        At most this many of those frames per row, the middles of as many equal
-        segments. ``None`` sets no limit.
+        Maximum number of those frames per row, taken at the centres of equal segments.
+        ``None`` sets no limit.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
-        What decodes video files. ``"imageio"`` is PyAV, the library of imageio's video
-        plugin, and reads whatever FFmpeg reads. ``"decord"`` refuses files of which it
-        does not give the same frames, as that one does: other codings than H.264,
-        HEVC, VP9 and MJPEG, more than 8 bits, alpha, odd sizes, pictures to be
-        turned, key frames that cannot be jumped to. ``"auto"`` takes decord for the
-        files that it reads right, and imageio for the others and where decord is not
-        installed or fails. Frames are the same and so are stored features. Damage
-        is an error with all of them: nothing is patched up.
+        Decoder for video files. ``"imageio"`` is PyAV, the library behind imageio's
+        video plugin, and reads everything FFmpeg reads. ``"decord"`` raises an error
+        for files from which it would not decode the same frames as PyAV: codecs other
+        than H.264, HEVC, VP9 and MJPEG, more than 8 bits, alpha, odd sizes, rotated
+        pictures, and key frames that cannot be seeked to. ``"auto"`` uses decord for
+        the files that it decodes correctly, and imageio for all others and where decord
+        is missing or fails. Frames, and therefore stored features, are identical. A
+        damaged file is an error with every reader: no frame is concealed.
 
     frame_pooling : str or sequence of str, default=("mean",)
         Statistics over frames: ``"mean"``, ``"std"``, ``"max"``, ``"min"``. An image is
         a clip of one frame.
 
     random_state : int, default=0
-        Seeds the noise. It depends on this seed, the timestep and the size of the
-        latents only: it is the same for every row, batch, process and machine.
+        Seeds the noise, which depends only on this seed, the timestep and the size of
+        the latents: it is the same for every row, batch, process and machine.
 
     memory : str, path or FeatureStore, default=None
-        Folder in which passes are kept, per picture. With it a pass is kept whole (all
-        blocks and statistics of the chosen kinds), so that a grid search over
+        Folder or store that caches the passes, per picture. Each pass is stored whole
+        (all blocks and statistics of the selected kinds), so a grid search over
         timesteps, blocks and pooling costs one UNet pass per (row, timestep, prompt)
         and one VAE encode per row.
 
     batch_size : int, default=None
         UNet rows (picture and prompt) per pass. ``None`` chooses by device. A batch
-        that does not fit into memory is halved.
+        that runs out of memory is halved.
 
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
-        accelerator there is, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
+        accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
-        Precision of the backbone. ``None`` is float16 on CUDA and float32 elsewhere;
-        what overflows in half precision is taken again in float32. Features are
-        float32 always.
+        Precision of the backbone. ``None`` means float16 on CUDA and float32 elsewhere;
+        what overflows in half precision is recomputed in float32. Features are always
+        float32.
 
     n_jobs : int, default=None
-        Processes (any joblib backend), each with a backbone of its own. Refused on a
-        GPU, where batches do the same without the memory.
+        Processes (any joblib backend), each with its own backbone. Not allowed on a
+        GPU, where larger batches have the same effect with less memory.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read: raise at the first, or fill it with
-        NaN, warn, and list it in ``failed_``.
+        What to do with rows that cannot be read: raise at the first one; or fill them
+        with NaN, warn, and list them in ``failed_``.
 
     verbose : int, default=0
         1 shows a progress bar.
@@ -136,29 +137,29 @@ class DiffusionQAFeatures(BackboneTransformer):
     Attributes
     ----------
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
 
     See Also
     --------
     PromptAlignmentMaps : Where in the picture each prompt is attended to.
-    FeatureStore : What `memory` keeps.
+    FeatureStore : The store behind `memory`.
 
     Notes
     -----
     Columns are named ``t50__up1.0__alignment__prompt0``,
     ``t50__mid.0__query__std__0042``, ``t50__error__prompt1__03``,
-    ``t50__error__prompt0-prompt1``: parts are joined by a double underscore, so that a
-    regular expression selects a timestep, block, kind, prompt, statistic or channel.
+    ``t50__error__prompt0-prompt1``: parts are joined by a double underscore, so a
+    regular expression can select a timestep, block, kind, prompt, statistic or channel.
     With a `frame_pooling` other than ``("mean",)`` each name ends in ``__frames-mean``,
     ``__frames-std`` and so on.
 
-    Frames of a video are its stored pixels, turned upright as the file says: fields are
-    not separated, and pixels that are not square stay so. Colours are converted as the
-    stream says (BT.601 where it says nothing), alpha is put on white, and more than
-    8 bits are rounded to 8.
+    Video frames are the stored pixels, rotated as the file's metadata says; interlaced
+    fields are not separated, and non-square pixels are not resampled. Colours are
+    converted with the stream's matrix (BT.601 if unspecified), alpha is composited over
+    white, and higher bit depths are rounded to 8 bits.
 
-    A batch of n and n batches of one agree to about 1e-5 relative in float32, not
-    bitwise.
+    Results do not depend on the batch size beyond rounding: about 1e-5 relative in
+    float32, not bitwise.
 
     References
     ----------
@@ -251,19 +252,19 @@ class DiffusionQAFeatures(BackboneTransformer):
         ------
         ValueError
             If a parameter is invalid, or a row cannot be read and `on_error` is
-            ``"raise"``: the message names the row, the file, and the way out.
+            ``"raise"``: the message names the row, the file and a remedy.
         OSError
-            If the backbone or a file is not there.
+            If the backbone or a file cannot be found.
         """
         return self._extract(X)
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns; needs no weights in memory.
+        """Get the column names without loading weights.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
@@ -273,18 +274,18 @@ class DiffusionQAFeatures(BackboneTransformer):
         return np.array([row["name"] for row in self.get_feature_metadata()], object)
 
     def get_feature_metadata(self):
-        """What each column is, as data: for ablations and figures.
+        """Describe each column as data, for ablations and figures.
 
         Returns
         -------
         list of dict
             One per column, with the keys ``name``, ``timestep``, ``block`` (or stage),
             ``kind``, ``prompt`` (its text), ``statistic``, ``channel``,
-            ``frame_statistic``, ``backbone`` and ``backbone_commit`` (of the hub);
-            ``pandas.DataFrame`` takes the list as it is.
+            ``frame_statistic``, ``backbone`` and ``backbone_commit`` (for hub models);
+            ``pandas.DataFrame`` accepts this list directly.
         """
         self._validate_params()
-        info = self._plan()
+        info = self._check_parameters()
         _, layout = self._recipe_and_layout(info)
         prompts = self._prompts()
         texts = {f"prompt{k}": text for k, text in enumerate(prompts)}
@@ -306,8 +307,8 @@ class DiffusionQAFeatures(BackboneTransformer):
             for column in layout.columns()
         ]
 
-    def _plan(self):
-        info = super()._plan()
+    def _check_parameters(self):
+        info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
 

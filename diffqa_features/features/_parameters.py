@@ -1,15 +1,26 @@
-"""Checks of parameters that frozen transformers and learned estimators share."""
+"""Parameter checks shared by frozen transformers and learned estimators."""
 
 import os
 import warnings
 from pathlib import Path
 
+_PAGES = Path(__file__).parents[2] / "docs/_build/html/generated/api"
+"""Where ``make docs`` puts the API pages."""
+
 
 class MediaParameters:
-    """Mixin: parameters that are words, rows that failed, tags of what takes media."""
+    """Mixin: keyword parameters, failed rows, and the tags of estimators over media."""
+
+    # The question mark in a notebook's diagram leads there, where pages were built.
+    _doc_link_module = "diffqa_features"
+
+    @property
+    def _doc_link_template(self):
+        page = _PAGES / f"diffqa_features.{type(self).__name__}.html"
+        return page.as_uri() if page.is_file() else ""
 
     def _choice(self, name, allowed):
-        """A parameter that is one of a closed set of words, or several of them."""
+        """A parameter that is one or several of a fixed set of strings."""
         value = getattr(self, name)
         values = (value,) if isinstance(value, str) else tuple(value)
         known = all(isinstance(v, str) and v in allowed for v in values)
@@ -47,7 +58,7 @@ class MediaParameters:
 
 
 class BackboneParameters(MediaParameters):
-    """Mixin: parameters of what looks through a frozen backbone."""
+    """Mixin: parameters of estimators that use a frozen backbone."""
 
     def _backbone_name(self):
         name = os.fspath(self.backbone)

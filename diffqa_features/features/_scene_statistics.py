@@ -31,33 +31,35 @@ _SHAPES = np.arange(0.2, 10.0005, 0.001)
 class NaturalSceneStatistics(MediaTransformer):
     """Natural-scene statistics of images and videos, after BRISQUE.
 
-    Locally normalised luminance of a good photograph is distributed in much the same
-    way whatever it shows, and distortions change that distribution. As in BRISQUE [1]_
-    this transformer describes it, and the products of neighbours, by the parameters of
-    generalised Gaussian distributions at two scales (36 numbers). Fourteen plain
-    statistics of luminance, gradients and colour, which BRISQUE does not see, follow.
-    It is the baseline that features of a network have to beat, and needs no model.
+    In good photographs, locally normalised luminance follows much the same distribution
+    regardless of content, and distortions change that distribution. As in BRISQUE [1]_,
+    the distribution and that of products of neighbouring pixels are described by the
+    parameters of generalised Gaussians at two scales (36 numbers). Fourteen simple
+    statistics of luminance, gradients and colour, which BRISQUE does not use, are
+    appended. This is the baseline that network features have to beat; it needs no
+    model.
 
     Parameters
     ----------
     max_frames : int or None, default=None
-        At most this many frames of a video, evenly spread; ``None`` takes one a second
-        of a file and all of an array. The statistics are averaged over frames.
+        Maximum number of frames of a video, evenly spaced; ``None`` uses one frame per
+        second of a file and all frames of an array. The statistics are averaged over
+        frames.
     memory : str, path, FeatureStore or None, default=None
-        Folder or store that keeps the statistics on disk by content.
+        Folder or store that caches the statistics on disk, by content.
     n_jobs : int or None, default=None
         Processes that share the rows. ``None`` means 1 unless in a
         ``joblib.parallel_config`` context.
     on_error : {"raise", "nan"}, default="raise"
-        What becomes of a row that cannot be read: an error, or a row of NaN with a
-        warning.
+        What to do with a row that cannot be read: raise an error, or return a row of
+        NaN with a warning.
     verbose : int, default=0
-        Above 0, a progress bar over rows.
+        Above 0, show a progress bar over rows.
 
     Attributes
     ----------
     failed_ : list of (int, str)
-        Index and reason of the rows that the last call of `transform` could not read.
+        Index and reason for every row that the last call of `transform` could not read.
 
     See Also
     --------
@@ -66,7 +68,7 @@ class NaturalSceneStatistics(MediaTransformer):
     Notes
     -----
     The transformer is stateless: ``fit`` only validates parameters. Pictures are
-    described at their own size, at least 16 pixels a side.
+    analysed at their own size, which must be at least 16 pixels a side.
 
     References
     ----------
@@ -113,7 +115,7 @@ class NaturalSceneStatistics(MediaTransformer):
         Returns
         -------
         ndarray of shape (N, 50), dtype float32
-            Finite, also for flat pictures; NaN in rows that could not be read.
+            Finite even for flat pictures; NaN for rows that could not be read.
 
         Raises
         ------
@@ -125,7 +127,7 @@ class NaturalSceneStatistics(MediaTransformer):
         rows = as_rows(X)
         store = as_store(self.memory)
         if store is not None:
-            store.info()  # a store that cannot be is one error, not a bad row each
+            store.info()  # an unusable store is one error, not one per row
         describe = partial(
             _describe_rows,
             max_frames=None if self.max_frames is None else int(self.max_frames),
@@ -142,12 +144,12 @@ class NaturalSceneStatistics(MediaTransformer):
         return matrix
 
     def get_feature_names_out(self, input_features=None):
-        """Name the 50 columns.
+        """Get the names of the 50 columns.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
@@ -156,7 +158,7 @@ class NaturalSceneStatistics(MediaTransformer):
         """
         return np.array(_NAMES, dtype=object)
 
-    def _plan(self):
+    def _check_parameters(self):
         """No parameter depends on another one."""
 
 

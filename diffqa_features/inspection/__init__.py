@@ -1,11 +1,11 @@
-"""Results as figures: Display classes in scikit-learn's manner.
+"""Results as figures: Display classes in the style of scikit-learn.
 
-In: fitted estimators and media, or computed results. Out: displays, which store what
-they show and draw it in `plot`, the only place that imports matplotlib. Open
-`_prediction` first; `_style` has the common look, `_checks` the common errors. The
-class methods ``from_...`` compute and draw in one go. New figures fit a column of a
-paper (3.5 inches, text of 7 and 8 points, colours that everyone can tell apart); axes
-that you pass keep their own style.
+In: fitted estimators and media, or computed results. Out: displays, which store their
+data and draw it in `plot`, the only place that imports matplotlib. Open `_prediction`
+first; `_style` has the common look, `_checks` the common errors. The class methods
+``from_...`` compute and draw in one step. New figures fit one column of a paper (3.5
+inches, 7 and 8 point text, colour-blind-safe colours); axes that you pass keep their
+own style.
 """
 
 from diffqa_features.inspection._alignment_map import AlignmentMapDisplay

@@ -1,4 +1,4 @@
-"""A picture and its prompt maps in, panels with the maps over it out."""
+"""A picture and its prompt maps in, panels with overlaid maps out."""
 
 from textwrap import fill
 
@@ -22,10 +22,10 @@ _LETTER = 0.065  # inches that a letter of 8 points is wide
 
 
 class AlignmentMapDisplay:
-    """Where in a picture each prompt is attended to, over all blocks or in each.
+    """Overlay of attention maps per prompt, over all blocks or per block.
 
-    One panel shows the picture; each further panel one map over the gray picture.
-    Prompts stand side by side, blocks below each other.
+    One panel shows the picture; each further panel shows one map over the picture in
+    grey. Prompts are arranged in columns, blocks in rows.
 
     Parameters
     ----------
@@ -36,21 +36,21 @@ class AlignmentMapDisplay:
         One map per prompt (and block), over the whole picture.
 
     prompts : sequence of str of length K
-        What the maps belong to.
+        Prompt of each map.
 
     blocks : sequence of str of length B, default=None
-        Names of blocks, where there are maps of several.
+        Names of the blocks, if `maps` has several.
 
     map_name : str, default="attention"
-        What the values are called.
+        Name of the values.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes
-        The panels: the picture, K maps, and the difference if it was asked for. With
-        `blocks` of shape (B, panels), where only the first row has the picture.
+        The panels: the picture, K maps, and the difference if requested. With `blocks`,
+        of shape (B, panels), where only the first row has the picture.
     figure_ : matplotlib Figure
-        The figure that holds them.
+        Figure containing the axes.
 
     See Also
     --------
@@ -80,28 +80,28 @@ class AlignmentMapDisplay:
         Parameters
         ----------
         ax : array-like of matplotlib Axes, default=None
-            One per panel; ``None`` makes a figure of a paper's column, 3.5 inches
-            wide, or of the whole page for more than four panels side by side.
+            One per panel; ``None`` creates a single-column figure, 3.5 inches wide, or
+            a full-width one for more than four panels side by side.
         difference : bool, default=False
-            Add a panel of the first map minus the second, each less its mean: it shows
-            which of the two prompts a place is nearer to.
+            Add a panel with the first map minus the second, each with its mean
+            subtracted: it shows which of the two prompts a position is closer to.
         cmap : str or matplotlib Colormap, default="viridis"
-            Colours of the maps. Each map has a scale of its own, since prompts and
-            blocks differ in how much attention there is at all. With `blocks` one bar
-            says so in the place of a bar for each.
+            Colour map of the maps. Each map has its own scale, since prompts and blocks
+            differ in their overall attention. With `blocks`, a single colour bar says
+            so instead of one bar each.
         alpha : float, default=0.65
             Opacity of the maps over the picture, in [0, 1].
 
         Returns
         -------
         AlignmentMapDisplay
-            Itself.
+            The display itself.
 
         Raises
         ------
         ValueError
-            If the number of axes is not that of the panels, or `difference` is asked
-            for with fewer than two prompts.
+            If the number of axes does not match the panels, or `difference` is
+            requested with fewer than two prompts.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         if difference and len(self.prompts) < 2:
@@ -183,7 +183,7 @@ class AlignmentMapDisplay:
         )
 
     def _bar(self, overlay, panel, text, label, ends):
-        """Bar inside the panel's own column, so that all panels stay of one size."""
+        """Colour bar inside the panel's own column, so all panels are of equal size."""
         h, w = self.image.shape[:2]
         place = panel.inset_axes((0.04, -0.1 * w / h, 0.92, 0.06 * w / h))
         bar = self.figure_.colorbar(overlay, cax=place, orientation="horizontal")
@@ -211,25 +211,25 @@ class AlignmentMapDisplay:
         Parameters
         ----------
         estimator : PromptAlignmentMaps
-            What computes the maps.
+            Computes the maps.
         X : list, array, Series or DataFrame of N media rows
             See :meth:`diffqa_features.PromptAlignmentMaps.maps`.
         index : int, default=0
-            The row that is drawn; the others are not opened. Of a video the middle
-            frame is shown, and its maps are the mean over frames.
+            Row to draw; the others are not opened. For a video, the middle frame is
+            shown, with the mean of the maps over frames.
         blocks : sequence of str, default=None
-            Names or patterns, for example ``["down1.0", "mid.0", "up*"]``: a row of
-            maps for each, from one pass per prompt. ``None`` is one map per prompt,
-            over the blocks of the estimator.
+            Names or patterns, for example ``["down1.0", "mid.0", "up*"]``: one row of
+            maps each, from one pass per prompt. ``None`` draws one map per prompt, over
+            the estimator's blocks.
         ax : array-like of matplotlib Axes, default=None
             See :meth:`plot`.
         **style : dict
-            Further keywords of :meth:`plot`.
+            Further keyword arguments of :meth:`plot`.
 
         Returns
         -------
         AlignmentMapDisplay
-            What was drawn.
+            The display, already plotted.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         one = _safe_indexing(X, [index])
@@ -260,7 +260,7 @@ class AlignmentMapDisplay:
 
 
 def _numbers(low: float, high: float) -> tuple[str, str]:
-    """Both ends of a scale, with as few digits as tell them apart."""
+    """Both ends of a scale, with as few digits as distinguish them."""
     for digits in range(2, 9):
         texts = tuple(
             f"{v:.{digits}g}".replace("-", "\N{MINUS SIGN}") for v in (low, high)

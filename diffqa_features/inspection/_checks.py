@@ -1,4 +1,4 @@
-"""What displays are given in, the same as arrays out, or an error that says why not."""
+"""Inputs of displays in, checked arrays or an error out."""
 
 import numpy as np
 from sklearn.utils import check_array, column_or_1d
@@ -14,7 +14,7 @@ def numbers(values, name: str, length: int | None = None) -> np.ndarray:
 
 
 def features(values) -> np.ndarray:
-    """Finite float64 (n, D), enough of them to be brought to two dimensions."""
+    """Finite float64 (n, D), with enough rows for a two-dimensional embedding."""
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or values.shape[0] < 4 or values.shape[1] < 2:
         raise ValueError(
@@ -48,7 +48,7 @@ def distinct_timesteps(values) -> np.ndarray:
 
 
 def timesteps_parameter(estimator, name: str | None) -> str:
-    """Name of the parameter of an estimator, or of a part of it, that holds them."""
+    """Name of the timesteps parameter of an estimator or one of its parts."""
     known = estimator.get_params()
     if name is None:
         named = [each for each in known if each.rpartition("__")[2] == "timesteps"]

@@ -1,4 +1,4 @@
-"""Features in, a map of the rows in two dimensions out, coloured by what they are."""
+"""Features in, a two-dimensional embedding coloured by score or label out."""
 
 import numpy as np
 from sklearn.base import clone
@@ -21,38 +21,38 @@ from diffqa_features.inspection._style import (
 
 
 class EmbeddingDisplay:
-    """Features of many rows in two dimensions, coloured by distortion or score.
+    """Two-dimensional embedding of features, coloured by distortion or score.
 
     Parameters
     ----------
     points : ndarray of shape (n, 2)
-        Where each row lies.
+        Position of each row.
 
     y : ndarray of shape (n,), default=None
-        Scores, drawn in colours.
+        Scores, shown by colour.
 
     labels : ndarray of shape (n,), default=None
-        What each row is, for example its distortion; drawn in markers, and in colours
-        where there are no scores.
+        Category of each row, for example its distortion; shown by marker, and by colour
+        if there are no scores.
 
     axis_names : (str, str), default=("dimension 1", "dimension 2")
-        What the axes are called.
+        Names of the axes.
 
     has_scale : bool, default=True
-        Whether numbers along the axes mean anything; those of t-SNE do not.
+        Whether the axis values are meaningful; those of t-SNE are not.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        Axes with the plot.
     figure_ : matplotlib Figure
-        The figure that holds it.
+        Figure containing the axes.
     scatters_ : list of matplotlib PathCollection
         The points, one collection per label in sorted order.
     colorbar_ : matplotlib Colorbar
-        Of the scores; None without.
+        Colour bar of the scores, or None.
     legend_ : matplotlib Legend
-        Of the labels; None without.
+        Legend of the labels, or None.
 
     References
     ----------
@@ -95,20 +95,20 @@ class EmbeddingDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            ``None`` makes a figure of a paper's column, 3.5 inches wide.
+            ``None`` creates a single-column figure, 3.5 inches wide.
         cmap : str or matplotlib Colormap, default="viridis"
-            Colours of the scores.
+            Colour map of the scores.
         size : float, default=14
             Area of a point, square points.
         alpha : float, default=0.85
             Opacity of the points, in [0, 1].
         y_name : str, default="score"
-            What the scores are called.
+            Name of the scores.
 
         Returns
         -------
         EmbeddingDisplay
-            Itself.
+            The display itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         ax, text = one_axes(ax, 2.8)
@@ -147,7 +147,7 @@ class EmbeddingDisplay:
         return self
 
     def _handles(self):
-        """Markers as they are drawn; gray where colour says something else."""
+        """Markers as drawn; grey if colour shows the scores."""
         if self.y is None:
             return self.scatters_
         markers = zip(np.unique(self.labels), MARKERS * len(self.scatters_))
@@ -159,27 +159,27 @@ class EmbeddingDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, **more):
-        """Compute features, bring them to two dimensions and draw.
+        """Compute features, embed them in two dimensions and draw.
 
         Parameters
         ----------
         estimator : transformer or Pipeline
-            Its `transform` gives the features. Of a fitted Pipeline that ends in a
-            regressor, what comes before it.
+            Its `transform` provides the features. For a fitted Pipeline that ends in a
+            regressor, the steps before it do.
         X : list, array, Series or DataFrame of N media rows
-            What it takes.
+            Input of the estimator.
         **more : dict
-            Keywords of :meth:`from_features`.
+            Keyword arguments of :meth:`from_features`.
 
         Returns
         -------
         EmbeddingDisplay
-            What was drawn.
+            The display, already plotted.
 
         Raises
         ------
         TypeError
-            If the estimator gives no features.
+            If the estimator cannot provide features.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         # Before anything is extracted, which may take hours.
@@ -205,31 +205,31 @@ class EmbeddingDisplay:
         ax=None,
         **style,
     ):
-        """Bring features that are there already to two dimensions and draw.
+        """Embed existing features in two dimensions and draw.
 
         Parameters
         ----------
         features : array-like of shape (n, D)
-            Each column is standardised first, so that its unit does not count.
+            Each column is standardised first, so its units do not matter.
         y : array-like of shape (n,), default=None
             Scores, finite.
         labels : array-like of shape (n,), default=None
-            What each row is.
+            Category of each row.
         method : {"tsne", "pca"} or transformer, default="tsne"
-            How; a transformer gives two columns in its `fit_transform`. t-SNE begins
-            at the principal components, with a perplexity of 30, or of a third of
-            the rows where they are fewer than 91.
+            Method; the `fit_transform` of a transformer must return two columns. t-SNE
+            is initialised with the principal components, with a perplexity of 30, or a
+            third of the rows if there are fewer than 91.
         random_state : int, default=0
             Seed of t-SNE.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
         **style : dict
-            Further keywords of :meth:`plot`.
+            Further keyword arguments of :meth:`plot`.
 
         Returns
         -------
         EmbeddingDisplay
-            What was drawn.
+            The display, already plotted.
 
         Raises
         ------

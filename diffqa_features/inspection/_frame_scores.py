@@ -1,4 +1,4 @@
-"""A video and the score of each frame in, a curve over time with thumbnails out."""
+"""A video and its frame scores in, a curve over time with thumbnails out."""
 
 from collections.abc import Mapping
 
@@ -23,43 +23,43 @@ class FrameScoresDisplay:
         Score of each frame.
 
     frames : ndarray of shape (T,), dtype int
-        Number of each frame in the video, from 0, increasing.
+        Index of each frame in the video, from 0, increasing.
 
     times : ndarray of shape (T,), default=None
-        When each is shown, seconds. ``None`` where there is no clock: frame numbers
-        are then along the bottom.
+        Presentation time of each frame in seconds. ``None`` if there is no time base:
+        the x axis then shows frame indices.
 
     weights : ndarray of shape (T,), default=None
-        What each frame counts in the score of the video, drawn as bars.
+        Weight of each frame in the score of the video, drawn as bars.
 
     thumbnails : dict of int to ndarray of shape (h, w, 3), default=None
-        Small pictures of some frames, by position in `scores`.
+        Thumbnails of some frames, by position in `scores`.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What the curve was drawn on.
+        Axes with the curve.
     figure_ : matplotlib Figure
-        The figure that holds it.
+        Figure containing the axes.
     line_ : matplotlib Line2D
         The scores.
     thumbnail_axes_ : list of matplotlib Axes
         One per thumbnail.
     weight_ax_ : matplotlib Axes
-        What the weights were drawn on; None without.
+        Axes with the weights, or None.
 
     Notes
     -----
-    :meth:`from_estimator` takes any estimator with a method ``frame_scores(X)``. It
+    :meth:`from_estimator` accepts any estimator with a method ``frame_scores(X)`` that
     returns a list with one mapping per row of `X` (a dict, or a
     :class:`~sklearn.utils.Bunch`) with the keys
 
     - ``"score"``: array of shape (T,), higher is better;
-    - ``"frame"``: array of ints of shape (T,), number of each scored frame in the
-      medium as it is stored, from 0, increasing;
-    - ``"time"``: array of shape (T,), seconds from the first frame, or None where the
-      medium has no clock; may be missing;
-    - ``"weight"``: array of shape (T,), not negative, or None; may be missing.
+    - ``"frame"``: array of ints of shape (T,), index of each scored frame in the stored
+      medium, from 0, increasing;
+    - ``"time"``: array of shape (T,), seconds from the first frame, or None if the
+      medium has no time base; optional;
+    - ``"weight"``: array of shape (T,), non-negative, or None; optional.
 
     Examples
     --------
@@ -81,24 +81,24 @@ class FrameScoresDisplay:
         self.thumbnails = thumbnails
 
     def plot(self, ax=None, *, color=COLORS[0], marker="o", score_name="score"):
-        """Draw the curve, and thumbnails above it that point to their frames.
+        """Draw the curve, with thumbnails above that point to their frames.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            ``None`` makes a figure of a paper's column, 3.5 inches wide. Thumbnails
-            need room above axes that are given.
+            ``None`` creates a single-column figure, 3.5 inches wide. Thumbnails need
+            room above axes that you pass.
         color : matplotlib color, default="#0072B2"
-            Of the curve.
+            Colour of the curve.
         marker : str, default="o"
-            Of the frames.
+            Marker of the frames.
         score_name : str, default="score"
-            What the scores are called, with their unit.
+            Name of the scores, with their unit.
 
         Returns
         -------
         FrameScoresDisplay
-            Itself.
+            The display itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         shown = self.thumbnails or {}
@@ -178,14 +178,15 @@ class FrameScoresDisplay:
         X : list, array, Series or DataFrame of N media rows
             Videos.
         index : int, default=0
-            The row that is drawn; the others are not opened.
+            Row to draw; the others are not opened.
         **more : dict
-            ``n_thumbnails``, see :meth:`from_scores`, and keywords of :meth:`plot`.
+            ``n_thumbnails``, see :meth:`from_scores`, and keyword arguments of
+            :meth:`plot`.
 
         Returns
         -------
         FrameScoresDisplay
-            What was drawn.
+            The display, already plotted.
 
         Raises
         ------
@@ -230,33 +231,33 @@ class FrameScoresDisplay:
         ax=None,
         **style,
     ):
-        """Draw scores that are there already.
+        """Draw existing scores.
 
         Parameters
         ----------
         video : str, path or ndarray of shape (T, H, W, 3)
-            What was scored.
+            The scored video.
         scores : array-like of shape (T,)
             Score of each frame, finite.
         frames : array-like of shape (T,), dtype int, default=None
-            Number of each frame in the video, from 0, increasing; ``None`` numbers
-            them from 0.
+            Index of each frame in the video, from 0, increasing; ``None`` counts from
+            0.
         times : array-like of shape (T,), default=None
-            When each is shown, seconds; ``None`` asks the video, which may have no
-            clock.
+            Presentation time of each frame in seconds; ``None`` reads it from the
+            video, if that has a time base.
         weights : array-like of shape (T,), default=None
-            What each frame counts, not negative.
+            Weight of each frame, non-negative.
         n_thumbnails : int, default=5
-            Frames that are shown, spread uniformly; 0 shows none.
+            Number of evenly spaced frames to show; 0 shows none.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
         **style : dict
-            Further keywords of :meth:`plot`.
+            Further keyword arguments of :meth:`plot`.
 
         Returns
         -------
         FrameScoresDisplay
-            What was drawn.
+            The display, already plotted.
 
         Raises
         ------

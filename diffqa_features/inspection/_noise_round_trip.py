@@ -1,4 +1,4 @@
-"""A picture and timesteps in, what noise does to it and what comes back out."""
+"""A picture and timesteps in, its noised and denoised versions out."""
 
 from itertools import chain
 
@@ -23,11 +23,11 @@ _SMALLEST = 11  # its window must fit
 
 
 class NoiseRoundTripDisplay:
-    """A picture in latent space, noised to some timesteps, and denoised again.
+    """Picture noised in latent space to some timesteps, and denoised again.
 
-    The left column is the picture and what the VAE alone makes of it. Each further
-    column shows a noised latent as the decoder sees it and, below, what the frozen
-    UNet restores of it.
+    The left column shows the picture and its reconstruction by the VAE alone. Each
+    further column shows a decoded noised latent and, below, its restoration by the
+    frozen UNet.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class NoiseRoundTripDisplay:
         The picture as the backbone sees it.
 
     decoded : ndarray of shape (H, W, 3), dtype uint8
-        Encoded and decoded, without noise.
+        The picture, encoded and decoded without noise.
 
     timesteps : sequence of int of length T
         DDPM training steps in [0, 999].
@@ -50,32 +50,31 @@ class NoiseRoundTripDisplay:
         The denoised latents, decoded.
 
     similarity : ndarray of shape (1 + T,)
-        Structural similarity of `decoded` and of each of `restored` to `image`, on
-        the luminance; 1 is equal.
+        Structural similarity (SSIM) to `image`, on the luminance, of `decoded` and each
+        of `restored`; 1 means identical.
 
     Attributes
     ----------
     axes_ : ndarray of shape (2, 1 + T) of matplotlib Axes
         The panels.
     figure_ : matplotlib Figure
-        The figure that holds them.
+        Figure containing the axes.
 
     See Also
     --------
-    diffqa_features.DiffusionQAFeatures : Its ``error`` columns are of the same noise.
+    diffqa_features.DiffusionQAFeatures : Its ``error`` columns use the same noise.
 
     Notes
     -----
-    Backbones hold the encoder of their VAE only. The decoder is read from disk for one
-    call of :meth:`from_estimator`, runs in float32, and is let go. Several steps back
-    are those of DDIM [2]_.
+    Backbones keep only the encoder of their VAE in memory. The decoder is loaded from
+    disk for one call of :meth:`from_estimator`, runs in float32, and is released.
+    Multi-step denoising uses DDIM [2]_.
 
     References
     ----------
     .. [1] S. Mitra, D. De, S. Rao and R. Soundararajan, "Image and Video Quality
        Assessment using Prompt-Guided Latent Diffusion Models for Cross-Dataset
-       Generalization", arXiv 2406.04654, figure 3, which gives LPIPS in the place of
-       SSIM.
+       Generalization", arXiv 2406.04654, figure 3, which reports LPIPS instead of SSIM.
     .. [2] J. Song, C. Meng and S. Ermon, "Denoising diffusion implicit models", ICLR
        2021.
 
@@ -108,20 +107,21 @@ class NoiseRoundTripDisplay:
         Parameters
         ----------
         ax : array-like of matplotlib Axes of shape (2, 1 + T), default=None
-            ``None`` makes a figure of a paper's column, 3.5 inches wide, or of the
-            whole page for more than three timesteps.
+            ``None`` creates a single-column figure, 3.5 inches wide, or a full-width
+            one for more than three timesteps.
         interpolation : str, default="antialiased"
-            Of the pictures, see matplotlib's ``imshow``; ``"nearest"`` shows pixels.
+            Interpolation of the pictures, see matplotlib's ``imshow``; ``"nearest"``
+            shows pixels.
 
         Returns
         -------
         NoiseRoundTripDisplay
-            Itself.
+            The display itself.
 
         Raises
         ------
         ValueError
-            If the axes have another shape.
+            If the axes have a different shape.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         import matplotlib.pyplot as plt
@@ -175,36 +175,36 @@ class NoiseRoundTripDisplay:
         ax=None,
         **style,
     ):
-        """Take one row through noise and back, and draw it.
+        """Noise and denoise one row, and draw it.
 
         Parameters
         ----------
         estimator : DiffusionQAFeatures or PromptAlignmentMaps
-            Gives the backbone, its device and dtype, the view and the seed of the
-            noise; the noise is that of its features.
+            Provides the backbone, its device and dtype, the view and the seed; the
+            noise is that of its features.
         X : list, array, Series or DataFrame of N media rows
             See :meth:`diffqa_features.DiffusionQAFeatures.transform`.
         timesteps : sequence of int, default=(95, 500, 950)
             DDPM training steps in [0, 999].
         index : int, default=0
-            The row that is drawn; the others are not opened. Of a video the middle
-            frame is taken.
+            Row to draw; the others are not opened. For a video, the middle frame is
+            used.
         prompt : str, default=""
-            What the UNet is told; ``""`` is no condition. There is no guidance.
+            Prompt given to the UNet; ``""`` is unconditional. There is no guidance.
         n_steps : int, default=1
-            UNet passes on the way back. 1 is the estimate of the clean latent in one
-            step, ``(z_t - sqrt(1 - a) e) / sqrt(a)``, the mean of all that z_t may
-            have been: blurred at high noise. More walk back by DDIM, over as
-            many timesteps spread evenly from t to 0.
+            UNet passes for denoising. 1 estimates the clean latent in a single step,
+            ``(z_t - sqrt(1 - a) e) / sqrt(a)``, which is the mean of all possible
+            originals and so blurred at high noise. More steps use DDIM over that many
+            timesteps, evenly spaced from t to 0.
         ax : array-like of matplotlib Axes of shape (2, 1 + T), default=None
             See :meth:`plot`.
         **style : dict
-            Further keywords of :meth:`plot`.
+            Further keyword arguments of :meth:`plot`.
 
         Returns
         -------
         NoiseRoundTripDisplay
-            What was drawn.
+            The display, already plotted.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Scores and predictions in, a scatter plot with the correlations out."""
+"""Scores and predictions in, a scatter plot with correlations out."""
 
 import numpy as np
 from sklearn.utils import check_consistent_length, column_or_1d
@@ -23,7 +23,7 @@ _MAD_TO_STD = 1.4826  # of a normal distribution
 
 
 class PredictionDisplay:
-    """Predicted against true quality, coloured by kind, with the logistic and outliers.
+    """Predicted against true quality, coloured by label, with logistic and outliers.
 
     Parameters
     ----------
@@ -31,38 +31,38 @@ class PredictionDisplay:
         Scores, for example MOS.
 
     y_pred : ndarray of shape (n,)
-        Predictions, of held-out rows.
+        Predictions for held-out rows.
 
     labels : ndarray of shape (n,), default=None
-        What each row is, for example its distortion; drawn in colours and markers.
+        Category of each row, for example its distortion; shown by colour and marker.
 
     mapping : fitted LogisticMapping, default=None
-        Curve from predictions to scores. PLCC and RMSE are then those after the curve,
-        and it is drawn in the place of the diagonal.
+        Curve from predictions to scores. PLCC and RMSE are then computed after the
+        curve, which is drawn instead of the diagonal.
 
     outliers : ndarray of shape (m,), dtype int, default=()
-        Rows that are ringed and numbered, the farthest first.
+        Rows to circle and number, farthest first.
 
     names : ndarray of shape (n,), default=None
-        What each row is called, for example its file; ``None`` calls it by its number.
+        Name of each row, for example its file; ``None`` uses its number.
 
     outlier_rule : str, default=None
-        What makes a row an outlier, for the legend.
+        Definition of an outlier, for the legend.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        Axes with the plot.
     figure_ : matplotlib Figure
-        The figure that holds it.
+        Figure containing the axes.
     line_ : matplotlib Line2D
-        The curve, or where prediction and score are equal.
+        The curve, or the diagonal.
     scatters_ : list of matplotlib PathCollection
         The points, one collection per label in sorted order.
     rings_ : matplotlib PathCollection
-        Rings around outliers; None without.
+        Circles around outliers, or None.
     legend_ : matplotlib Legend
-        Labels, the curve, and the outliers by name; None where there are none.
+        Labels, the curve, and the outliers by name; or None.
 
     See Also
     --------
@@ -107,23 +107,22 @@ class PredictionDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            ``None`` makes a figure of a paper's column, 3.5 inches wide.
+            ``None`` creates a single-column figure, 3.5 inches wide.
         spread : float, default=0.0
-            Width over which the labels are set side by side around their target, in
-            units of the target. For graded targets, whose points would cover each
-            other.
+            Width over which labels are placed side by side around their target, in
+            units of the target. Use it for graded targets, whose points would overlap.
         alpha : float, default=0.75
             Opacity of the points, in [0, 1].
         size : float, default=14
             Area of a point, square points.
         n_named : int, default=8
-            How many outliers the legend names, the farthest first. All are ringed and
+            Number of outliers named in the legend, farthest first. All are circled and
             numbered in that order; `outliers` holds all their rows.
 
         Returns
         -------
         PredictionDisplay
-            Itself.
+            The display itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         ax, text = one_axes(ax, _HEIGHT)
@@ -192,7 +191,7 @@ class PredictionDisplay:
         )
 
     def _ring_outliers(self, x, size, text, n_named):
-        """Ring and number all, name the farthest; return their legend entries."""
+        """Circle and number all, name the farthest; return their legend entries."""
         rows = np.asarray(self.outliers, dtype=int)
         self.rings_ = None
         if not len(rows):
@@ -232,18 +231,18 @@ class PredictionDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted regressor or Pipeline, on rows that are not among `X`.
+            Fitted regressor or Pipeline that has not seen the rows of `X`.
         X : list, array, Series or DataFrame of N media rows
-            What its `predict` takes.
+            Input of its `predict`.
         y : array-like of shape (n,)
             Scores.
         **more : dict
-            Keywords of :meth:`from_predictions`.
+            Keyword arguments of :meth:`from_predictions`.
 
         Returns
         -------
         PredictionDisplay
-            What was drawn.
+            The display, already plotted.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         return cls.from_predictions(y, estimator.predict(X), **more)
@@ -261,7 +260,7 @@ class PredictionDisplay:
         ax=None,
         **style,
     ):
-        """Draw predictions that are there already, as of `cross_val_predict`.
+        """Draw existing predictions, such as those of `cross_val_predict`.
 
         Parameters
         ----------
@@ -270,27 +269,27 @@ class PredictionDisplay:
         y_pred : array-like of shape (n,)
             Predictions, finite.
         labels : array-like of shape (n,), default=None
-            What each row is.
+            Category of each row.
         mapping : {"logistic4", "logistic5"}, default=None
-            Curve that is fitted from predictions to scores, see
-            :class:`~diffqa_features.metrics.LogisticMapping`. ``None`` takes them
-            to be on the scale of the scores already.
+            Curve to fit from predictions to scores, see
+            :class:`~diffqa_features.metrics.LogisticMapping`. ``None`` assumes that
+            predictions are on the scale of the scores.
         y_error : array-like of shape (n,), default=None
-            Standard error of each score. Rows whose prediction, after the curve, is
-            off by more than twice this are outliers, as for the VQEG's outlier ratio.
-            Where there is none: rows off by more than three robust standard deviations
-            (1.4826 times the median of all absolute residuals).
+            Standard error of each score. Rows whose prediction, after the curve, is off
+            by more than twice this are outliers, as in the VQEG's outlier ratio. If
+            ``None``, outliers are rows off by more than three robust standard
+            deviations (1.4826 times the median of all absolute residuals).
         names : array-like of shape (n,), default=None
-            What each row is called, for example its file.
+            Name of each row, for example its file.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
         **style : dict
-            Further keywords of :meth:`plot`.
+            Further keyword arguments of :meth:`plot`.
 
         Returns
         -------
         PredictionDisplay
-            What was drawn.
+            The display, already plotted.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""A view and timesteps in, its noised latents and what the UNet restores, decoded."""
+"""A view and timesteps in, its noised and restored latents, decoded, out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def round_trip(
     prompt: str = "",
     n_steps: int = 1,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Noise a view (H, W, 3) uint8 to each timestep and walk back in `n_steps`.
+    """Noise a view (H, W, 3) uint8 to each timestep and denoise it in `n_steps`.
 
     Returns
     -------

@@ -20,38 +20,38 @@ _LETTER = 0.06  # inches that a letter of 7 points is wide
 
 
 class SearchHeatmapDisplay:
-    """Scores of a grid search over two of its parameters.
+    """Heat map of grid search scores over two parameters.
 
     Parameters
     ----------
     scores : ndarray of shape (R, C)
-        Mean test scores, higher is better; NaN where nothing was tried.
+        Mean test scores, higher is better; NaN for combinations that were not tried.
 
     row_values : sequence of length R
-        Values of the parameter down the side.
+        Values of the row parameter.
 
     column_values : sequence of length C
-        Values of the parameter along the bottom.
+        Values of the column parameter.
 
     row_name : str, default="rows"
-        What the side is called.
+        Name of the row parameter.
 
     column_name : str, default="columns"
-        What the bottom is called.
+        Name of the column parameter.
 
     score_name : str, default="score"
-        What the colours are called.
+        Name of the scores.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        Axes with the plot.
     figure_ : matplotlib Figure
-        The figure that holds it.
+        Figure containing the axes.
     image_ : matplotlib AxesImage
-        The colours.
+        The heat map.
     text_ : ndarray of shape (R, C) of matplotlib Text
-        The numbers; None where nothing was tried.
+        The numbers; None for combinations that were not tried.
 
     Examples
     --------
@@ -81,22 +81,22 @@ class SearchHeatmapDisplay:
         self.score_name = score_name
 
     def plot(self, ax=None, *, cmap="viridis", values_format=".3f"):
-        """Draw the heat map; the best cell has a frame.
+        """Draw the heat map; the best cell is framed.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            ``None`` makes a figure of a paper's column, 3.5 inches wide, or of the
-            whole page, where the numbers of more than six columns would not fit.
+            ``None`` creates a single-column figure, 3.5 inches wide, or a full-width
+            one for more than six columns.
         cmap : str or matplotlib Colormap, default="viridis"
-            Colours of the scores.
+            Colour map of the scores.
         values_format : str, default=".3f"
-            Format of the numbers in the cells; ``""`` leaves them out.
+            Format of the numbers in the cells; ``""`` omits them.
 
         Returns
         -------
         SearchHeatmapDisplay
-            Itself.
+            The display itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         from matplotlib.patches import Rectangle
@@ -165,33 +165,33 @@ class SearchHeatmapDisplay:
         Parameters
         ----------
         search : GridSearchCV
-            Or any fitted search with ``cv_results_``.
+            Fitted search; any with ``cv_results_``.
         rows : str
-            Parameter down the side, for example ``"features__timesteps"``.
+            Row parameter, for example ``"features__timesteps"``.
         columns : str
-            Parameter along the bottom, for example ``"features__blocks"``.
+            Column parameter, for example ``"features__blocks"``.
         metric : str, default="score"
-            Name of the score, where the search has several.
+            Name of the metric, if the search has several.
         score_name : str, default=None
-            What the colours are called; ``None`` says ``"mean test <metric>"``.
+            Name of the scores; ``None`` uses ``"mean test <metric>"``.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
         **style : dict
-            Further keywords of :meth:`plot`.
+            Further keyword arguments of :meth:`plot`.
 
         Returns
         -------
         SearchHeatmapDisplay
-            What was drawn. Where other parameters were searched too, a cell holds the
-            best over them. Candidates without one of the two parameters, as a list of
-            grids may have, are left out.
+            The display, already plotted. If other parameters were searched too, a cell
+            shows the best score over them. Candidates that lack one of the two
+            parameters, as in a list of grids, are left out.
 
         Raises
         ------
         NotFittedError
-            If the search was not fitted.
+            If the search is not fitted.
         ValueError
-            If it has no such parameter or metric, or no score at all.
+            If a parameter or metric does not exist, or there are no scores.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         if not hasattr(search, "cv_results_"):
@@ -239,7 +239,7 @@ class SearchHeatmapDisplay:
 
 
 def _distinct(values) -> list:
-    """Each value once, in order; values may be lists."""
+    """Distinct values in order; values may be lists."""
     found = []
     for value in values:
         if not any(_same(value, other) for other in found):

@@ -1,4 +1,4 @@
-"""What the displays share: colours, and axes whose text fits a column of a paper."""
+"""Shared style of the displays: colours, and axes with text sized for a column."""
 
 # Okabe and Ito (2008), told apart by people with any colour vision; yellow left out,
 # which is too light on white. Markers differ too.
@@ -13,8 +13,8 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def one_axes(ax, height, width=COLUMN):
     """Return the axes to draw on, and the size of their text in points.
 
-    Axes that are given keep the sizes of whoever made them: the size is then None,
-    which matplotlib takes for its own default. rcParams are read and never written.
+    Axes passed by the caller keep their sizes: the size is then None, for which
+    matplotlib uses its default. rcParams are read but never written.
     """
     import matplotlib.pyplot as plt
 
@@ -26,7 +26,7 @@ def one_axes(ax, height, width=COLUMN):
 
 
 def dress(ax):
-    """Give new axes text for a column; ticks that come later take it too."""
+    """Set text sizes for one column on new axes, later ticks included."""
     ax.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     ax.spines[:].set_linewidth(0.6)
     # A fixed number of ticks: where it follows the size of the axes, layout that gives
@@ -38,14 +38,14 @@ def dress(ax):
 
 
 def tidy(ax):
-    """A light grid behind the data, no box around it."""
+    """A light grid behind the data, and no frame."""
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def legend_of(ax, size, handles, ncols=3):
-    """Legend over new axes, where it hides nothing; inside given ones."""
+    """Legend above new axes, where it hides nothing; inside the caller's own axes."""
     if size is None:
         return ax.legend(handles=handles)
     return ax.figure.legend(
@@ -70,7 +70,7 @@ def colorbar_of(mappable, ax, size, label, **options):
 
 
 def title(ax, words, size):
-    """Title in the size of the other text; given axes keep their own."""
+    """Title in the size of the other text; axes passed by the caller keep their own."""
     if size is None:
         ax.set_title(words)
     else:
@@ -78,5 +78,5 @@ def title(ax, words, size):
 
 
 def small(size):
-    """Size of what is less than a label; None stays None."""
+    """Size of text smaller than a label; None stays None."""
     return None if size is None else SMALL

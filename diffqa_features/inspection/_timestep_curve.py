@@ -1,4 +1,4 @@
-"""An estimator and data sets in, its correlation at each timestep out, with bands."""
+"""An estimator and datasets in, its correlation per timestep with bands out."""
 
 import numpy as np
 from sklearn.base import clone
@@ -22,7 +22,7 @@ from diffqa_features.inspection._style import (
 
 
 class TimestepCurveDisplay:
-    """How well quality is predicted from each timestep, on several test sets.
+    """Prediction performance per timestep, on several test sets.
 
     Parameters
     ----------
@@ -33,20 +33,20 @@ class TimestepCurveDisplay:
         The metric on each test set.
 
     bands : dict of str to ndarray of shape (2, T)
-        Lower and upper end of its interval, by the same names.
+        Lower and upper ends of its intervals, by the same names.
 
     metric : {"srcc", "plcc", "krcc", "rmse"}, default="srcc"
-        What was measured.
+        Metric that was computed.
 
     confidence : float, default=0.95
-        Probability that the intervals are to cover.
+        Confidence level of the intervals.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        Axes with the plot.
     figure_ : matplotlib Figure
-        The figure that holds it.
+        Figure containing the axes.
     lines_ : list of matplotlib Line2D
         One per test set.
     bands_ : list of matplotlib PolyCollection
@@ -57,7 +57,7 @@ class TimestepCurveDisplay:
     See Also
     --------
     SearchHeatmapDisplay : Timesteps and blocks of a grid search.
-    diffqa_features.evaluation.cross_dataset : What is computed.
+    diffqa_features.evaluation.cross_dataset : The underlying computation.
 
     References
     ----------
@@ -92,7 +92,7 @@ class TimestepCurveDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            ``None`` makes a figure of a paper's column, 3.5 inches wide.
+            ``None`` creates a single-column figure, 3.5 inches wide.
         band_alpha : float, default=0.18
             Opacity of the bands, in [0, 1]; 0 hides them.
         linewidth : float, default=1.2
@@ -101,7 +101,7 @@ class TimestepCurveDisplay:
         Returns
         -------
         TimestepCurveDisplay
-            Itself.
+            The display itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         ax, text = one_axes(ax, 2.5)
@@ -146,51 +146,52 @@ class TimestepCurveDisplay:
         ax=None,
         **style,
     ):
-        """Train at each timestep on one data set, test on others, and draw.
+        """Train at each timestep on one dataset, test on others, and draw.
 
         Parameters
         ----------
         estimator : estimator
             Unfitted regressor on media with a parameter for timesteps.
         train : Bunch
-            Data set that is trained on, as the functions of
-            :mod:`diffqa_features.datasets` return it.
+            Training dataset, as returned by the functions of
+            :mod:`diffqa_features.datasets`.
         test : dict of str to Bunch
-            Data sets that are tested on, by name; see
+            Test datasets by name; see
             :func:`~diffqa_features.evaluation.cross_dataset`.
         timesteps : sequence of int
             DDPM training steps in [0, 999]; one fit each.
         parameter : str, default=None
-            What is set to each of them, for example ``"features__timesteps"``.
-            ``None`` finds the one parameter of this name.
+            Parameter to set to each timestep, for example ``"features__timesteps"``.
+            ``None`` finds the only parameter of that name.
         metric : {"srcc", "plcc", "krcc", "rmse"}, default="srcc"
-            What is measured; ``plcc`` and ``rmse`` after the logistic of four
-            parameters.
+            Metric to compute; ``plcc`` and ``rmse`` after the four-parameter logistic.
         confidence : float, default=0.95
-            Of the intervals.
+            Confidence level of the intervals.
         n_resamples : int, default=1000
-            Of the bootstrap, by group where a data set has groups.
+            Number of bootstrap resamples, by group if a dataset has groups.
         random_state : int, default=0
             Seed of the bootstrap.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
         **style : dict
-            Further keywords of :meth:`plot`.
+            Further keyword arguments of :meth:`plot`.
 
         Returns
         -------
         TimestepCurveDisplay
-            What was drawn. Bands say what other test pictures would do to the value,
-            not what another training set would.
+            The display, already plotted. Bands reflect the choice of test pictures, not
+            that of the training set.
 
         Raises
         ------
         ValueError
-            If there is no such parameter, or the same media is in training and test.
+            If there is no such parameter, or the same medium is in training and test
+            data.
 
         Notes
         -----
-        A picture passes the VAE once, and the UNet once per timestep and prompt.
+        The VAE runs once per picture, and the UNet once per picture, timestep and
+        prompt.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         timesteps = np.sort(distinct_timesteps(timesteps))
@@ -239,7 +240,7 @@ class TimestepCurveDisplay:
         ax=None,
         **style,
     ):
-        """Draw predictions that are there already.
+        """Draw existing predictions.
 
         Parameters
         ----------
@@ -250,26 +251,26 @@ class TimestepCurveDisplay:
         timesteps : sequence of int of length T
             DDPM training steps in [0, 999].
         groups : dict of str to array-like of shape (n,), default=None
-            Source of each row, for the bootstrap; a test set may be missing.
+            Source of each row, for the bootstrap; test sets may be left out.
         metric : {"srcc", "plcc", "krcc", "rmse"}, default="srcc"
-            What is measured.
+            Metric to compute.
         mapping : {"logistic4", "logistic5"} or None, default="logistic4"
-            Curve before ``plcc`` and ``rmse``.
+            Curve fitted before ``plcc`` and ``rmse``.
         confidence : float, default=0.95
-            Of the intervals.
+            Confidence level of the intervals.
         n_resamples : int, default=1000
-            Of the bootstrap.
+            Number of bootstrap resamples.
         random_state : int, default=0
             Seed of the bootstrap.
         ax : matplotlib Axes, default=None
             See :meth:`plot`.
         **style : dict
-            Further keywords of :meth:`plot`.
+            Further keyword arguments of :meth:`plot`.
 
         Returns
         -------
         TimestepCurveDisplay
-            What was drawn.
+            The display, already plotted.
 
         Raises
         ------

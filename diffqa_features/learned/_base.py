@@ -1,7 +1,8 @@
-"""The one `fit` of all that gradient descent fits, and what belongs to it.
+"""The common `fit` of all estimators trained by gradient descent.
 
-A method supplies data, network, loss and scores (the hooks below `_fit`); checks,
-splits, the loop, lines to the units of `y`, and what is kept at the end are here.
+A method supplies data, network, loss and scores (the hooks below `_fit`). This file has
+the checks, the splits, the loop, the line to the units of `y`, and the fitted
+attributes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _shared = BackboneTransformer._parameter_constraints
 
 @dataclass
 class Job:
-    """One call of `fit`, or of a prediction: what came in, and what was made of it."""
+    """State of one call of `fit` or of a prediction."""
 
     X: object
     rows: list
@@ -72,12 +73,12 @@ class Job:
 
     @property
     def kept(self) -> list[int]:
-        """Places in `rows` of those that can be read."""
+        """Positions in `rows` of the readable ones."""
         lost = {index for index, _ in self.failed or ()}
         return [place for place in range(len(self.rows)) if place not in lost]
 
     def weights_of(self, places, device):
-        """What these rows count, as a tensor; None is 1 for all."""
+        """Weights of these rows as a tensor; None means 1 for all."""
         import torch
 
         if self.weight is None:
@@ -86,11 +87,11 @@ class Job:
 
 
 class LearnedModel(MediaParameters, SavedModel):
-    """Base of what gradient descent fits; it has no constructor.
+    """Base of estimators trained by gradient descent; it has no constructor.
 
-    A subclass names in `_ARCHITECTURE` the parameters that its weights belong to: these
-    cannot be changed between `fit` and `predict`. In `_FITTED` it names the plain
-    attributes beside the weights that `fit` leaves and files keep.
+    A subclass lists in `_ARCHITECTURE` the parameters that its weights belong to, which
+    cannot change between `fit` and `predict`, and in `_FITTED` the plain attributes,
+    besides the weights, that `fit` sets and files store.
     """
 
     _ARCHITECTURE = ()
@@ -122,7 +123,7 @@ class LearnedModel(MediaParameters, SavedModel):
     # -- the skeleton --------------------------------------------------------------
 
     def _fit(self, X, y=None, groups=None, sample_weight=None, **more):
-        """Fit; what was fitted before stays as it is until all is done."""
+        """Fit; the previous state is kept until everything is done."""
         self._validate_params()
         job = Job(X, as_rows(X), more, failed=self._list_of_failed())
         self._check_targets(job, y, groups, sample_weight)
@@ -149,29 +150,29 @@ class LearnedModel(MediaParameters, SavedModel):
     # What a method supplies:
 
     def _check_parameters(self):
-        """Check what spans several parameters; what is known of the backbone."""
+        """Check parameters against each other; return the backbone's description."""
 
     def _open_data(self, job):
-        """Read the rows; those that are bad go to `job.failed` and are left out."""
+        """Read the rows; bad ones go to `job.failed` and are left out."""
         raise NotImplementedError
 
     def _build_network(self, job):
-        """The network on its device, with the fitted weights where `job.warm`."""
+        """The network on its device, with the fitted weights if `job.warm`."""
         raise NotImplementedError
 
     def _loss(self, job):
         """Make ``step(rows, generators) -> (loss, predictions)``, see `train`.
 
-        `rows` are places in the data.
+        `rows` are positions in the data.
         """
         raise NotImplementedError
 
     def _facts(self, job):
-        """What the result depends on beside architecture, schedule and targets."""
+        """What the result depends on besides architecture, schedule and targets."""
         return ()
 
     def _smallest_batch(self):
-        """The fewest rows that the loss learns from."""
+        """Minimum number of rows that the loss needs."""
         return 1
 
     # What those that learn scores do in between:
@@ -186,16 +187,16 @@ class LearnedModel(MediaParameters, SavedModel):
         pass
 
     def _validation(self, job):
-        """A function that gives the SRCC of the rows held out, or None."""
+        """A function that returns the SRCC of the held-out rows, or None."""
 
     def _end(self, job, trained):
-        """What is fitted beside the weights."""
+        """Fitted attributes besides the weights."""
         return {}
 
     # -- training ------------------------------------------------------------------
 
     def _minimise(self, job, past):
-        """The loop with this estimator's parameters; the history of its epochs.
+        """Run the loop with this estimator's parameters; return the history.
 
         `past` counts the epochs of earlier fits.
         """
@@ -241,7 +242,7 @@ class LearnedModel(MediaParameters, SavedModel):
         return pick_device(self.device)
 
     def _arithmetic(self, device):
-        """The dtype of passes: of `dtype`, or what suits the device."""
+        """The dtype of passes: `dtype`, or the default of the device."""
         import torch
 
         if self.dtype is not None:
@@ -267,7 +268,7 @@ class LearnedModel(MediaParameters, SavedModel):
                     setattr(job, name, values[job.kept])
 
     def _open_job(self, X, network=True):
-        """What a prediction needs: data and, if asked for, the fitted network."""
+        """State of a prediction: data and, if requested, the fitted network."""
         info = self._check_fitted()
         job = Job(X, as_rows(X), info=info, warm=True, failed=self._list_of_failed())
         job.data = self._open_data(job)
@@ -276,9 +277,9 @@ class LearnedModel(MediaParameters, SavedModel):
         return job
 
     def _by_row(self, job, read, *shapes):
-        """Arrays that `read()` gives for the rows read, with NaN for the others.
+        """Arrays from `read()` for the readable rows, with NaN for the others.
 
-        `shapes` are those of one row, for the case that no row can be read.
+        `shapes` are those of one row, in case no row can be read.
         """
         kept = job.kept
         parts = read() if kept else [np.empty((0, *shape)) for shape in shapes]
@@ -296,11 +297,11 @@ class LearnedModel(MediaParameters, SavedModel):
     # -- what is fitted --------------------------------------------------------------
 
     def _arrays(self, job):
-        """What was trained, as arrays: a pickle of them needs no torch."""
+        """Trained weights as arrays, which unpickle without torch."""
         return state_arrays(job.network)
 
     def _set_fitted(self, weights, fitted, architecture):
-        """Set all that `fit` leaves, from wherever it comes."""
+        """Set all fitted attributes."""
         self.weights_ = weights
         self.design_ = architecture
         for name, value in fitted.items():
@@ -311,7 +312,7 @@ class LearnedModel(MediaParameters, SavedModel):
         load_weights(network, self.weights_)
 
     def _architecture(self):
-        """Parameters that the weights belong to, in a form that compares and saves."""
+        """Parameters that the weights belong to, comparable and serialisable."""
         return {name: plain(getattr(self, name)) for name in self._ARCHITECTURE}
 
     def _check_fitted(self):
@@ -332,7 +333,7 @@ class LearnedModel(MediaParameters, SavedModel):
 
 
 class BackboneModel(BackboneParameters, TransformerMixin, LearnedModel):
-    """Base of those that train beside a frozen backbone; it has no constructor."""
+    """Base of estimators trained with a frozen backbone; it has no constructor."""
 
     _parameter_constraints: dict = {
         "backbone": _shared["backbone"],
@@ -417,7 +418,7 @@ class BackboneModel(BackboneParameters, TransformerMixin, LearnedModel):
 
 
 def state_arrays(network):
-    """Weights and buffers of a network as arrays of their own."""
+    """Copies of a network's weights and buffers as arrays."""
     return {
         name: np.array(value.detach().cpu().numpy(), order="C")
         for name, value in network.state_dict().items()
@@ -425,7 +426,7 @@ def state_arrays(network):
 
 
 def load_weights(network, weights):
-    """Fill a network with arrays, all of which have to be there and to fit."""
+    """Load arrays into a network; names and shapes must match exactly."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""A fitted learned regressor -> config.json and model.safetensors, and back."""
+"""A fitted learned estimator -> config.json and model.safetensors, and back."""
 
 import hashlib
 import json
@@ -39,18 +39,19 @@ _LARGE = 4096  # a size that needs weights of that size to show for it
 
 
 class SavedModel(BaseEstimator):
-    """What has weights that can be saved and loaded; it has no constructor."""
+    """Mixin: weights that can be saved and loaded; it has no constructor."""
 
     def save_pretrained(self, folder):
-        """Write what was trained: `config.json` and `model.safetensors`.
+        """Save the trained weights: `config.json` and `model.safetensors`.
 
-        A backbone itself is not written, only its name and fingerprint, and a teacher
-        not at all. A crash leaves the files of before or those of now, never a part.
+        The backbone itself is not saved, only its name and fingerprint; a teacher is
+        not saved at all. A crash leaves either the old files or the new ones, never a
+        mixture.
 
         Parameters
         ----------
         folder : str or path
-            Made if it is not there; files of these names are replaced.
+            Created if necessary; existing files of these names are replaced.
         """
         from diffqa_features import __version__
 
@@ -71,36 +72,36 @@ class SavedModel(BaseEstimator):
 
     @classmethod
     def from_pretrained(cls, folder, **parameters):
-        """Load what `save_pretrained` wrote.
+        """Load an estimator saved by `save_pretrained`.
 
         Parameters
         ----------
         folder : str or path
-            Where the two files are.
+            Folder with the two files.
         **parameters : object
-            Parameters to set beside the saved ones, such as `backbone` (another place
-            of the same model), `device` or `memory`. The last two, and all that belongs
-            to a machine, are never taken from the files.
+            Parameters that override the saved ones, such as `backbone` (another
+            location of the same model), `device` or `memory`. The last two, and
+            everything else specific to a machine, are never read from the files.
 
         Returns
         -------
         object
-            A fitted estimator, whose output is that of the one saved.
+            A fitted estimator with the same output as the saved one.
 
         Raises
         ------
         ValueError
-            If the files are damaged or are another estimator's, or if the backbone is
-            not the one that it was fitted on.
+            If the files are corrupt or belong to another estimator, or the backbone is
+            not the one used in training.
         OSError
-            If the files or the backbone are not there.
+            If the files or the backbone cannot be found.
 
         Notes
         -----
-        Files of a stranger run no code. They do name the models that they were trained
-        on (`backbone`, and where the estimator has them `motion_network`, `text_model`
-        and `network`): an alias, a hub id, which may be downloaded, or a folder. Pass
-        these parameters to decide it yourself.
+        Untrusted files run no code. They do name the models they were trained on
+        (`backbone` and, if the estimator has them, `motion_network`, `text_model` and
+        `network`): an alias, a hub id, which may trigger a download, or a folder. Pass
+        these parameters to choose them yourself.
         """
         config, weights = load(folder)
         if config["estimator"] != cls.__name__:
@@ -131,7 +132,7 @@ class SavedModel(BaseEstimator):
         return estimator
 
     def _check_saved(self, weights, config, folder):
-        """Refuse what `save_pretrained` does not write, before anything is built."""
+        """Reject what `save_pretrained` would not write, before building anything."""
         fitted, path = config["fitted"], Path(folder) / "config.json"
         odd = sorted(fitted.keys() ^ set(self._FITTED))
         if odd:
@@ -156,7 +157,7 @@ class SavedModel(BaseEstimator):
                 )
 
     def _origin(self):
-        """What else the weights belong to, for the files; checks that it is there."""
+        """Other models that the weights depend on; checks that they exist."""
         self._check_fitted()
         return {}
 
@@ -165,7 +166,7 @@ class SavedModel(BaseEstimator):
 
 
 def plain(value):
-    """A parameter as JSON has it."""
+    """A parameter as a JSON value."""
     if isinstance(value, (str, type(None))):
         return value
     if isinstance(value, (bool, np.bool_)):
@@ -180,10 +181,10 @@ def plain(value):
 
 
 def save(folder, config, weights):
-    """Write both files so that a crash at any moment leaves a model that loads.
+    """Write both files so that a crash at any moment leaves a loadable model.
 
-    The weights carry the configuration too. They come first; where the configuration
-    beside them is then not theirs, because a crash came between, their own is read.
+    The weights file contains the configuration too and is written first. If a crash
+    leaves a configuration file that does not match it, the embedded one is used.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -199,7 +200,7 @@ def save(folder, config, weights):
 
 
 def load(folder):
-    """Configuration and weights of a folder, which are sure to belong together."""
+    """Configuration and weights of a folder, guaranteed to belong together."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 

@@ -22,7 +22,7 @@ def read_pictures(
     verbose: int = 0,
     failed: list[tuple[int, str]] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Content key and view, uint8 (size, size, 3), of each row in order.
+    """Yield content key and view, uint8 (size, size, 3), of each row in order.
 
     A row that is a clip or cannot be read is an error that names it, or, with a list
     `failed`, an entry (index, reason) there.
@@ -37,7 +37,7 @@ def read_pictures(
 def encode_pictures(
     rows: Sequence[Row], encode: Callable
 ) -> Iterator[list[tuple[str, np.ndarray, np.ndarray]]]:
-    """Key, latents and view of each row, some rows at a time.
+    """Yield key, latents and view of each row, in batches.
 
     `encode` maps rows and a callback to a list of :class:`Encoded`, see
     :func:`encode_rows`.
@@ -52,9 +52,10 @@ def encode_pictures(
 
 
 def scratch(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """An array on disk that is gone with its last reference.
+    """An array on disk that is deleted with its last reference.
 
-    Training reads it in random order for hours; the system keeps in memory what fits.
+    Training reads it in random order for hours; the system caches what fits into
+    memory.
     """
     with tempfile.TemporaryFile(prefix="diffqa-") as file:
         return np.memmap(file, dtype, "w+", shape=shape)
@@ -63,13 +64,13 @@ def scratch(shape: tuple[int, ...], dtype) -> np.ndarray:
 class Pictures:
     """Latents (C, h, w) and views (H, W, 3) of pictures, by number, on disk.
 
-    Every epoch reads them again: latents cost a pass of the VAE, views a decoder of
-    files; both of ten thousand pictures at 512 pixels are 8.5 GB.
+    Every epoch reads them again. Recomputing would cost a VAE pass per latent and
+    decoding per view; both for ten thousand pictures at 512 pixels take 8.5 GB.
 
     Parameters
     ----------
     count : int
-        How many will be added.
+        Number of pictures to be added.
 
     Attributes
     ----------
@@ -82,7 +83,7 @@ class Pictures:
         self._count = count
 
     def add(self, key: str, latents: np.ndarray, view: np.ndarray) -> None:
-        """Keep one picture."""
+        """Add one picture."""
         if not self.keys:
             self._latents = scratch((self._count, *latents.shape), latents.dtype)
             self._views = scratch((self._count, *view.shape), view.dtype)

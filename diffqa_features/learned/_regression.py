@@ -1,4 +1,4 @@
-"""What those share that learn scores: targets, weights, what is held out, lines."""
+"""Shared by estimators that learn scores: targets, weights, validation split, lines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from diffqa_features._utils.groups import check_groups
-from diffqa_features.learned._base import BackboneModel, LearnedModel
+from diffqa_features.learned._base import LearnedModel
 from diffqa_features.metrics import srcc_score
 
 
 class LearnedRegressor(RegressorMixin, LearnedModel):
-    """Base of those that learn scores; it has no constructor."""
+    """Base of estimators that learn scores; it has no constructor."""
 
     _FITTED = ("slope_", "intercept_", "history_")
 
@@ -27,18 +27,18 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
     def _first_line(self, job):
         """Slope and intercept from scores to `y` before training.
 
-        Here scores are around 0 and have a standard deviation of 1.
+        By default, scores are centred at 0 with standard deviation 1.
         """
         if job.warm:
             return self.slope_, self.intercept_
         return self._standard_line(job)
 
     def _scores(self, job, rows):
-        """The network's scores, as it is now, of these places in the data."""
+        """The network's current scores at these positions in the data."""
         raise NotImplementedError
 
     def _last_line(self, job, trained):
-        """The same after it: here, the same."""
+        """The line after training; by default unchanged."""
         return job.line
 
     # -- targets -------------------------------------------------------------------
@@ -73,7 +73,7 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
             )
 
     def _split(self, rows, groups, weight=None):
-        """Places of the rows that train, and of those held out (or None)."""
+        """Positions of the training rows, and of the held-out ones (or None)."""
         fraction, held = self.validation_fraction, None
         train = np.arange(len(rows))
         if fraction is not None:
@@ -109,7 +109,7 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
 
     @staticmethod
     def _check_divided(job):
-        """At least two rows have to train; say where there is nothing to learn."""
+        """Require two training rows; report if there is nothing to learn."""
         if len(job.train) < 2:
             raise ValueError(
                 f"fit needs at least two rows that can be read and have a weight above "
@@ -150,17 +150,18 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
             line = self.slope_, self.intercept_
         else:
             line = self._last_line(job, trained)
-        return {"slope_": line[0], "intercept_": line[1]}
+        more = super()._end(job, trained)
+        return {**more, "slope_": line[0], "intercept_": line[1]}
 
     def _standard_line(self, job):
         y, weight = job.y[job.train], take_weights(job.weight, job.train)
         return spread(y, weight), float(np.average(y, weights=weight))
 
     def _least_squares(self, job, rows, trained):
-        """The line that brings scores of these rows to `y`, or None.
+        """The line that maps scores of these rows to `y`, or None.
 
-        What was trained keeps its direction: where least squares would turn it, nothing
-        was learned.
+        The direction of the training line is kept: if least squares would reverse it,
+        nothing was learned.
         """
         y, weight = job.y[rows], take_weights(job.weight, rows)
         scores = self._scores(job, rows)
@@ -184,7 +185,7 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
         return self._finite(*self._by_row(job, read, ()))
 
     def _finite(self, scores):
-        """Predictions as they are, if those of all rows that were read are finite."""
+        """The predictions, if those of all readable rows are finite; else an error."""
         lost = [index for index, _ in self.failed_]
         bad = np.setdiff1d(np.flatnonzero(~np.isfinite(scores)), lost)
         if len(bad):
@@ -205,14 +206,8 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
         return tags
 
 
-class BackboneRegressor(BackboneModel, LearnedRegressor):
-    """Base of those that learn scores beside a frozen backbone."""
-
-    _parameter_constraints: dict = BackboneModel._parameter_constraints
-
-
 def check_target(y, rows):
-    """Scores as float64 of shape (N,): one for each row, and each a finite number."""
+    """Scores as float64 of shape (N,): one finite number per row."""
     # Objects, since NumPy makes '1.0' of a number among str.
     values = y if hasattr(y, "dtype") else np.asarray(y, object)
     values = column_or_1d(np.asarray(values), warn=True)
@@ -235,7 +230,7 @@ def check_target(y, rows):
 
 
 def check_weights(sample_weight, rows):
-    """Weights as float64 of shape (N,): finite and not negative."""
+    """Weights as float64 of shape (N,): finite and non-negative."""
     values = column_or_1d(np.asarray(sample_weight)).astype(np.float64)
     check_consistent_length(rows, values)
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
@@ -252,7 +247,7 @@ def take_weights(weight, places):
 
 
 def spread(values, weight=None):
-    """Standard deviation, float; 1 where all values are equal."""
+    """Standard deviation, float; 1 if all values are equal."""
     mean = np.average(values, weights=weight)
     if weight is None:
         return float(values.std()) or 1.0
@@ -260,7 +255,7 @@ def spread(values, weight=None):
 
 
 def weighted_srcc(y, scores, weight=None):
-    """Spearman's correlation in which a row of weight 2 counts like two equal rows."""
+    """Spearman's correlation; a row of weight 2 counts like two identical rows."""
     if weight is None:
         return srcc_score(y, scores)
     if np.ptp(y) == 0 or np.ptp(scores) == 0:
@@ -272,7 +267,7 @@ def weighted_srcc(y, scores, weight=None):
 
 
 def _weighted_ranks(values, weight):
-    """Middle of the place of each value when every row stands `weight` times."""
+    """Mid-rank of each value with every row repeated `weight` times."""
     _, groups = np.unique(values, return_inverse=True)
     total = np.bincount(groups, weight)
     return (np.cumsum(total) - total / 2)[groups]

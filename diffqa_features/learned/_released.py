@@ -1,4 +1,4 @@
-"""Files of the authors' released code -> tensors by name; nothing in them is run."""
+"""Files of the authors' released code -> tensors by name; no code in them is run."""
 
 import zipfile
 
@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 
 def find_file(folder, names):
-    """The one file in a folder, or below it, that has one of the names."""
+    """The only file in or below a folder that has one of these names."""
     found = sorted(path for name in names for path in folder.rglob(name))
     if len(found) != 1:
         wanted = " or ".join(names)
@@ -20,7 +20,7 @@ def find_file(folder, names):
 
 
 def read_tensors(path):
-    """A file of tensors by name; nothing in it is run."""
+    """Tensors of a file by name; no code in it is run."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -39,7 +39,7 @@ def read_tensors(path):
 
 
 def as_array(tensor, path):
-    """A float32 copy: a mapped tensor would change, or crash, with its file."""
+    """A float32 copy: a memory-mapped tensor would change, or crash, with its file."""
     array = np.array(tensor.float().numpy(), np.float32, order="C")
     if not np.isfinite(array).all():
         raise ValueError(

@@ -1,8 +1,8 @@
-"""A network and a loss in, trained weights out: the one loop of all learned methods.
+"""A network and a loss in, trained weights out: the loop of all learned methods.
 
-Every random choice (order, timesteps, noise) follows from the seed, the epoch and the
-row alone. So a run that was killed goes on from its checkpoint as if nothing
-had happened, and no state of a random generator has to be kept.
+Every random choice (order, timesteps, noise) depends only on the seed, the epoch and
+the row. A killed run therefore resumes from its checkpoint as if nothing had happened,
+and no random generator state has to be saved.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Step = Callable[
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train, and what to keep on the way."""
+    """Length, learning rate and checkpointing of a training run."""
 
     max_epochs: int
     batch_size: int
@@ -66,24 +66,25 @@ def train(
     Parameters
     ----------
     network : nn.Module
-        What trains. With `validate` it ends with the weights of the best epoch.
+        The network to train. With `validate` it ends with the weights of the best
+        epoch.
     step : callable
         ``step(indices, generators) -> (loss, predictions)``: the mean loss of these
-        rows with its graph, and one number per row. All chance comes from the
-        generators, one per row (on the CPU), so that the number of
-        `gradient_accumulation_steps` changes nothing.
+        rows with its graph, and one number per row. All randomness comes from the
+        generators, one per row (on the CPU), so the result does not depend on
+        `gradient_accumulation_steps`.
     target : ndarray of shape (N,) or int
-        What predictions are ranked against in the history. An int is N, the number of
-        rows, where nothing is ranked: the predictions are then None.
+        Target for the SRCC in the history. An int is N, the number of rows, if there is
+        no target: the predictions are then None.
     schedule : Schedule
     device : torch.device
     validate : callable, default=None
-        Gives the SRCC on rows that are held out; asked after every epoch.
+        Returns the SRCC on held-out rows; called after every epoch.
 
     Raises
     ------
     FloatingPointError
-        If a loss is not finite: it names the step and the way out.
+        If a loss is not finite; the message names the step and a remedy.
     """
     if not any(p.requires_grad for p in network.parameters()):
         return []
@@ -98,7 +99,7 @@ def train(
 
 @contextlib.contextmanager
 def precision(device: torch.device, dtype: torch.dtype):
-    """Mixed precision inside: weights in float32, arithmetic in `dtype` where safe."""
+    """Mixed precision: weights in float32, arithmetic in `dtype` where safe."""
     half = dtype != torch.float32
     with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
         yield
@@ -107,13 +108,13 @@ def precision(device: torch.device, dtype: torch.dtype):
 def mean_of(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
     """Mean of one loss per row (n,); weights (n,) are 1 on average over all rows.
 
-    So they are not divided by their sum in a batch: a batch of light rows counts less.
+    They are not normalised within a batch: a batch of low-weight rows counts less.
     """
     return values.mean() if weight is None else (values * weight).mean()
 
 
 def run_key(*facts: object) -> str:
-    """Name of a run's checkpoint: a hash of all that its result depends on.
+    """Name of a run's checkpoint: a hash of everything its result depends on.
 
     Facts are plain values, arrays, tensors, and tuples, lists, dicts and dataclasses
     of them.
@@ -142,7 +143,7 @@ def run_key(*facts: object) -> str:
 
 
 class _Run:
-    """Where a training run stands; all of it goes into a checkpoint."""
+    """State of a training run, all of which goes into a checkpoint."""
 
     def __init__(self, network, step, target, schedule, device, validate):
         self.network, self.step = network, step
@@ -206,7 +207,7 @@ class _Run:
         self.save()
 
     def _update(self, rows):
-        """One step of the optimizer, its rows in as many parts as were asked for."""
+        """One optimizer step, with its rows in the requested number of parts."""
         self.optimizer.zero_grad(set_to_none=True)
         where = self.schedule.seed, self.done_epochs
         parts = min(self.schedule.gradient_accumulation_steps, len(rows))

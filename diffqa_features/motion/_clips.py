@@ -20,22 +20,22 @@ RULE = 1
 
 
 def choose_clips(times: np.ndarray) -> np.ndarray:
-    """Say which frames make up the clips, from the times at which frames are shown.
+    """Choose the frames of each clip from presentation times.
 
     Parameters
     ----------
     times : ndarray of shape (T,), dtype float64
-        Seconds, rising.
+        Seconds, increasing.
 
     Returns
     -------
     ndarray of shape (n, 32), dtype int64
-        Clip k begins with the first frame that is shown at or after second k, counted
-        from the first frame, and takes the frames that follow, each once. There is a
-        clip for every second of which at least half is shown, and one at least. A
-        clip that would run beyond the end begins earlier instead: repeating the last
-        frame would look like a freeze. Frames of a video that is shorter than one clip
-        are shown forth and back, whose motion has no gap; a still is still.
+        Clip k starts at the first frame shown at or after second k, counted from the
+        first frame, and consists of consecutive frames. There is one clip for every
+        second of which at least half is shown, and at least one. A clip that would run
+        past the end starts earlier instead: repeating the last frame would look like a
+        freeze. A video shorter than one clip is played forwards and backwards, which
+        has no jump; a still stays still.
     """
     count = len(times)
     if count < LENGTH:
@@ -52,7 +52,7 @@ def choose_clips(times: np.ndarray) -> np.ndarray:
 
 
 def read_clips(media: Media, size: int) -> Iterator[np.ndarray]:
-    """Yield uint8 clips (32, size, size, 3); at most one clip of frames is held."""
+    """Yield uint8 clips (32, size, size, 3), with at most one clip in memory."""
     times = media.times()
     if times is None:
         times = np.arange(len(media.choose())) / NO_CLOCK_RATE

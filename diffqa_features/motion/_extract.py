@@ -19,7 +19,7 @@ from diffqa_features.motion._weights import WeightsInfo
 
 @dataclass(frozen=True)
 class MotionRequest:
-    """Everything that decides the numbers of a call."""
+    """Everything that determines the values of a call."""
 
     weights: WeightsInfo
     identity: str
@@ -31,7 +31,7 @@ class MotionRequest:
     reader: str
 
     def clip_key(self, clip: np.ndarray) -> str:
-        """Store key of a clip's features: its frames, as the network sees them."""
+        """Store key of a clip's features, from its frames as the network sees them."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(np.ascontiguousarray(clip))
         words = "motion", digest.hexdigest(), self.size, self.identity
@@ -45,7 +45,7 @@ class MotionRequest:
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """One row at work: the features of its clips so far."""
+    """A row in progress: the features of its clips so far."""
 
     row: Row
     keys: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class _Watched:
 
 @dataclass(slots=True, eq=False)
 class _Seen:
-    """What the reading thread tells of a row: a clip, or (all ``None``) its end."""
+    """Message of the reading thread about a row: a clip, or (all ``None``) its end."""
 
     watched: _Watched
     key: str | None = None
@@ -86,10 +86,10 @@ def extract_motion(
     on_error: str = "raise",
     verbose: int = 0,
 ) -> tuple[list, list[tuple[int, str]]]:
-    """What `finish` makes of each row's clip features, and every bad row's reason.
+    """Result of `finish` for each row's clip features, and the reason of every bad row.
 
-    `finish` gets float32 of shape (clips, C slow + C fast); of a bad row one clip of
-    NaN. Rows of equal content are read and computed once.
+    `finish` gets float32 of shape (clips, C slow + C fast), or one clip of NaN for a
+    bad row. Rows of equal content are read and computed once.
     """
     if store is not None:
         store.info()  # a store that cannot be is one error, not a bad row each
@@ -111,7 +111,7 @@ def _process_rows(rows, advance, request, finish, store, on_error):
 
 
 class _Run:
-    """One process's way through its rows."""
+    """One process's pass over its rows."""
 
     def __init__(self, request, finish, store, on_error, advance):
         self.request = request
@@ -165,7 +165,7 @@ class _Run:
     # -- reading, in a thread, ahead of the network ---------------------------------
 
     def _read(self, rows) -> Iterator[_Seen]:
-        """Yield the clips of each row and then its end; nothing shared is changed."""
+        """Yield the clips of each row and then its end; modifies no shared state."""
         read = {}  # list key -> index of the first row of that content
         for row in rows:
             watched = _Watched(row)
@@ -197,7 +197,7 @@ class _Run:
         return {} if store is None else store.get(keys)
 
     def _stored_clips(self, list_key) -> list[tuple[str, np.ndarray]] | None:
-        """The features of all clips of a row: if all are there, nothing is decoded."""
+        """The features of all clips of a row, without decoding, if all are stored."""
         listed = self._stored([list_key]).get(list_key)
         if listed is None:
             return None

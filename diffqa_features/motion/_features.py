@@ -1,4 +1,4 @@
-"""`MotionFeatures`: videos in, features of how they move in named columns out."""
+"""`MotionFeatures`: videos in, named columns of motion features out."""
 
 import os
 from functools import partial
@@ -24,91 +24,91 @@ _CHANNELS = {"tiny": (64, 32), "r50": (2048, 256)}
 class MotionFeatures(MediaTransformer):
     """Features of motion from a frozen two-pathway network (SlowFast).
 
-    A slow pathway sees every fourth frame of a clip and tells what is there, a thin
-    fast one sees all frames and tells how it moves [1]_. Beside
-    :class:`DiffusionQAFeatures`, which look at frames one at a time, these columns
-    carry what only time shows: speed, drops, freezes, judder, flicker. Nothing is
+    A slow pathway sees every fourth frame of a clip and captures what is shown; a thin
+    fast pathway sees all frames and captures how it moves [1]_.
+    :class:`DiffusionQAFeatures` look at one frame at a time; these columns add what is
+    only visible over time: speed, dropped frames, freezes, judder, flicker. Nothing is
     trained: `fit` only checks the parameters.
 
     Parameters
     ----------
     motion_network : str or path, default="tiny"
         ``"tiny"``, a small network that ships with the package and was trained on
-        procedural clips; ``"slowfast_r50"``, SlowFast-R50 8x8 trained on
-        Kinetics-400, the motion input of GenzVQA, taken from the cache of
-        ``torch.hub`` or downloaded there once (138 MB); or a file with weights of
-        either network: ``.pyth``, ``.pth`` or ``.pt`` (SlowFast-R50, read as data,
-        never run) or ``.safetensors``. Loaded at first use, once per process, never
-        pickled.
+        procedural clips; ``"slowfast_r50"``, SlowFast-R50 8x8 trained on Kinetics-400,
+        the motion input of GenzVQA, read from the cache of ``torch.hub`` or downloaded
+        there once (138 MB); or a weights file of either network: ``.pyth``, ``.pth`` or
+        ``.pt`` (SlowFast-R50; read as data, never executed) or ``.safetensors``.
+        Weights are loaded on first use, once per process, and never pickled.
 
     pooling : str or sequence of str, default=("mean",)
-        Statistics over the clips of a video: ``"mean"``, ``"std"`` (0 where there is
+        Statistics over the clips of a video: ``"mean"``, ``"std"`` (0 if there is only
         one clip).
 
     memory : str, path or FeatureStore, default=None
-        Folder in which the features of clips are kept, by content. A video whose clips
-        are all there is not decoded again.
+        Folder or store that caches the features of clips, by content. A video whose
+        clips are all cached is not decoded again.
 
     batch_size : int, default=None
-        Clips per pass. ``None`` chooses by device. A batch that does not fit into
-        memory is halved.
+        Clips per pass. ``None`` chooses by device. A batch that runs out of memory is
+        halved.
 
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
-        accelerator there is, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
+        accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
-        Precision of the network. ``None`` is float16 on CUDA and float32 elsewhere;
-        what overflows in half precision is taken again in float32. Features are
-        float32 always.
+        Precision of the network. ``None`` means float16 on CUDA and float32 elsewhere;
+        what overflows in half precision is recomputed in float32. Features are always
+        float32.
 
     n_jobs : int, default=None
-        Processes (any joblib backend), each with a network of its own. Refused on a
-        GPU, where batches do the same without the memory.
+        Processes (any joblib backend), each with its own network. Not allowed on a GPU,
+        where larger batches have the same effect with less memory.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read: raise at the first, or fill it with
-        NaN, warn, and list it in ``failed_``.
+        What to do with rows that cannot be read: raise at the first one; or fill them
+        with NaN, warn, and list them in ``failed_``.
 
     verbose : int, default=0
         1 shows a progress bar.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
-        What decodes video files, as in :class:`DiffusionQAFeatures`. Frames are the
-        same and so are stored features. ``"auto"`` is imageio here: a clip has every
-        frame, so that nothing is gained by decord's jumps, and decord decodes far
-        ahead of what is asked for.
+        Decoder for video files, as in :class:`DiffusionQAFeatures`. Frames, and
+        therefore stored features, are identical. ``"auto"`` is imageio here: a clip
+        uses every frame, so decord's seeking gains nothing, and decord decodes far
+        ahead of the requested frame.
 
     Attributes
     ----------
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
 
     See Also
     --------
-    DiffusionQAFeatures : What each frame looks like.
-    FeatureStore : What `memory` keeps.
+    DiffusionQAFeatures : Features of single frames.
+    FeatureStore : The store behind `memory`.
 
     Notes
     -----
     *Clips.* A clip is 32 consecutive frames at the video's own frame rate. There is one
-    for every second of which at least half is shown, at least one: it begins with the
-    first frame at or after that second, or earlier where it would run beyond the end.
-    Frames are stretched to 224 x 224 pixels (96 x 96 for ``tiny``).
+    clip for every second of which at least half is shown, and at least one per video.
+    It starts at the first frame at or after that second, or earlier if it would run
+    past the end. Frames are stretched to 224 x 224 pixels (96 x 96 for ``tiny``).
 
-    *Short videos, arrays and images.* Frames of a video shorter than a clip are shown
-    forth and back, so that no standstill is made up. An array (T, H, W, 3) has no clock
-    and is taken to have 30 frames per second, which decides where its clips begin. An
-    image is a clip in which nothing moves.
+    *Short videos, arrays and images.* A video shorter than a clip is played forwards
+    and backwards, which avoids an artificial freeze. An array (T, H, W, 3) has no time
+    base and is assumed to have 30 frames per second, which determines where its clips
+    start. An image is a clip in which nothing moves.
 
     *Columns* are named ``slow__mean__0000`` ... ``fast__std__0255``: 2048 slow and 256
     fast ones per statistic, 64 and 32 for ``tiny``.
 
-    *Memory.* Frames are decoded one at a time and reduced at once; a few clips of
-    reduced frames are held, never a video (except in decord's own queue).
+    *Memory.* Frames are decoded one at a time and downscaled immediately; only a few
+    clips of downscaled frames are in memory, never a whole video (except in decord's
+    own queue).
 
-    The file behind ``"slowfast_r50"`` has no published checksum: the names and shapes
-    in it are checked, and the SHA-256 that was found is logged.
+    The file of ``"slowfast_r50"`` has no published checksum: its tensor names and
+    shapes are checked, and its SHA-256 is logged.
 
     References
     ----------
@@ -182,16 +182,16 @@ class MotionFeatures(MediaTransformer):
         ------
         ValueError
             If a parameter is invalid, or a row cannot be read and `on_error` is
-            ``"raise"``: the message names the row, the file, and the way out.
+            ``"raise"``: the message names the row, the file and a remedy.
         OSError
-            If the weights or a file are not there.
+            If the weights or a file cannot be found.
         """
         return np.stack(
             self._extract(X, partial(pool_rows, statistics=self._statistics()))
         )
 
     def sequences(self, X):
-        """Compute the features of each clip, as GenzVQA takes them.
+        """Compute the features of each clip, the input of GenzVQA.
 
         Parameters
         ----------
@@ -203,7 +203,7 @@ class MotionFeatures(MediaTransformer):
         list of N tuples (slow, fast)
             ``slow`` is an ndarray of shape (clips, 2048) and ``fast`` of
             (clips, 256), float32, in the order of the clips; 64 and 32 columns for
-            ``tiny``. Of a row that could not be read, one clip of NaN.
+            ``tiny``. A row that could not be read yields one clip of NaN.
 
         Raises
         ------
@@ -213,17 +213,17 @@ class MotionFeatures(MediaTransformer):
             As for `transform`.
         """
         slow, _ = self._channels()
-        # Whole, since a lambda would not reach other processes.
+        # Not a lambda, which cannot be sent to other processes.
         clips = self._extract(X, np.asarray)
         return [(values[:, :slow], values[:, slow:]) for values in clips]
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns; needs no weights in memory.
+        """Get the column names without loading weights.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
@@ -257,12 +257,12 @@ class MotionFeatures(MediaTransformer):
         self._warn_of_failed(rows)
         return results
 
-    def _plan(self):
+    def _check_parameters(self):
         self._statistics()
         return find_weights(self.motion_network)
 
     def _request(self):
-        info = self._plan()
+        info = self._check_parameters()
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 
@@ -275,7 +275,8 @@ class MotionFeatures(MediaTransformer):
             device=None if self.device is None else str(self.device),
             dtype=str(dtype).removeprefix("torch."),
             batch_size=self.batch_size,
-            # Of 200 frames of 1080p, decord held 650 MB while clips were made, PyAV 48.
+            # For 200 frames of 1080p, decord held 650 MB while clips were built, PyAV
+            # 48 MB.
             reader="imageio" if self.reader == "auto" else self.reader,
         )
 

@@ -1,4 +1,4 @@
-"""Clips in, their features out: the network at work, in batches that fit."""
+"""Clips in, their features out: runs the network in batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WAYS_OUT = "dtype='float16' or 'bfloat16', motion_network='tiny', or another de
 
 
 class MotionPasses:
-    """One network at work for one call of an estimator."""
+    """The network during one call of an estimator."""
 
     def __init__(self, weights: WeightsInfo, device, dtype, batch_size):
         self._weights = weights

@@ -1,8 +1,8 @@
 """Clips of frames in, pooled slow and fast features out: the two-pathway network.
 
 After C. Feichtenhofer, H. Fan, J. Malik and K. He, "SlowFast networks for video
-recognition", ICCV 2019. Written from the paper; the names in the state dict are those
-of the public Kinetics-400 checkpoint of SlowFast-R50 8x8, so that it loads as it is.
+recognition", ICCV 2019. Written from the paper; state dict names match the public
+Kinetics-400 checkpoint of SlowFast-R50 8x8, so that it loads directly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALPHA = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one network of this family from another."""
+    """Sizes of a network of this family."""
 
     size: int
     """Native side of a frame, pixels."""
@@ -47,7 +47,7 @@ class Shape:
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Numbers of slow and fast features."""
+        """Number of slow and fast features."""
         slow = self.widths[-1] * self.expansion
         return slow, slow // self.ratio
 
@@ -80,10 +80,10 @@ TINY = Shape(
 
 
 class SlowFast(nn.Module):
-    """A slow pathway for what is there and a thin fast one for how it moves.
+    """A slow pathway for content and a thin fast pathway for motion.
 
-    The state dict has a stem in ``blocks.0``, the residual stages after it, one number
-    left out for the pooling, and the head ``proj`` last.
+    The state dict has a stem in ``blocks.0``, followed by the residual stages, a
+    skipped index for the pooling, and the head ``proj``.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -135,7 +135,7 @@ class SlowFast(nn.Module):
         return paths
 
     def head(self, slow: Tensor, fast: Tensor) -> Tensor:
-        """Pooled features -> what the network was trained to tell, (N, outputs)."""
+        """Pooled features -> the training outputs, (N, outputs)."""
         return self.blocks[-1](torch.cat([slow, fast], 1))
 
     @staticmethod
@@ -153,11 +153,11 @@ def slow_frames(count: int) -> Tensor:
 
 
 def _luma_and_flow(clips: Tensor) -> Tensor:
-    """(N, 3, T, H, W) -> (N, 4, T, H, W): luma, its change since a frame ago, and flow.
+    """(N, 3, T, H, W) -> (N, 4, T, H, W): luma, its temporal difference, and flow.
 
-    The flow is the normal one: how far an edge moved along its own gradient, x and y,
-    on a grid of half the size. Its mean points where the picture moves, whatever the
-    picture; convolutions would have to learn such a quotient.
+    This is the normal flow: how far an edge moved along its gradient, x and y, on a
+    grid of half the size. Its mean points in the direction of motion for any picture;
+    convolutions would have to learn such a quotient.
     """
     t, h, w = clips.shape[2:]
     weights = clips.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1, 1)
@@ -201,7 +201,7 @@ class _TwoPaths(nn.Module):
 
 
 class _FastToSlow(nn.Module):
-    """The lateral connection: every fourth place in time, twice the channels."""
+    """The lateral connection: every fourth time step, twice the channels."""
 
     def __init__(self, channels: int, frames: int):
         super().__init__()

@@ -34,7 +34,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What is known of weights before torch loads them."""
+    """Description of weights, available before torch loads them."""
 
     name: str
     path: Path
@@ -48,14 +48,14 @@ class WeightsInfo:
 
 
 def find_weights(name: str | os.PathLike, *, download: bool = True) -> WeightsInfo:
-    """Find the file that holds the weights; of an alias, download it if need be.
+    """Find the weights file; for an alias, download it if necessary.
 
     Raises
     ------
     ValueError
-        If the name is no alias and no file of a known ending.
+        If the name is neither an alias nor a file with a known extension.
     OSError
-        If the file is not there and cannot be downloaded.
+        If the file does not exist and cannot be downloaded.
     """
     text = os.fspath(name)
     if text == "tiny":
@@ -169,7 +169,7 @@ def _check_names(path, weights, expected) -> None:
 
 
 def _kind_of(path: Path) -> str:
-    """Tell the network from the header of a safetensors file; no weights are read."""
+    """Identify the network from a safetensors header, without reading weights."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -183,7 +183,7 @@ def _kind_of(path: Path) -> str:
 
 
 def _cached() -> Path:
-    """Where torch.hub keeps the file: who used PyTorchVideo has it already."""
+    """Location of the file in torch.hub's cache, where PyTorchVideo also stores it."""
     home = os.environ.get("TORCH_HOME")
     if home is None:
         cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")

@@ -1,4 +1,4 @@
-"""`DiffusionController`: frames in, a frozen diffusion model that rebuilds them out."""
+"""`DiffusionController`: frames in, a frozen model that reconstructs them out."""
 
 from dataclasses import replace
 from numbers import Integral
@@ -19,14 +19,14 @@ _shared = BackboneTransformer._parameter_constraints
 
 
 class DiffusionController(BackboneModel):
-    """Steer a frozen diffusion model to rebuild each frame as it is (DiffVQA [1]_).
+    """Control a frozen diffusion model so that it reconstructs frames (DiffVQA [1]_).
 
-    A trainable copy of the UNet's encoder and middle block sees the noisy latent and
-    the clean latent of the same frame, and adds to what the frozen decoder receives
-    (ControlNet [2]_). It trains on noise prediction without text and without scores;
-    the frame to be rebuilt is the one that came in, with all its faults. What the UNet
-    then computes at the last step of the reverse chain, and the latent at its end, are
-    the features: stage 1 of DiffVQA.
+    A trainable copy of the UNet's encoder and middle block receives the noisy and the
+    clean latent of the same frame, and its outputs are added to the inputs of the
+    frozen decoder (ControlNet [2]_). It is trained on noise prediction, without text
+    and without scores; the target is the input frame itself, with all its artefacts.
+    The features are the UNet's states at the last step of the reverse chain and the
+    latent at its end. This is stage 1 of DiffVQA.
 
     Parameters
     ----------
@@ -35,92 +35,90 @@ class DiffusionController(BackboneModel):
         a hub id, or a folder in diffusers layout.
 
     stages : str or list of str, default=None
-        UNet stages whose maps are features (the paper's F_MS), by name or pattern:
-        ``down0 ... mid up0 ... up3``. ``None`` takes the first level of the encoder,
-        the middle, and the first and the last level of the decoder.
+        UNet stages whose feature maps are used (the paper's F_MS), by name or pattern:
+        ``down0 ... mid up0 ... up3``. ``None`` selects the first level of the encoder,
+        the middle, and the first and last levels of the decoder.
 
     pooling : str or sequence of str, default=("mean", "std")
         Statistics over space of these maps and of the latent: ``"mean"``, ``"std"``,
         ``"max"``.
 
     n_steps : int, default=1
-        Steps of the reverse chain, DDIM without fresh noise. 1 noises the frame to the
-        last timestep and takes that one pass. With more the chain begins at nothing but
-        noise, and costs as many passes.
+        Steps of the reverse chain (DDIM, deterministic). 1 noises the frame to
+        `last_timestep` and runs a single pass. With more steps, the chain starts from
+        pure noise and costs one pass per step.
 
     last_timestep : int, default=0
-        DDPM training step of the last pass, in [0, 999], where features are taken. The
-        paper takes them at the end of the chain.
+        DDPM training step of the last pass, in [0, 999], where features are extracted.
+        The paper extracts them at the end of the chain.
 
     image_size : int, default=None
-        Side of the picture that the backbone sees, pixels. ``None`` is the backbone's
-        own. It and `view` may be changed after `fit`: the network takes any size.
+        Side of the backbone's input in pixels. ``None`` uses the backbone's native
+        size. This and `view` can be changed after `fit`: the network accepts any size.
 
     view : {"stretch", "crop"}, default="stretch"
-        How a frame is brought to that size: stretched to a square, or its centre cut
-        out without scaling.
+        How a frame is brought to that size: stretched to a square, or centre-cropped
+        without scaling.
 
     frame_rate : float, default=1.0
-        Frames per second taken from a video, in `fit` as in `transform`. See
+        Frames sampled per second of video, in both `fit` and `transform`. See
         :class:`DiffusionQAFeatures`.
 
     max_frames : int, default=None
-        At most this many of them per row.
+        Maximum number of frames per row.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
-        What decodes video files. See :class:`DiffusionQAFeatures`.
+        Decoder for video files. See :class:`DiffusionQAFeatures`.
 
     frame_pooling : str or sequence of str, default=("mean",)
         Statistics over frames: ``"mean"``, ``"std"``, ``"max"``, ``"min"``.
 
     max_epochs : int, default=10
-        Passes over the training frames. 0 leaves the model as it is: then the control
-        adds nothing.
+        Number of epochs. 0 leaves the model unchanged: the control then adds nothing.
 
     batch_size : int, default=16
-        Frames per step of the training, and per pass of the UNet.
+        Frames per training step, and per pass of the UNet.
 
     gradient_accumulation_steps : int, default=1
-        Parts in which a batch goes through the training, where it does not fit into
-        memory.
+        Number of parts to split a batch into if it does not fit into memory.
 
     learning_rate : float, default=1e-4
-        Of AdamW, constant.
+        Constant learning rate of AdamW.
 
     weight_decay : float, default=1e-2
-        Of AdamW.
+        Weight decay of AdamW.
 
     max_grad_norm : float, default=1.0
-        Largest norm of a step's gradient.
+        Gradients are clipped to this norm.
 
     warm_start : bool, default=False
-        Go on from the weights of the last `fit`.
+        Continue from the weights of the last `fit`.
 
     checkpoint_dir : str or path, default=None
-        Folder for the state of a training that runs, saved after every epoch and every
-        two minutes. The same `fit` after a kill goes on from there and ends with the
-        same weights.
+        Folder for checkpoints, written after every epoch and every two minutes. If
+        training is killed, the same `fit` resumes from there and ends with the same
+        weights.
 
     random_state : int, default=0
-        Seeds the order, the training noise and timesteps, and the noise of features and
-        reconstructions, which is the same for every frame.
+        Seeds the shuffling, the training noise and timesteps, and the noise of features
+        and reconstructions, which is the same for every frame.
 
     memory : str, path or FeatureStore, default=None
-        Where latents and pooled maps of frames are kept. The keys of the latter hold a
-        fingerprint of what was trained.
+        Cache for the latents and pooled maps of frames. The keys of the maps include a
+        fingerprint of the trained weights.
 
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
-        accelerator there is, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
+        accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
-        Arithmetic of both networks, by autocast; all weights are in float32. ``None``
-        is bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
-        elsewhere.
+        Precision of both networks under autocast; weights stay in float32. ``None``
+        means bfloat16 on CUDA (float16 with loss scaling where bfloat16 is not
+        supported) and float32 elsewhere.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read: raise at the first; or leave it out
-        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+        What to do with rows that cannot be read: raise at the first one; or skip them
+        in `fit`, return NaN for them elsewhere, warn, and list them in ``failed_``.
 
     verbose : int, default=0
         1 shows progress bars with the loss.
@@ -128,46 +126,47 @@ class DiffusionController(BackboneModel):
     Attributes
     ----------
     weights_ : dict of str to ndarray of float32
-        The control module: 42% of a Stable Diffusion UNet.
+        Weights of the control module: 42% of a Stable Diffusion UNet.
     history_ : list of dict
-        Per epoch: ``epoch`` and ``loss``, the mean squared error of the predicted
-        noise; 1 is what predicting no noise gets.
+        One entry per epoch: ``epoch`` and ``loss``, the mean squared error of the
+        predicted noise; predicting no noise scores 1.
     design_ : dict
-        Empty: no parameter binds the weights but `backbone`.
+        Empty: the weights depend on no parameter but `backbone`.
     backbone_identity_ : str
-        Fingerprint of the backbone.
+        Fingerprint of the backbone's weights.
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
     feature_names_in_ : ndarray of str
-        Columns of the X of `fit`, if that was a table.
+        Column names of the `X` passed to `fit`, if it was a table.
 
     See Also
     --------
-    DiffusionQAFeatures : Features of the frozen model, nothing trained.
+    DiffusionQAFeatures : Features of the frozen model, without training.
 
     Notes
     -----
-    *From the paper* (its figures and the authors' page; no code was released): what is
-    frozen and what trains, the input of z_t and z_0, the null text, the loss over all
-    timesteps, the target, features at the last step, F_Latent as the latent at its end.
+    *From the paper* (its figures and the authors' page; no code was released): which
+    parts are frozen and which trained, z_t and z_0 as inputs, the null text, the loss
+    over all timesteps, the target, features at the last step, and F_Latent as the
+    latent after it.
 
-    *Ours, since it is not published*: the stages; the chain (DDIM, timesteps spread
-    evenly from 999 to `last_timestep`); `n_steps=1` as the fast default; AdamW at 1e-4
-    as in DiffBIR. Maps of encoder and middle are taken as the decoder receives them,
-    with the control added: a ControlNet leaves the encoder itself as it is, and with
-    one step its maps would not depend on what was trained.
+    *Our choices, where nothing is published*: the stages; the chain (DDIM, timesteps
+    evenly spaced from 999 to `last_timestep`); `n_steps=1` as the fast default; AdamW
+    at 1e-4 as in DiffBIR. Maps of the encoder and the middle are those that the decoder
+    receives, with the control added: a ControlNet does not change the encoder itself,
+    so with one step its own maps would not depend on the trained weights.
 
-    *Which frames to train on*: such as the features are wanted of, faults included.
+    *Training frames* should resemble the frames to be assessed, artefacts included.
 
-    *Learning rate.* The control adds nothing at first and is slow to begin. On
-    ``tiny``, 96 steps at 5e-4 did not move the loss; at 3e-3, with four frames a step,
-    a run learned and then fell apart after 430 steps.
+    *Learning rate.* The control module is initialised to add nothing, and training
+    starts slowly. On ``tiny``, 96 steps at 5e-4 did not reduce the loss; at 3e-3 with
+    four frames per step, a run learned and then diverged after 430 steps.
 
-    *Sizes of the module.* A pickle and the saved files hold it: 12 MB for ``tiny``,
-    1.4 GB for Stable Diffusion. They never hold the backbone.
+    *File size.* Pickles and saved files contain the control module: 12 MB for ``tiny``,
+    1.4 GB for Stable Diffusion. They never contain the backbone.
 
-    A batch of n and n batches of one agree to about 1e-5 relative in float32, not
-    bitwise, and less over a chain of many steps.
+    Results do not depend on the batch size beyond rounding: about 1e-5 relative in
+    float32, not bitwise, and somewhat more over a chain of many steps.
 
     References
     ----------
@@ -268,7 +267,7 @@ class DiffusionController(BackboneModel):
         ----------
         X : list, array, Series or DataFrame of N media rows
             Pictures or videos, as for :meth:`DiffusionQAFeatures.transform`. Every
-            frame that is taken of a row trains.
+            sampled frame is used for training.
         y : object, default=None
             Ignored: no scores are needed.
         groups : object, default=None
@@ -277,22 +276,23 @@ class DiffusionController(BackboneModel):
         Returns
         -------
         self : object
-            The fitted estimator. After an error it is as it was before.
+            The fitted estimator. If `fit` raises, the estimator keeps its previous
+            state.
 
         Raises
         ------
         ValueError
-            If a parameter or a row cannot be used, or the UNet is of a kind that cannot
-            be copied.
+            If a parameter or a row is invalid, or the UNet is of a type that cannot be
+            copied.
         FloatingPointError
-            If a loss is not finite; the message names the step and the way out.
+            If a loss is not finite; the message names the step and a remedy.
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
         return self._fit(X)
 
     def transform(self, X):
-        """Pool the features of frames over space and time.
+        """Compute features, pooled over space and frames.
 
         Parameters
         ----------
@@ -316,12 +316,12 @@ class DiffusionController(BackboneModel):
         return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns of `transform`; needs no weights in memory.
+        """Get the column names of `transform` without loading weights.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
@@ -345,7 +345,7 @@ class DiffusionController(BackboneModel):
         return np.array(names, object)
 
     def reconstruct(self, X, n_steps=20, control=True, start=None):
-        """Rebuild frames from noise.
+        """Reconstruct frames from noise.
 
         Parameters
         ----------
@@ -354,18 +354,16 @@ class DiffusionController(BackboneModel):
         n_steps : int, default=20
             Steps of the reverse chain, at least 2.
         control : bool, default=True
-            False leaves the frozen model alone, to compare with. From nothing but noise
-            it makes a picture that has nothing to do with the frame.
+            False runs the frozen model alone, for comparison. From pure noise it
+            generates a picture unrelated to the frame.
         start : int, default=None
-            Timestep that the frame is noised to before it is rebuilt, in
-            (`last_timestep`, 999]. ``None`` begins at nothing but noise, the same for
-            every frame.
+            Timestep to noise the frame to before reconstruction, in (`last_timestep`,
+            999]. ``None`` starts from pure noise, the same for every frame.
 
         Returns
         -------
         list of N ndarray of shape (T, H, W, 3), dtype uint8
-            The frames of each row, of a picture one, at the size that the backbone
-            sees.
+            The frames of each row (one for a picture), at the backbone's input size.
 
         Raises
         ------
@@ -451,7 +449,7 @@ class DiffusionController(BackboneModel):
     # -- data, network and loss ----------------------------------------------------
 
     def _open_data(self, job):
-        """Latents of all frames of all rows: each of them trains."""
+        """Latents of all frames of all rows; all of them are trained on."""
         return self._latents(job, **self._frames())
 
     def _build_network(self, job):
@@ -529,7 +527,7 @@ class DiffusionController(BackboneModel):
         )
 
     def _row(self, maps, framing, row, chain):
-        """The columns of one row: statistics over its frames."""
+        """Columns of one row: statistics over its frames."""
         chosen = [STATISTICS.index(name) for name in self._statistics()]
         table = np.stack(
             [

@@ -1,4 +1,4 @@
-"""Latents in, what a steered reverse chain shows at its last step out (DiffVQA)."""
+"""Latents in, features of the last step of a controlled reverse chain out (DiffVQA)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Chain:
-    """What decides the features of a frame, beside its latent and the backbone."""
+    """What determines the features of a frame, besides its latent and the backbone."""
 
     stages: tuple[Stage, ...]
     n_steps: int = 1
@@ -46,21 +46,21 @@ class Chain:
         return (*(stage.name for stage in self.stages), LATENT)
 
     def timesteps(self, count: int) -> list[int]:
-        """The steps of the chain out of `count`, falling to the last."""
+        """Decreasing timesteps of the chain, out of `count`."""
         first = count - 1 if self.start is None else self.start
         steps = np.linspace(self.last_timestep, first, self.n_steps)
         return steps.round().astype(int)[::-1].tolist()
 
     @property
     def facts(self) -> tuple:
-        """All of it but the stages, which a key names one by one."""
+        """Everything except the stages, which are in the keys one by one."""
         return (
             self.n_steps, self.last_timestep, self.seed, str(self.dtype), self.control,
             self.start,
         )  # fmt: skip
 
     def key(self, latent_key: str, name: str, reduction: str) -> str:
-        """Store key of one map of one frame, reduced in the way that is named."""
+        """Store key of one map of one frame, with the name of its reduction."""
         return make_key(
             "controlled", latent_key, self.facts, name, reduction,
         )  # fmt: skip
@@ -82,7 +82,7 @@ def controlled_features(
     reduce: Reduce | None = None,
     batch_size: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Run the reverse chain for each frame and keep what its last step shows.
+    """Run the reverse chain for each frame and keep the features of its last step.
 
     Parameters
     ----------
@@ -92,11 +92,12 @@ def controlled_features(
     latents : sequence of N arrays (C, h, w)
         z_0 of the frames.
     chain : Chain
-        With one step z_0 itself is noised to the last timestep. With more the chain
-        begins at nothing but noise at the first, and of the frame it knows what the
-        network tells, unless `start` says to which timestep z_0 is noised.
+        With one step, z_0 itself is noised to the last timestep. With more, the chain
+        starts from pure noise at the first timestep and knows the frame only through
+        the network, unless `start` gives the timestep to noise z_0 to.
     reduce : callable, default=None
-        Makes of a map (B, C, h, w) what is kept of it, on the device. None keeps all.
+        Reduces a map (B, C, h, w), on the device, to what is kept. None keeps
+        everything.
     batch_size : int, default=None
         Frames per pass; None chooses by device.
 
@@ -105,7 +106,7 @@ def controlled_features(
     dict of str to ndarray of float32
         By `chain.names`: of each stage (N, C, h, w) as the decoder receives it, that is
         with the control added, and under ``"latent"`` the ẑ_0 of the last step. The
-        noise is the same for every frame, so that none depends on its neighbours.
+        noise is the same for every frame, so no frame depends on others.
     """
     device = backbone.device
     timesteps = chain.timesteps(len(backbone.alphas_cumprod))
@@ -156,20 +157,20 @@ def stored_features(
     store=None,
     batch_size: int | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Reduced features of frames, computed where the store does not have them.
+    """Reduced features of frames, computed if the store does not have them.
 
     Parameters
     ----------
     latents : mapping of str to ndarray (C, h, w)
-        By a key of all that the latent depends on, such as :meth:`FrameSpec.key` gives.
+        Keyed by everything the latent depends on, as by :meth:`FrameSpec.key`.
     chain : Chain
-        Its `control` must tell apart what `open_model` may return.
+        Its `control` must distinguish the possible results of `open_model`.
     open_model : callable
-        Returns backbone and network (or None); called where something is missing.
+        Returns backbone and network (or None); called if something is missing.
     reduce : callable
         As in :func:`controlled_features`.
     reduction : str
-        Names what `reduce` does, as a part of the keys.
+        Name of `reduce`, part of the keys.
     store : FeatureStore, default=None
     batch_size : int, default=None
 
@@ -227,7 +228,7 @@ def fingerprint(weights: Mapping[str, np.ndarray]) -> str:
 
 
 def _add_control(seen, stages, network, control):
-    """Add to encoder and middle what the decoder gets beside them."""
+    """Add the control to the maps of encoder and middle."""
     skips, middle = control
     layers, levels = network.config.layers_per_block, len(network.down_blocks)
     # conv_in is the first skip; of a level the last leaves its downsampler, and the

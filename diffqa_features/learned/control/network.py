@@ -1,4 +1,4 @@
-"""A frozen UNet in, a trainable copy of its encoder and middle that steers it out."""
+"""A frozen UNet in, a trainable control copy of its encoder and middle out."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ _HINT = "controlnet_cond_embedding"
 def make_control(unet, weights: Mapping[str, np.ndarray] | None = None):
     """A `ControlNetModel` that sees z_t and z_0, in float32 on the UNet's device.
 
-    Encoder and middle are copies of the UNet's, and what they say passes through
-    convolutions that are 0 at first: untrained, it changes nothing. With `weights` it
-    has those instead.
+    Encoder and middle are copies of the UNet's, and their outputs pass through
+    zero-initialised convolutions: untrained, the control changes nothing. `weights`
+    replace the initial ones.
 
-    The input layer on z_t and z_0 together is written as a sum: the copied convolution
-    on z_t, and beside it one on z_0, in the place where a ControlNet has the network
-    for its picture. It is 0 at first, as the extra input channels of one convolution
-    would be.
+    The input layer on z_t and z_0 is written as a sum: the copied convolution on z_t
+    plus one on z_0, in the place of a ControlNet's conditioning network. The latter is
+    zero-initialised, as the extra input channels of a single convolution would be.
     """
     from diffusers import ControlNetModel
 
@@ -65,10 +64,10 @@ def run_controlled(
     conditioning: Conditioning,
     taps: Sequence[Tap] = (),
 ):
-    """One pass of the frozen UNet on z_t (N, C, h, w), steered by what z_0 shows.
+    """One pass of the frozen UNet on z_t (N, C, h, w), controlled by z_0.
 
-    Without a network the UNet runs as it is. Returns its output, and what was added to
-    its skips and its middle, or None.
+    Without a network the UNet runs unchanged. Returns its output, and the tensors added
+    to its skips and middle, or None.
     """
     control = None
     if network is not None:
@@ -86,7 +85,7 @@ def run_controlled(
 
 
 def _find_problem(config):
-    """What a `ControlNetModel` would not copy, though the UNet has it."""
+    """Parts of the UNet that a `ControlNetModel` would not copy."""
     if not isinstance(config.layers_per_block, int):
         return (
             "has as many layers at each level, as those of Stable Diffusion 1 and 2 "

@@ -1,4 +1,4 @@
-"""DiffVQA: a resized view and crops, seen by a steered diffusion model and by Mamba.
+"""DiffVQA: a resized view and crops, seen by a controlled diffusion model and Mamba.
 
 In: videos and scores. Out: `DiffVQARegressor`. Open `regressor` first; `network` joins
 the branches, `views` and `view_features` feed them, `batches` pads clips, `mamba` and

@@ -1,4 +1,4 @@
-"""Clips of any length in padded batches; what a network says of them; losses."""
+"""Clips of any length in padded batches; a network's predictions for them; losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SMALL = 1e-8
 
 @dataclass
 class ClipPrediction:
-    """What the network says of one clip, the mean over its crops."""
+    """The network's prediction for one clip, averaged over its crops."""
 
     quality: np.ndarray  # (T,) float64
     weights: np.ndarray  # (T,) float64, with the sum 1
@@ -32,9 +32,9 @@ class ClipPrediction:
 def collate(
     clips: Sequence[ViewedClip], copies: Sequence[int], device: torch.device
 ) -> tuple[dict[str, Clips], torch.Tensor]:
-    """One batch of clips by view, with zeros behind their ends, and the mask (B, T).
+    """One batch of clips by view, padded with zeros, and the mask (B, T).
 
-    `copies` says which crop of each is taken.
+    `copies` selects a crop of each.
     """
     counts = [len(clip.numbers) for clip in clips]
     mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
@@ -70,7 +70,7 @@ def predict_clips(
     n_copies: int,
     batch_size: int,
 ) -> list[ClipPrediction]:
-    """Ask about clips in batches, once for each crop."""
+    """Predict clips in batches, once per crop."""
     predicted = []
     for start in range(0, len(clips), batch_size):
         chunk = clips[start : start + batch_size]
@@ -97,7 +97,7 @@ def standardise(
     clips: Sequence[ViewedClip],
     weight: np.ndarray | None = None,
 ) -> None:
-    """Give every branch the mean and spread of each channel over these clips."""
+    """Set every branch's mean and spread per channel from these clips."""
     shares = np.ones(len(clips)) if weight is None else weight
     for view, branch in network.branches.items():
         # Sums in float64, clip by clip: all features at once would be copied.
@@ -116,7 +116,7 @@ def standardise(
 
 
 def _compare(scores, target, weight=None):
-    """1 - PLCC, halved, and what pairs lack of the distance that they should have."""
+    """(1 - PLCC) / 2 plus a pairwise hinge: |Δy| minus the signed score difference."""
     w = torch.ones_like(scores) if weight is None else weight
     s, t = (values - (w * values).sum() / w.sum() for values in (scores, target))
     norms = ((w * s.square()).sum() * (w * t.square()).sum() + _SMALL).sqrt()

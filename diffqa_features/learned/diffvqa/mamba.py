@@ -1,4 +1,4 @@
-"""Frames of a clip in, one vector per frame that has seen the whole clip out (TCAB)."""
+"""Frames of a clip in, one vector per frame with the clip's context out (TCAB)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from diffqa_features.learned.diffvqa.selective_scan import BothWays, turn_around
 class FrameMamba(nn.Module):
     """Bidirectional Mamba over the patches of all frames, as DiffVQA's TCAB.
 
-    Patches become tokens, frame by frame; to each is added a learned vector of its
-    place and a fixed one (sines) of its frame's number, so that a clip may have any
-    number of frames. A frame's vector is the mean of its tokens at the end.
+    Patches become tokens, frame by frame. Each gets a learned embedding of its position
+    and a fixed (sinusoidal) embedding of its frame number, so a clip can have any
+    number of frames. A frame's vector is the mean of its output tokens.
 
     Parameters
     ----------
     size : int
-        Side of the frames that come in, pixels.
+        Side of the input frames in pixels.
     patch_size : int
-        Side of a patch; it divides `size`.
+        Side of a patch; must divide `size`.
     width, layers, state_size : int
     """
 
@@ -42,14 +42,14 @@ class FrameMamba(nn.Module):
         Parameters
         ----------
         frames : uint8 tensor of shape (B, T, size, size, 3)
-            Whatever stands behind the end of a clip.
+            Frames after the end of a clip are ignored.
         counts : int64 tensor of shape (B,)
-            How many of the T are frames.
+            Number of valid frames of each clip.
 
         Returns
         -------
         tensor of shape (B, T, width)
-            Behind a clip's end it means nothing.
+            Undefined after a clip's end.
         """
         clips, length = frames.shape[:2]
         pixels = frames.flatten(0, 1).permute(0, 3, 1, 2) / 127.5 - 1
@@ -65,7 +65,7 @@ class FrameMamba(nn.Module):
 
 
 def _sines(count, width, like):
-    """Vectors (count, width) of the numbers 0 ... count - 1, wave lengths to 2π 1e4."""
+    """Sinusoidal embeddings (count, width) of 0 ... count - 1, wavelengths to 2π 1e4."""
     half = -(-width // 2)
     rates = torch.exp(-math.log(1e4) * torch.arange(half) / half)
     angles = torch.arange(count)[:, None] * rates

@@ -27,26 +27,26 @@ class Sizes:
 
 @dataclass
 class Clips:
-    """A batch of clips, as one view shows them; padded behind their ends."""
+    """A padded batch of clips in one view."""
 
     features: torch.Tensor  # (B, T, C, g, g) float32: four levels, then the latent
     frames: torch.Tensor | None  # (B, T, s, s, 3) uint8
 
 
 class DiffVQANetwork(nn.Module):
-    """Stage 2 of DiffVQA: the first view weighs the frames, the last one grades them.
+    """Stage 2 of DiffVQA: the first view weights the frames, the last one grades them.
 
-    With a single view that one does both.
+    A single view does both.
 
     Parameters
     ----------
     channels : sequence of int
-        Of the four levels of the denoising network, and of the latent.
+        Channels of the UNet's four levels, and of the latent.
     views : sequence of str
         ``"resize"``, ``"crop"`` or both, in this order.
     sizes : Sizes
     seed : int
-        Of the first weights; the global generator is left as it was.
+        Seed of the initial weights; the global generator is not changed.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ class DiffVQANetwork(nn.Module):
     def forward(
         self, clips: Mapping[str, Clips], mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Grade the frames of clips and weigh them.
+        """Grade and weight the frames of clips.
 
         Parameters
         ----------
         clips : mapping of str to Clips
             By view.
         mask : bool tensor of shape (B, T)
-            True at frames, False behind a clip's end.
+            True at frames, False after a clip's end.
 
         Returns
         -------
         quality, weights : tensors of shape (B, T)
-            Weights of a clip add up to 1. Both are 0 behind its end.
+            The weights of a clip sum to 1. Both are 0 after its end.
         described : tensor of shape (B, D)
-            What the branches say of the clip as a whole, view by view.
+            The branches' descriptions of the whole clip, view by view.
         """
         told = {view: self.branches[view](clips[view], mask) for view in self._views}
         logits = self.weigh(told[self._views[0]])[..., 0].float()
@@ -121,7 +121,7 @@ class Branch(nn.Module):
         self.described = 2 * sum(self.widths)
 
     def forward(self, clips: Clips, mask: torch.Tensor) -> torch.Tensor:
-        """Describe every frame, and its clip beside it: (B, T, described)."""
+        """Describe every frame together with its clip: (B, T, described)."""
         fused = self.fusion(clips.features.flatten(0, 1)).unflatten(0, mask.shape)
         told = [self.frames(with_change(fused), mask)]
         if self.temporal is not None:
@@ -129,7 +129,7 @@ class Branch(nn.Module):
         return torch.cat([part for each in told for part in _beside(each, mask)], -1)
 
     def of_clip(self, described: torch.Tensor) -> torch.Tensor:
-        """The part of a frame's description (..., described) that is its clip's."""
+        """The clip's part of a frame's description (..., described)."""
         parts = described.split([width for width in self.widths for _ in range(2)], -1)
         return torch.cat(parts[1::2], -1)
 
@@ -137,9 +137,9 @@ class Branch(nn.Module):
 class FeatureFusion(nn.Module):
     """DFF: features of all levels become one map of `width` channels.
 
-    A 1 x 1 convolution per level (the paper's dimension adjustment), the latent beside
-    them, a 3 x 3 convolution, then attention to channels and to places. Features come
-    in pooled to one grid: an average and a 1 x 1 convolution may change places.
+    A 1 x 1 convolution per level (the paper's dimension adjustment), concatenation with
+    the latent, a 3 x 3 convolution, then channel and spatial attention. Features are
+    already pooled to one grid: average pooling and a 1 x 1 convolution commute.
     """
 
     def __init__(self, channels: Sequence[int], width: int):
@@ -179,7 +179,7 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """A factor per place, from the mean and the maximum of its channels."""
+    """A factor per position, from the mean and the maximum over channels."""
 
     def __init__(self):
         super().__init__()
@@ -192,9 +192,9 @@ class SpatialAttention(nn.Module):
 
 
 def with_change(maps: torch.Tensor) -> torch.Tensor:
-    """TDM: maps (B, T, C, g, g) beside what changed since the frame before.
+    """TDM: maps (B, T, C, g, g) concatenated with their change from the last frame.
 
-    The first frame has none before it: its change is 0.
+    The change of the first frame is 0.
     """
     change = torch.zeros_like(maps)
     change[:, 1:] = maps[:, 1:] - maps[:, :-1]
@@ -202,10 +202,10 @@ def with_change(maps: torch.Tensor) -> torch.Tensor:
 
 
 class FrameFusion(nn.Module):
-    """FFF: what the frames of a clip say together, for any number of frames.
+    """FFF: fuse the frames of a clip, for any number of frames.
 
-    The paper puts N frames side by side before a convolution and flattens, which
-    fixes N. Here a convolution over space, a mean over it, and one over time.
+    The paper concatenates N frames before a convolution and flattens, which fixes N.
+    Here: a spatial convolution, a spatial mean, and a temporal convolution.
     """
 
     def __init__(self, entering: int, width: int):
@@ -222,7 +222,7 @@ class FrameFusion(nn.Module):
 
 
 def _beside(vectors: torch.Tensor, mask: torch.Tensor):
-    """Vectors of frames (B, T, C), and for each the mean over its clip."""
+    """Concatenate vectors of frames (B, T, C) with the mean over their clip."""
     vectors = vectors.masked_fill(~mask[..., None], 0.0)
     mean = vectors.sum(1, keepdim=True) / mask.sum(1)[:, None, None]
     return vectors, mean.expand_as(vectors)

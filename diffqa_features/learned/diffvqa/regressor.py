@@ -13,8 +13,8 @@ from sklearn.utils.validation import _is_fitted
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned._base import load_weights, state_arrays
-from diffqa_features.learned._regression import BackboneRegressor, take_weights
+from diffqa_features.learned._base import BackboneModel, load_weights, state_arrays
+from diffqa_features.learned._regression import LearnedRegressor, take_weights
 from diffqa_features.learned.control.controller import DiffusionController
 
 VIEWS = ("resize", "crop")
@@ -28,17 +28,18 @@ _shared = BackboneTransformer._parameter_constraints
 _positive = [Interval(Integral, 1, None, closed="left")]
 
 
-class DiffVQARegressor(BackboneRegressor):
+class DiffVQARegressor(BackboneModel, LearnedRegressor):
     """Video quality from two views of each frame and of the whole clip (DiffVQA [1]_).
 
-    Each frame is seen twice: resized, for what it shows, and as a crop of the pixels as
-    they are, for what was done to them. Of both, a diffusion model that is steered to
-    rebuild the frame (:class:`DiffusionController`) gives features of several levels.
-    These are fused and compared from frame to frame, and beside them Mamba reads the
-    frames themselves in both directions of time. The resized view then says what each
-    frame counts, the crops how good it is; the score is the weighted sum.
+    Each frame is seen in two views: resized, which shows its content, and as a crop at
+    native resolution, which shows its distortions. For both, a diffusion model that is
+    controlled to reconstruct the frame (:class:`DiffusionController`) provides features
+    at several levels. These are fused and compared from frame to frame; in a second
+    branch, Mamba reads the frames themselves in both directions of time. The resized
+    view then determines the weight of each frame and the crops its quality; the score
+    is the weighted sum.
 
-    Features are computed once. What trains on them is a small network, in minutes.
+    Features are computed once; the network trained on them is small and takes minutes.
 
     Parameters
     ----------
@@ -47,50 +48,50 @@ class DiffVQARegressor(BackboneRegressor):
         a hub id, or a folder in diffusers layout.
 
     controller : DiffusionController, str, path or None, default=None
-        What steers the backbone. A fitted one is taken as it is; one that is not is
-        copied and fitted first, on the rows of `fit`, and ``None`` does so with its
-        defaults. A str or path is a folder that its ``save_pretrained`` wrote. A search
-        copies estimators without what they learned: give it a folder, or
-        ``FrozenEstimator(controller)``.
+        The control module of the backbone. A fitted one is used as it is. An unfitted
+        one is cloned and fitted first, on the rows passed to `fit`; ``None`` does so
+        with default parameters. A str or path is a folder written by
+        ``save_pretrained``. Searches clone estimators without their fitted state: pass
+        a folder, or ``FrozenEstimator(controller)``.
 
     control : bool, default=True
-        False leaves the backbone as it is, whatever `controller` is.
+        False uses the plain backbone and ignores `controller`.
 
     views : str or sequence of str, default=("resize", "crop")
-        Views, one or both. A single one weighs the frames and grades them.
+        Views to use, one or both. A single view provides both weights and quality.
 
     n_steps : int, default=1
-        Steps of the reverse chain, at the last of which features are taken. 1 noises
-        the frame to `last_timestep`; with more the chain begins at nothing but noise,
-        and costs as many passes.
+        Steps of the reverse chain; features are extracted at the last one. 1 noises the
+        frame to `last_timestep`; with more, the chain starts from pure noise and costs
+        one pass per step.
 
     last_timestep : int, default=0
         DDPM training step of the last pass, in [0, 999].
 
     image_size : int, default=None
-        Side of the resized view, pixels. ``None`` is the backbone's own.
+        Side of the resized view in pixels. ``None`` uses the backbone's native size.
 
     crop_size : int, default=None
-        Side of a crop, pixels; a frame that is smaller is enlarged first. ``None`` is
-        that of the resized view.
+        Side of a crop in pixels; smaller frames are upscaled first. ``None`` uses the
+        size of the resized view.
 
     n_crops : int, default=1
-        Crops. All frames of a clip are cut at the same place, which follows from the
-        clip's content and `random_state`. Training takes one of them at each step, a
-        prediction the mean. It may be changed after `fit`.
+        Number of crops. All frames of a clip are cropped at the same positions, which
+        depend on the clip's content and `random_state`. Training uses one crop per
+        step, prediction averages over all. Can be changed after `fit`.
 
     frame_rate : float, default=1.0
-        Frames per second taken from a video, as in :class:`DiffusionQAFeatures`.
+        Frames sampled per second of video, as in :class:`DiffusionQAFeatures`.
 
     max_frames : int, default=None
-        At most this many of those frames per row, spread uniformly.
+        Maximum number of those frames per row, evenly spaced.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
-        What decodes video files.
+        Decoder for video files.
 
     grid_size : int, default=4
-        Places to a side of the grid to which features of every level are averaged
-        before they are stored.
+        Side of the grid that features of every level are average-pooled to before they
+        are stored.
 
     width : int, default=64
         Channels of the fused features.
@@ -99,75 +100,76 @@ class DiffVQARegressor(BackboneRegressor):
         Read the frames themselves with Mamba, in both directions of time.
 
     mamba_size : int, default=64
-        Side of what Mamba sees, pixels: the frame reduced, or the middle of the crop.
+        Side of Mamba's input in pixels: the downscaled frame, or the centre of the
+        crop.
 
     patch_size : int, default=16
-        Side of its patches, pixels; a divisor of `mamba_size`.
+        Side of its patches in pixels; must divide `mamba_size`.
 
     mamba_width : int, default=64
-        Channels of its tokens.
+        Channels of Mamba's tokens.
 
     mamba_layers : int, default=2
-        Its layers.
+        Number of Mamba layers.
 
     mamba_state : int, default=16
-        Numbers that each of its inner channels remembers.
+        Size of Mamba's state per inner channel.
 
     loss : {"plcc+rank", "l1"}, default="plcc+rank"
-        ``"plcc+rank"``: (1 - PLCC) / 2 of a batch, and by how much the difference of
-        two predictions falls short of that of their scores, over all pairs. ``"l1"``:
-        the mean absolute error. Scores have the standard deviation 1 in both.
+        ``"plcc+rank"``: (1 - PLCC) / 2 over the batch, plus a pairwise hinge: how far
+        the difference of two predictions falls short of that of their scores. ``"l1"``:
+        the mean absolute error. Both use scores scaled to standard deviation 1.
 
     max_epochs : int, default=30
-        Passes over the clips. 0 only fits the scale.
+        Number of epochs. 0 fits only the line to `y`.
 
     batch_size : int, default=16
-        Clips per step. ``"plcc+rank"`` compares them: it needs at least two, and a
-        single clip that is left over goes into the last step.
+        Clips per training step. ``"plcc+rank"`` compares clips and needs at least two;
+        a single leftover clip joins the last step.
 
     learning_rate : float, default=1e-3
-        Of AdamW, constant.
+        Constant learning rate of AdamW.
 
     weight_decay : float, default=1e-2
-        Of AdamW.
+        Weight decay of AdamW.
 
     max_grad_norm : float, default=1.0
-        Largest norm of a step's gradient.
+        Gradients are clipped to this norm.
 
     validation_fraction : float, default=None
-        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
-        The weights of the epoch with the best SRCC there are kept.
+        Fraction of the rows (or of the groups passed to `fit`) to hold out, in (0, 1).
+        The weights of the epoch with the best validation SRCC are kept.
 
     patience : int, default=5
-        With `validation_fraction`: stop after this many epochs without a better SRCC.
+        With `validation_fraction`, stop after this many epochs without a better SRCC.
 
     warm_start : bool, default=False
-        Go on from the weights of the last `fit`, with its control.
+        Continue from the weights of the last `fit`, with its control module.
 
     checkpoint_dir : str or path, default=None
-        Folder for the state of a training that runs. The same `fit` after a kill goes
-        on from there and ends with the same weights.
+        Folder for checkpoints. If training is killed, the same `fit` resumes from there
+        and ends with the same weights.
 
     random_state : int, default=0
-        Seeds the first weights, the order, the places of crops, and the noise of
+        Seeds the initial weights, the shuffling, the crop positions, and the noise of
         features, which is the same for every frame.
 
     memory : str, path or FeatureStore, default=None
-        Where features are kept, per frame and view. A frame whose features are there is
-        not decoded again.
+        Cache for features, per frame and view. A frame whose features are cached is not
+        decoded again.
 
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
-        accelerator there is, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
+        accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
-        Arithmetic of all networks, by autocast; weights are in float32. ``None`` is
-        bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
-        elsewhere.
+        Precision of all networks under autocast; weights stay in float32. ``None``
+        means bfloat16 on CUDA (float16 with loss scaling where bfloat16 is not
+        supported) and float32 elsewhere.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read: raise at the first; or leave it out
-        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+        What to do with rows that cannot be read: raise at the first one; or skip them
+        in `fit`, return NaN for them elsewhere, warn, and list them in ``failed_``.
 
     verbose : int, default=0
         1 shows progress bars.
@@ -175,21 +177,21 @@ class DiffVQARegressor(BackboneRegressor):
     Attributes
     ----------
     weights_ : dict of str to ndarray of float32
-        What was trained in both stages.
+        The trained weights of both stages.
     slope_, intercept_ : float
         The prediction is ``intercept_ + slope_ * Q``, with Q the network's score.
     history_ : list of dict
-        Per epoch of stage 2: ``epoch``, ``loss``, ``srcc`` (of the predictions that
-        were trained on) and, with validation, ``validation_srcc``.
+        One entry per epoch of stage 2: ``epoch``, ``loss``, ``srcc`` (of the training
+        predictions) and, with validation, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changing one after `fit` raises
-        ValueError.
+        The architecture parameters that the weights belong to. Changing one after `fit`
+        raises ValueError.
     backbone_identity_ : str
-        Fingerprint of the backbone.
+        Fingerprint of the backbone's weights.
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
     feature_names_in_ : ndarray of str
-        Columns of the X of `fit`, if that was a table.
+        Column names of the `X` passed to `fit`, if it was a table.
 
     See Also
     --------
@@ -199,32 +201,33 @@ class DiffVQARegressor(BackboneRegressor):
     Notes
     -----
     *From the paper* (its figures and the authors' page; no code was released): the two
-    views and what each is for, features of four levels and the latent at the last step,
-    their fusion (1 x 1 convolutions, the latent beside them, a convolution, channel and
-    then spatial attention), the change since the frame before, Mamba on the frames
-    beside it, the two heads and the weighted sum.
+    views and their roles, features of four levels and the latent at the last step,
+    their fusion (1 x 1 convolutions, concatenation with the latent, a convolution,
+    channel and then spatial attention), the difference from the previous frame, the
+    parallel Mamba branch on frames, the two heads and the weighted sum.
 
-    *Ours, since it is not published*: every default above; the change of the first
-    frame, 0; separate weights for the views; features standardised by channel over the
-    training clips; crops that stay where they are for a whole clip, since change
-    between crops of two places would be no motion; the losses.
+    *Our choices, where nothing is published*: every default above; a difference of 0
+    for the first frame; separate weights for the views; features standardised per
+    channel over the training clips; a fixed crop position per clip, since differences
+    between crops at two positions would not be motion; the losses.
 
-    *Any number of frames.* The paper's layers flatten N frames and so fix N. Here the
-    heads look at one frame, described by convolutions over space and time, and at the
-    mean over its clip. What is behind the end of a clip in a batch is masked: alone and
-    in a batch it gets the same numbers, to about 1e-5 relative.
+    *Number of frames.* The paper's layers flatten N frames, which fixes N. Here the
+    heads see one frame, described by convolutions over space and time, and the mean
+    over its clip. Padding after the end of a clip is masked: a clip gets the same
+    values alone and in a batch, to about 1e-5 relative.
 
-    *Mamba* is transformers' mixer, one per direction in every layer, over the patches
-    of all frames. Time and memory are linear in their number; where `mamba_ssm` and
-    `causal_conv1d` are installed, a GPU uses their kernels.
+    *Mamba* uses the mixer from transformers, one per direction in every layer, over the
+    patches of all frames. Time and memory are linear in their number; on a GPU, the
+    kernels of `mamba_ssm` and `causal_conv1d` are used if installed.
 
-    *Units of y.* Any range and direction: a line brings the network's score to `y`, by
-    least squares over the training clips.
+    *Units of y.* Any range and direction: a line maps the network's score to `y`,
+    fitted by least squares over the training clips.
 
-    *Memory.* Stage 2 holds the features of all clips: 4 bytes times `grid_size`² times
-    the channels of the levels (352 on ``tiny``, about 3,200 on Stable Diffusion) for
-    each frame and view. The control module (12 MB on ``tiny``, 1.4 GB on Stable
-    Diffusion) is a part of `weights_`, and so of pickles and saved files.
+    *Memory.* Stage 2 keeps the features of all clips in memory: 4 bytes times
+    `grid_size`² times the channels of the levels (352 on ``tiny``, about 3,200 on
+    Stable Diffusion) for each frame and view. The control module (12 MB on ``tiny``,
+    1.4 GB on Stable Diffusion) is part of `weights_`, and so of pickles and saved
+    files.
 
     References
     ----------
@@ -266,7 +269,7 @@ class DiffVQARegressor(BackboneRegressor):
         "mamba_state",
     )
     _parameter_constraints: dict = {
-        **BackboneRegressor._parameter_constraints,
+        **BackboneModel._parameter_constraints,
         "controller": [str, os.PathLike, HasMethods("fit"), None],
         "control": ["boolean"],
         "views": [str, InOrder()],
@@ -366,7 +369,7 @@ class DiffVQARegressor(BackboneRegressor):
         self.verbose = verbose
 
     def fit(self, X, y, groups=None, sample_weight=None):
-        """Fit the control if there is none yet, then train on features.
+        """Fit the control module if needed, then train on features.
 
         Parameters
         ----------
@@ -375,24 +378,25 @@ class DiffVQARegressor(BackboneRegressor):
         y : array-like of shape (N,)
             Opinion scores in any unit and direction; finite, at least two.
         groups : array-like of shape (N,), default=None
-            With `validation_fraction`, rows of a group stay on one side. Ignored
-            otherwise.
+            With `validation_fraction`, rows of one group stay on the same side of the
+            split. Ignored otherwise.
         sample_weight : array-like of shape (N,), default=None
-            What each row counts, not negative: the reciprocal variance of its opinion
-            score, say. A row of weight 2 counts like two equal rows, in the loss, the
-            fitted line and the validation; one of weight 0 is left out.
+            Non-negative weight of each row, such as the reciprocal variance of its
+            opinion score. A row of weight 2 counts like two identical rows in the loss,
+            the fitted line and the validation; a row of weight 0 is left out.
 
         Returns
         -------
         self : object
-            The fitted estimator. After an error it is as it was before.
+            The fitted estimator. If `fit` raises, the estimator keeps its previous
+            state.
 
         Raises
         ------
         ValueError
-            If a parameter, a row or `y` cannot be used.
+            If a parameter, a row or `y` is invalid.
         FloatingPointError
-            If a loss is not finite; the message names the step and the way out.
+            If a loss is not finite; the message names the step and a remedy.
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
@@ -416,13 +420,13 @@ class DiffVQARegressor(BackboneRegressor):
         Returns
         -------
         ndarray of shape (N,), dtype float64
-            Scores in the units and direction of the `y` of `fit`. A row's score depends
-            on neither order nor neighbours.
+            Scores in the units and direction of the `y` of `fit`. A row's score does
+            not depend on the other rows or their order.
         """
         return self._predict(X)
 
     def frame_scores(self, X):
-        """Quality and weight of each frame, for :class:`FrameScoresDisplay`.
+        """Score and weight each frame, for :class:`FrameScoresDisplay`.
 
         Parameters
         ----------
@@ -432,11 +436,10 @@ class DiffVQARegressor(BackboneRegressor):
         Returns
         -------
         list of N :class:`~sklearn.utils.Bunch`
-            For the T frames that are taken of a row: ``score``, an ndarray of shape
-            (T,), in the units of `y`; ``weight`` (T,), not negative and with the sum
-            1; ``frame`` (T,), their numbers in the medium; ``time`` (T,), seconds, or
-            None where there is no clock. The prediction is the sum of score times
-            weight.
+            For the T frames sampled from a row: ``score``, an ndarray of shape (T,), in
+            the units of `y`; ``weight`` (T,), non-negative with sum 1; ``frame`` (T,),
+            their indices in the medium; ``time`` (T,), in seconds, or None if the
+            medium has no time base. The prediction is the sum of score times weight.
         """
         job = self._open_job(X)
         nothing = np.empty(0)
@@ -460,7 +463,7 @@ class DiffVQARegressor(BackboneRegressor):
         return found
 
     def transform(self, X):
-        """What the network says of each video before the heads.
+        """Compute the network's score and the inputs of its heads.
 
         Parameters
         ----------
@@ -470,8 +473,8 @@ class DiffVQARegressor(BackboneRegressor):
         Returns
         -------
         ndarray of shape (N, D), dtype float32
-            The network's score, then per view the means over frames of the fused
-            features and of what Mamba says. A DataFrame after ``set_output``.
+            The network's score, then, per view, the means over frames of the fused
+            features and of Mamba's output. A DataFrame after ``set_output``.
         """
         job = self._open_job(X)
 
@@ -484,12 +487,12 @@ class DiffVQARegressor(BackboneRegressor):
         return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns of `transform`; needs no weights in memory.
+        """Get the column names of `transform` without loading weights.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
@@ -554,7 +557,7 @@ class DiffVQARegressor(BackboneRegressor):
     # -- data ----------------------------------------------------------------------
 
     def _open_data(self, job):
-        """Features and frames of both views, computed where the store has none."""
+        """Features and frames of both views, computed unless stored."""
         from diffqa_features._engine.passes import Passes
         from diffqa_features.learned.diffvqa.view_features import Extractor, view_rows
         from diffqa_features.learned.diffvqa.views import ViewSpec
@@ -589,7 +592,7 @@ class DiffVQARegressor(BackboneRegressor):
         )
 
     def _control_weights(self, X, info):
-        """Weights of the control module that `controller` asks for."""
+        """Weights of the control module selected by `controller`."""
         if not self.control:
             return {}
         given = self.controller
@@ -673,7 +676,7 @@ class DiffVQARegressor(BackboneRegressor):
     # -- loss and scores -----------------------------------------------------------
 
     def _first_line(self, job):
-        """From scores of standard deviation 1, whatever the units of y; also again."""
+        """From unit standard deviation to the units of y; on a warm start too."""
         return self._standard_line(job)
 
     def _loss(self, job):
@@ -713,7 +716,7 @@ class DiffVQARegressor(BackboneRegressor):
         return unit, float(mean - unit * middle)
 
     def _predict_clips(self, job, clips):
-        """What the network says of each clip, in units of the training."""
+        """The network's output for each clip, in training units."""
         from diffqa_features.learned.diffvqa.batches import predict_clips
 
         device = self._where()
@@ -732,7 +735,7 @@ class DiffVQARegressor(BackboneRegressor):
 
 
 def _part(weights, prefix):
-    """The weights whose names begin so, under the names behind that."""
+    """The weights whose names have this prefix, with the prefix removed."""
     return {
         k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)
     }

@@ -1,7 +1,7 @@
 """Mamba's mixer of a sequence, on any device, in time and memory linear in its length.
 
-transformers' own pure torch loop is linear in the forward pass only: autograd writes a
-gradient of the whole sequence for every step of it, so a training step is quadratic.
+The pure torch loop in transformers is linear in the forward pass only: autograd writes
+a gradient of the whole sequence at every step, so a training step is quadratic.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from transformers.models.mamba.modeling_mamba import MambaConfig, MambaMixer
 
 
 class LinearMixer(MambaMixer):
-    """transformers' `MambaMixer`, its parameters and results, with a scan of our own.
+    """transformers' `MambaMixer`, same parameters and results, but our own scan.
 
-    On CUDA, where the kernels of `mamba_ssm` and `causal_conv1d` are installed, it is
-    transformers' own, which calls them.
+    On CUDA with `mamba_ssm` and `causal_conv1d` installed, transformers' own mixer
+    runs, which calls their kernels.
 
     Parameters
     ----------
     width : int
-        Of the tokens that come in and leave.
+        Width of the input and output tokens.
     state_size : int
-        Numbers that each of the ``2 * width`` inner channels remembers.
+        Size of the state of each of the ``2 * width`` inner channels.
     """
 
     def __init__(self, width: int, state_size: int):
@@ -38,7 +38,7 @@ class LinearMixer(MambaMixer):
         super().__init__(config, layer_idx=0)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Mix tokens (B, L, width); each sees itself and those before it."""
+        """Mix tokens (B, L, width); each sees itself and the preceding ones."""
         if tokens.is_cuda and _has_kernels():
             return super().forward(tokens)
         inner, gate = self.in_proj(tokens).chunk(2, -1)  # (B, L, E) each
@@ -113,8 +113,8 @@ def _has_kernels() -> bool:
 class BothWays(nn.Module):
     """One mixer from the first token to the last, one from the last to the first.
 
-    Sequences may be shorter than the batch: behind their end they are turned around on
-    their own tokens, so that padding is always what comes last and nothing sees it.
+    Sequences can be shorter than the batch: each is reversed within its own tokens, so
+    padding always comes last and no token sees it.
     """
 
     def __init__(self, width: int, state_size: int):
@@ -124,7 +124,7 @@ class BothWays(nn.Module):
         self.back = LinearMixer(width, state_size)
 
     def forward(self, tokens: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
-        """Add what both mixers say to tokens (B, L, width); see `turn_around`."""
+        """Add the output of both mixers to tokens (B, L, width); see `turn_around`."""
         normed = self.norm(tokens)
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         back = self.back(normed[rows, turned])[rows, turned]
@@ -132,7 +132,7 @@ class BothWays(nn.Module):
 
 
 def turn_around(counts: torch.Tensor, length: int) -> torch.Tensor:
-    """Places (B, L) that reverse the first `counts` (B,) tokens of each sequence."""
+    """Indices (B, L) that reverse the first `counts` (B,) tokens of each sequence."""
     places = torch.arange(length, device=counts.device).expand(len(counts), -1)
     last = counts[:, None] - 1
     return torch.where(places <= last, last - places, places)

@@ -22,7 +22,7 @@ from diffqa_features.learned.diffvqa.views import OpenedRow, ViewSpec, open_rows
 
 @dataclass(frozen=True)
 class ViewedClip:
-    """One row as stage 2 takes it; by view, with K copies (crops) of T frames."""
+    """One row as input of stage 2; by view, with K copies (crops) of T frames."""
 
     numbers: np.ndarray  # (T,)
     times: np.ndarray | None  # (T,) seconds
@@ -41,7 +41,7 @@ class Extractor:
         Weights of the control module; None leaves the frozen model alone.
     chain : Chain
     grid_size : int
-        Places to a side that every map is averaged to.
+        Side of the grid that every map is pooled to.
     """
 
     def __init__(self, passes, control, chain: Chain, grid_size: int):
@@ -52,7 +52,7 @@ class Extractor:
 
     @cached_property
     def at_once(self) -> int:
-        """Frames that go through the networks together."""
+        """Number of frames per pass."""
         return rows_per_pass(self._passes.backbone)
 
     @cached_property
@@ -94,7 +94,7 @@ def view_rows(
 ) -> list[ViewedClip]:
     """Features of all rows; frames of several rows share a pass.
 
-    Rows that cannot be read are errors, or entries (index, reason) in `failed`.
+    Unreadable rows are errors, or entries (index, reason) in `failed`.
     """
     clips, waiting = [], []
     reading = open_rows(rows, spec, store, failed)
@@ -115,7 +115,7 @@ def view_rows(
 
 
 def _finish(waiting, extractor, store):
-    """Get the features that are missing, by size; keep all that is new."""
+    """Compute missing features, grouped by size, and store the new ones."""
     by_size: dict[tuple, dict[str, np.ndarray]] = {}
     for opened in waiting:
         for key, pixels in opened.pixels.items():

@@ -1,4 +1,4 @@
-"""Rows in, the two views of their frames out: what the store has not is decoded."""
+"""Rows in, the two views of their frames out; decodes only what the store lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AHEAD = 4  # rows; of each all views of all frames wait in memory
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """What decides which pixels of a row are seen, beside its content."""
+    """What determines the pixels seen of a row, besides its content."""
 
     views: tuple[str, ...]
     image_size: int
@@ -35,13 +35,13 @@ class ViewSpec:
         return self.n_crops if view == "crop" else 1
 
     def seen(self, view: str, copy: int) -> tuple:
-        """A view in words; crops of two sizes lie at the same relative place."""
+        """A view as text; crops of two sizes have the same relative position."""
         if view == "resize":
             return view, self.image_size
         return view, self.crop_size, self.seed, copy
 
     def place(self, content: str, copy: int) -> tuple[float, float]:
-        """Where a crop lies, down and across; the same in all frames of a clip.
+        """Position of a crop, down and across; the same in all frames of a clip.
 
         A crop that moved from frame to frame would hide what changes in time.
         """
@@ -51,7 +51,7 @@ class ViewSpec:
 
 @dataclass
 class OpenedRow:
-    """A row: its chosen frames, and for each (view, copy, frame) a key and a value."""
+    """A row: its sampled frames, and a key and a value for each (view, copy, frame)."""
 
     row: Row
     numbers: np.ndarray  # (T,) int, places of the frames in the medium
@@ -71,7 +71,7 @@ def open_rows(
 ) -> Iterator[OpenedRow]:
     """Yield rows in order while the next ones are read.
 
-    One that cannot be read is an error, or an entry (index, reason) in `failed`.
+    An unreadable row is an error, or an entry (index, reason) in `failed`.
     """
 
     def read(row):
@@ -108,7 +108,7 @@ def _open(row, spec, store):
 
 
 def _look(media, spec, opened):
-    """Decode the frames of which something is not known, and cut their views."""
+    """Decode frames with missing features, and crop their views."""
     missing = {
         number
         for parts in (opened.features, opened.frames)
@@ -137,7 +137,7 @@ def _see(pixels, spec, view, content, copy):
 
 
 def _small(pixels, seen, spec, view):
-    """What Mamba sees: a frame reduced, or the middle of a crop as it is."""
+    """Mamba's input: a downscaled frame, or the centre of a crop."""
     if view == "resize":
         return view_frames(pixels[None], "stretch", spec.mamba_size, 1)[0]
     return view_frames(seen, "crop", spec.mamba_size, 1)[0]

@@ -16,7 +16,7 @@ _SQUEEZE, _FEWEST = 16, 4  # channels of a gate: a sixteenth of all, but some
 
 @dataclass
 class Quality:
-    """What the decoder says of N pictures."""
+    """The decoder's output for N pictures."""
 
     scores: torch.Tensor  # (N,)
     maps: torch.Tensor  # (N, 8, grid, grid), not negative
@@ -24,14 +24,14 @@ class Quality:
 
 
 class QualityDecoder(nn.Module):
-    """Bring all states to one grid, weigh their channels, fuse, shrink to 8 maps.
+    """Resample all states to one grid, weight their channels, fuse, reduce to 8 maps.
 
     Parameters
     ----------
     channels : sequence of int
-        Of the states, in the order in which they are given: finest first.
+        Channels of the states, finest first.
     grid : int
-        Side of the maps. The last layers are linear in all of its cells.
+        Side of the maps. The last layers are linear in all their cells.
     width : int
         Channels of each branch, 512 in the paper.
     """

@@ -1,4 +1,4 @@
-"""Predictions and targets of one step in, a loss with its graph out."""
+"""Predictions and targets of a batch in, a loss with its graph out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def margin_ranking_loss(
     """Mean over pairs i < j of max(0, m − sign(t_i − t_j)(p_i − p_j)).
 
     m is `margin` times the standard deviation (unbiased) of the targets. A pair of
-    equal targets contributes m whatever is predicted. Fewer than two rows have no pair,
-    and a loss of 0. A pair counts the product of its weights, which are 1 on average
-    over all rows.
+    equal targets always contributes m. With fewer than two rows there are no pairs, and
+    the loss is 0. A pair is weighted by the product of its weights, which are 1 on
+    average over all rows.
     """
     count = len(target)
     if count < 2:

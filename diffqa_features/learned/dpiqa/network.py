@@ -18,7 +18,7 @@ _FULL_WIDTH, _FULL_CHANNELS = 512, 1280  # of the decoder, and of the widest UNe
 
 
 class TextAdapter(nn.Module):
-    """T + γ · MLP(T), which begins as nearly nothing."""
+    """T + γ · MLP(T), with γ small at first."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -37,12 +37,12 @@ class DPIQANetwork(nn.Module):
     Parameters
     ----------
     unet : UNet2DConditionModel
-        The shared one. It is never changed.
+        The shared UNet, which is never modified.
     tokens : tensor of shape (K, C)
-        One per prompt. They are kept with the weights, so that a trained network needs
-        no text encoder.
+        One per prompt. They are stored with the weights, so a trained network needs no
+        text encoder.
     own_unet : bool
-        Train a copy of the UNet, without the output convolution that nothing uses.
+        Train a copy of the UNet, without its unused output convolution.
     factor : int
         Pixels per latent cell, along each side.
     grid : int
@@ -51,7 +51,7 @@ class DPIQANetwork(nn.Module):
         Channels of the decoder; None scales the published 512 with the UNet.
     timestep : int
     seed : int or None
-        Draws first weights. None leaves the network without any, for
+        Seed of the initial weights. None leaves them uninitialised, for
         :meth:`load_weights`.
     """
 
@@ -79,15 +79,15 @@ class DPIQANetwork(nn.Module):
             self.unet = _own(unet, with_weights=seed is not None)
 
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> DPIQANetwork:
-        """Use these tensors themselves, all of them, as the network's weights."""
+        """Use exactly these tensors, without a copy, as the network's weights."""
         self.load_state_dict(weights, strict=True, assign=True)
         return self
 
     def forward(self, backbone, latents, pixels, condition=None) -> Quality:
         """Read N latents (N, C, h, w) and their pixels (N, 3, H, W) in [0, 1].
 
-        The latents are not noised. `condition` is what :meth:`condition` gives, for
-        callers with more than one batch and the same weights.
+        The latents are not noised. `condition` is the result of :meth:`condition`, for
+        callers with several batches and the same weights.
         """
         unet = self._unet(backbone)
         if condition is None:
@@ -113,10 +113,10 @@ class DPIQANetwork(nn.Module):
         return self.decoder([states[i] for i in sorted(states, reverse=True)])
 
     def condition(self, unet) -> dict[str, torch.Tensor]:
-        """What the layers that read text make of it: path -> keys or values (1, K, C).
+        """Outputs of the layers that read text: path -> keys or values (1, K, C).
 
-        It depends on the weights alone and on no picture: of B pictures with the text
-        repeated for each, B - 1 would compute it again.
+        They depend on the weights but not on the picture: repeating the text for each
+        of B pictures would compute them B times.
         """
         adapted = self.text(self.tokens)[None]
         found = {}
@@ -129,7 +129,7 @@ class DPIQANetwork(nn.Module):
         return found
 
     def condition_of(self, backbone) -> dict[str, torch.Tensor]:
-        """The same, of the UNet that this network uses."""
+        """The same for the UNet that this network uses."""
         # The lock: layers of a shared UNet may carry the hooks of another thread.
         with backbone.lock:
             return self.condition(self._unet(backbone))
@@ -155,7 +155,7 @@ def text_attentions(unet) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _last_layer(unet, level):
-    """Path of what computes a level's last skip, which the downsampler reads too."""
+    """Path of the module that computes a level's last skip, the downsampler's input."""
     index = next(i for i, block in enumerate(unet.down_blocks) if block is level)
     kind = "attentions" if hasattr(level, "attentions") else "resnets"
     return f"down_blocks.{index}.{kind}.{len(getattr(level, kind)) - 1}"
@@ -190,7 +190,7 @@ def _own(unet, with_weights):
 
 
 def _draw(module, generator):
-    """First weights as torch draws them, from a generator of one's own."""
+    """Initial weights as drawn by torch, from the given generator."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             bound = 1 / math.sqrt(layer.weight[0].numel())

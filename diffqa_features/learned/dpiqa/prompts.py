@@ -70,10 +70,10 @@ def encode_prompts(
     text_model: str | None = None,
     store: FeatureStore | None = None,
 ) -> np.ndarray:
-    """One vector per prompt, float32 (K, C): the state at its end.
+    """One vector per prompt, float32 (K, C): the state at its end token.
 
-    Of the backbone's own text encoder, or, with a `text_model` in CLIP's layout (hub id
-    or folder), of that and through its projection. Kept in this process, and in the
+    From the backbone's own text encoder or, with a `text_model` in CLIP's layout (hub
+    id or folder), from that and its projection. Cached in this process, and in the
     store if there is one.
     """
     name = backbone.info.identity if text_model is None else _files_key(text_model)
@@ -169,7 +169,7 @@ def _clip(name, prompts, device):
 
 
 def _text_folder(name):
-    """The folder of a text model; of a hub id its snapshot, downloaded if need be."""
+    """The folder of a text model; for a hub id its snapshot, maybe downloaded."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -179,7 +179,7 @@ def _text_folder(name):
 
 
 def _files_key(name):
-    """A text model by the content of its files, since a folder's may change."""
+    """Identify a text model by the content of its files, which can change."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return f"hub {name}"

@@ -9,129 +9,134 @@ from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
-from diffqa_features.learned._base import Job
+from diffqa_features.learned._base import BackboneModel, Job
 from diffqa_features.learned._pictures import Pictures, encode_pictures
-from diffqa_features.learned._regression import BackboneRegressor, take_weights
+from diffqa_features.learned._regression import LearnedRegressor, take_weights
 
 
-class DPIQARegressor(BackboneRegressor):
+class DPIQARegressor(BackboneModel, LearnedRegressor):
     """Image quality from all levels of a diffusion model's UNet (DP-IQA [1]_).
 
-    A picture is encoded and shown to the UNet of a latent diffusion model, without
-    noise and at timestep 1. Two adapters stand around the UNet: one shifts the text
-    features of 1485 prompts, which name a quality, a scene and a distortion and are one
-    token each; the other adds maps of the pixels to the UNet's way down. The states
-    that leave the blocks of its way up are brought to one grid, weighed, fused and
-    shrunk to 8 maps of quality, of which a small network makes the score.
+    A picture is encoded and passed through the UNet of a latent diffusion model,
+    without noise and at timestep 1. Two adapters feed the UNet: one shifts the text
+    features of 1485 prompts, each of which names a quality, a scene and a distortion
+    and is represented by one token; the other adds feature maps of the pixels to the
+    UNet's encoder. The outputs of the decoder blocks are resampled to one grid,
+    weighted, fused and reduced to 8 quality maps, from which a small network computes
+    the score.
 
-    With ``train_unet=True``, as published, all of this trains but the VAE and the text
-    encoder: 981 million numbers on Stable Diffusion. The UNet that trains is a copy;
-    the backbone that other estimators share stays as it is.
+    With ``train_unet=True``, as published, everything except the VAE and the text
+    encoder is trained: 981 million parameters on Stable Diffusion. The trained UNet is
+    a copy; the backbone shared with other estimators is not modified.
 
     Parameters
     ----------
     backbone : str or path, default="tiny"
-        The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, which the paper
-        takes, ``"sd21-base"``), a hub id, or a folder in diffusers layout.
+        The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, as in the paper,
+        ``"sd21-base"``), a hub id, or a folder in diffusers layout.
 
     qualities, scenes, distortions : sequence of str, default=None
         Words for the prompts: each quality is combined with each scene and each
-        distortion. ``None`` are the published lists: 5 qualities from "bad" to
+        distortion. ``None`` uses the published lists: 5 qualities from "bad" to
         "perfect"; animal, cityscape, human, indoor, landscape, night, plant, still_life
         and others; 33 distortions from "jpeg2000 compression" to "other realistic".
 
     text_model : str or path, default=None
         Text encoder with a projection, in the layout of transformers' ``CLIPModel``:
-        a hub id or folder. The published one is ``"openai/clip-vit-large-patch14"``.
-        ``None`` takes the backbone's own text encoder, which has no projection.
+        a hub id or folder. The paper uses ``"openai/clip-vit-large-patch14"``. ``None``
+        uses the backbone's own text encoder, which has no projection.
 
     train_unet : bool, default=True
-        Train a copy of the UNet, as published. False trains adapters and decoder only,
-        on the shared UNet.
+        Train a copy of the UNet, as published. False trains only the adapters and the
+        decoder, on the shared UNet.
 
     decoder_width : int, default=None
-        Channels in the decoder. ``None`` is the published 512 for Stable Diffusion, and
-        for narrower UNets as much less (48 for ``"tiny"``).
+        Channels in the decoder. ``None`` means the published 512 for Stable Diffusion,
+        and proportionally fewer for narrower UNets (48 for ``"tiny"``).
 
     timestep : int, default=1
-        What the UNet is told, in [0, 999].
+        Timestep passed to the UNet, in [0, 999].
 
     image_size : int, default=None
-        Side of what the backbone sees, pixels. ``None`` is the backbone's own.
+        Side of the backbone's input in pixels. ``None`` uses the backbone's native
+        size.
 
     view : {"stretch", "crop"}, default="stretch"
-        Stretched to that size as a square, or its centre cut out without scaling.
+        Stretched to a square of that size, or centre-cropped without scaling.
 
     normalization : {"unit", "vae"}, default="unit"
-        Range of the pixels that are encoded. ``"unit"``, [0, 1], is what the released
-        code does; ``"vae"`` is [-1, 1], which the autoencoder was trained on. The image
-        adapter always sees [0, 1].
+        Pixel range of the VAE's input. ``"unit"``, [0, 1], matches the released code;
+        ``"vae"`` is [-1, 1], which the autoencoder was trained on. The image adapter
+        always receives [0, 1].
 
     ranking_weight : float, default=0.0
-        Weight of a margin ranking loss over all pairs of a step beside the squared
-        error. 0 is the released code; the paper adds the two.
+        Weight of a margin ranking loss over all pairs of a batch, added to the squared
+        error. 0 matches the released code; the paper adds the two.
 
     ranking_margin : float, default=0.25
-        Its margin, in standard deviations of the step's scores.
+        Margin of the ranking loss, in standard deviations of the batch's scores.
 
     max_epochs : int, default=30
-        Passes over the training pictures.
+        Number of epochs.
 
     batch_size : int, default=16
-        Pictures per step.
+        Pictures per training step.
 
     gradient_accumulation_steps : int, default=1
-        Parts in which a batch goes through, where it does not fit into memory. The
-        ranking loss sees pairs inside a part only.
+        Number of parts to split a batch into if it does not fit into memory. The
+        ranking loss then only sees pairs within a part.
 
     learning_rate : float, default=1e-5
-        Of AdamW, which is Adam without weight decay.
+        Initial learning rate of AdamW, which is Adam when there is no weight decay.
 
     milestones : sequence of int, default=(5,)
         Epochs after which the learning rate is multiplied by `lr_decay`.
 
     lr_decay : float, default=0.2
-        That factor, in (0, 1].
+        Factor applied at `milestones`, in (0, 1].
 
     weight_decay : float, default=0.0
-        Of AdamW.
+        Weight decay of AdamW.
 
     max_grad_norm : float, default=None
-        Largest norm of a step's gradient, if any.
+        Gradients are clipped to this norm; ``None`` does not clip.
 
     validation_fraction : float, default=None
-        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
-        The weights of the epoch with the best SRCC there are kept. ``None`` trains on
-        everything, for `max_epochs`.
+        Fraction of the rows (or of the groups passed to `fit`) to hold out, in (0, 1).
+        The weights of the epoch with the best validation SRCC are kept. ``None`` trains
+        on all rows for `max_epochs`.
 
     patience : int, default=3
-        With `validation_fraction`: stop after this many epochs without a better SRCC.
+        With `validation_fraction`, stop after this many epochs without a better SRCC.
 
     warm_start : bool, default=False
-        Go on from the weights and the scale of the last `fit`.
+        Continue from the weights and the line of the last `fit`.
 
     checkpoint_dir : str or path, default=None
-        Folder for the state of a training that runs, saved every epoch and every two
-        minutes. After a kill the same `fit` goes on and ends with the same weights.
+        Folder for checkpoints, written after every epoch and every two minutes. If
+        training is killed, the same `fit` resumes from there and ends with the same
+        weights.
 
     random_state : int, default=0
-        Seeds first weights, order and split; predictions have no chance in them.
+        Seeds the initial weights, the shuffling and the validation split; predictions
+        are deterministic.
 
     memory : str, path or FeatureStore, default=None
-        Where latents and text features are kept. Without it: once per call.
+        Cache for latents and text features. Without it, they are computed once per
+        call.
 
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
-        accelerator there is, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
+        accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
-        Arithmetic of the network, by autocast; all weights are in float32. ``None`` is
-        bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
-        elsewhere.
+        Precision of the network under autocast; weights stay in float32. ``None`` means
+        bfloat16 on CUDA (float16 with loss scaling where bfloat16 is not supported) and
+        float32 elsewhere.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read: raise at the first; or leave it out
-        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+        What to do with rows that cannot be read: raise at the first one; or skip them
+        in `fit`, return NaN for them elsewhere, warn, and list them in ``failed_``.
 
     verbose : int, default=0
         1 shows progress bars with loss and SRCC.
@@ -139,56 +144,57 @@ class DPIQARegressor(BackboneRegressor):
     Attributes
     ----------
     weights_ : dict of str to ndarray of float32
-        What was trained, and the text features that it was trained with.
+        The trained weights, and the text features used in training.
     slope_, intercept_ : float
         The prediction is ``intercept_ + slope_ * s``, with s the network's score.
     history_ : list of dict
-        Per epoch: ``epoch``, ``loss`` (squared error, and the ranking loss if there is
-        one, in units in which the training scores have a range of 1), ``srcc`` (of the
-        predictions that were trained on) and, with validation, ``validation_srcc``.
+        One entry per epoch: ``epoch``, ``loss`` (squared error plus any ranking loss,
+        with training scores scaled to a range of 1), ``srcc`` (of the training
+        predictions) and, with validation, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changing one after `fit` raises
-        ValueError.
+        The architecture parameters that the weights belong to. Changing one after `fit`
+        raises ValueError.
     backbone_identity_ : str
-        Fingerprint of the backbone.
+        Fingerprint of the backbone's weights.
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
     feature_names_in_ : ndarray of str
-        Columns of the X of `fit`, if that was a table.
+        Column names of the `X` passed to `fit`, if it was a table.
 
     See Also
     --------
-    GenzIQARegressor : Trains prompts and low-rank factors; a thousandth of the weights.
-    DiffusionQAFeatures : ``kinds="hidden"`` is the frozen UNet's states, pooled.
+    GenzIQARegressor : Trains prompts and low-rank factors, a thousandth of the weights.
+    DiffusionQAFeatures : ``kinds="hidden"`` pools the states of the frozen UNet.
 
     Notes
     -----
-    *Units of y.* The network trains on scores around 0 with a range of 1, and a line
-    brings these to the units of `y` and back. So any range and direction will do.
-    `score` is scikit-learn's R²; for the field's measures see
+    *Units of y.* The network is trained on scores centred at 0 with a range of 1, and a
+    line converts between these and the units of `y`, which can have any range and
+    direction. `score` is scikit-learn's R²; for the field's metrics see
     :mod:`diffqa_features.metrics`.
 
     *Prompts* read "a photo of a {scene} with {distortion} artifacts, which is of
     {quality} quality", as published, or "{quality} {scene} {distortion}" for a text
     encoder that reads fewer than 64 tokens (``tiny``: 24). A prompt's token is the text
-    encoder's state at its end. ``tiny`` knows no scenes: one is enough, and cheaper.
+    encoder's state at the end token. ``tiny`` does not know scenes: a single one is
+    enough, and cheaper.
 
-    *Cost.* Latents are computed once per picture, and each picture is decoded once per
-    call; both wait in a temporary file (0.85 MB per picture at 512 pixels, in the
-    folder that ``TMPDIR`` names), so that memory does not grow with their number. What
-    the cross-attention layers make of the text depends on no picture: it is computed
-    once per step in training, and once per call in predictions. The UNet's output
-    convolution does not run.
+    *Cost.* Each picture is decoded once per call and its latent computed once; both are
+    kept in a temporary file (0.85 MB per picture at 512 pixels, in the folder set by
+    ``TMPDIR``), so memory does not grow with the number of pictures. The keys and
+    values of the text do not depend on the picture: they are computed once per training
+    step, and once per call in prediction. The UNet's output convolution does not run.
 
-    *Sizes.* The maps have a cell for each cell of the latent: 64 × 64 at 512 pixels on
-    Stable Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``. The default
-    learning rate is for ten thousand pictures; a few hundred on ``tiny`` need a larger
-    one, such as 3e-4.
+    *Sizes.* The maps have the resolution of the latent: 64 × 64 at 512 pixels on Stable
+    Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``. The default learning
+    rate suits ten thousand pictures; a few hundred on ``tiny`` need a larger one, such
+    as 3e-4.
 
-    *What differs from the released code.* The latent is the mode of the posterior, not
-    a sample, so that predictions are deterministic. Pictures are reduced by Pillow's
-    bicubic filter. Scores are centred, as said above, not divided by 100. Two fits with
-    the same seed agree exactly on one machine with one number of threads.
+    *Differences from the released code.* The latent is the mode of the posterior, not a
+    sample, so predictions are deterministic. Pictures are downscaled with Pillow's
+    bicubic filter. Scores are centred, as described above, not divided by 100. Two fits
+    with the same seed agree exactly on the same machine with the same number of
+    threads.
 
     References
     ----------
@@ -223,11 +229,11 @@ class DPIQARegressor(BackboneRegressor):
     )
 
     _parameter_constraints: dict = {
-        **BackboneRegressor._parameter_constraints,
+        **BackboneModel._parameter_constraints,
         "qualities": [InOrder(), None],
         "scenes": [InOrder(), None],
         "distortions": [InOrder(), None],
-        "text_model": BackboneRegressor._parameter_constraints["checkpoint_dir"],
+        "text_model": BackboneModel._parameter_constraints["checkpoint_dir"],
         "train_unet": ["boolean"],
         "decoder_width": [Interval(Integral, 8, None, closed="left"), None],
         "timestep": [Interval(Integral, 0, 999, closed="both")],
@@ -307,7 +313,7 @@ class DPIQARegressor(BackboneRegressor):
         self.verbose = verbose
 
     def fit(self, X, y, groups=None, sample_weight=None):
-        """Train adapters, decoder and, with `train_unet`, a copy of the UNet.
+        """Train the adapters, the decoder and, with `train_unet`, a copy of the UNet.
 
         Parameters
         ----------
@@ -316,24 +322,25 @@ class DPIQARegressor(BackboneRegressor):
         y : array-like of shape (N,)
             Opinion scores in any unit and direction; finite, at least two.
         groups : array-like of shape (N,), default=None
-            With `validation_fraction`, rows of a group stay on one side: the versions
-            of one reference picture, say. Ignored otherwise.
+            With `validation_fraction`, rows of one group (the versions of one reference
+            picture, say) stay on the same side of the split. Ignored otherwise.
         sample_weight : array-like of shape (N,), default=None
-            What each row counts, not negative: the reciprocal variance of its opinion
-            score, say. A row of weight 2 counts like two equal rows, in the loss, the
-            fitted line and the validation; one of weight 0 is left out.
+            Non-negative weight of each row, such as the reciprocal variance of its
+            opinion score. A row of weight 2 counts like two identical rows in the loss,
+            the fitted line and the validation; a row of weight 0 is left out.
 
         Returns
         -------
         self : object
-            The fitted estimator. After an error it is as it was before.
+            The fitted estimator. If `fit` raises, the estimator keeps its previous
+            state.
 
         Raises
         ------
         ValueError
-            If a parameter, a picture or `y` cannot be used.
+            If a parameter, a picture or `y` is invalid.
         FloatingPointError
-            If a loss is not finite; the message names the step and the way out.
+            If a loss is not finite; the message names the step and a remedy.
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
@@ -351,24 +358,24 @@ class DPIQARegressor(BackboneRegressor):
         -------
         ndarray of shape (N,), dtype float64
             Scores in the units and direction of the `y` of `fit`. A picture's score
-            depends on neither order nor neighbours.
+            does not depend on the other rows or their order.
         """
         return self._finite(*self._look(X, lambda q: [self._in_units(q.scores)], ()))
 
     def quality_maps(self, X, return_scores=False):
-        """Where quality shows: the decoder's maps, which a student can learn from.
+        """Compute the decoder's quality maps, which a student can learn from.
 
         Parameters
         ----------
         X : list, array, Series or DataFrame of N pictures
             As in `fit`.
         return_scores : bool, default=False
-            Return what `predict` gives too, from the same passes.
+            Also return the result of `predict`, from the same passes.
 
         Returns
         -------
         maps : ndarray of shape (N, 8, g, g), dtype float32
-            Not negative. The grid g is that of the latents: `image_size` over the
+            Non-negative. The grid g is that of the latents: `image_size` divided by the
             pixels per latent cell.
         scores : ndarray of shape (N,), dtype float64
             Only with `return_scores`.
@@ -380,7 +387,7 @@ class DPIQARegressor(BackboneRegressor):
         return (maps, scores) if return_scores else maps
 
     def transform(self, X):
-        """Means of the quality maps, and the features that the score is made of.
+        """Compute the means of the quality maps and the last hidden features.
 
         Parameters
         ----------
@@ -390,8 +397,8 @@ class DPIQARegressor(BackboneRegressor):
         Returns
         -------
         ndarray of shape (N, 8 + width), dtype float32
-            The means of the 8 maps over space, and then the activations of the last
-            hidden layer, of which the score is a linear function. A DataFrame after
+            The spatial means of the 8 maps, then the activations of the last hidden
+            layer; the score is a linear function of the latter. A DataFrame after
             ``set_output``.
         """
         (columns,) = self._look(
@@ -402,12 +409,12 @@ class DPIQARegressor(BackboneRegressor):
         return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns of `transform`; needs no weights in memory.
+        """Get the column names of `transform` without loading weights.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
@@ -421,18 +428,19 @@ class DPIQARegressor(BackboneRegressor):
 
     @classmethod
     def from_released(cls, path, backbone="sd15", **parameters):
-        """Load a teacher's checkpoint of the authors' released training code.
+        """Load a teacher checkpoint written by the authors' released training code.
 
         Parameters
         ----------
         path : str or path
-            One state dict with the whole model in it. Only tensors are read; the VAE
-            is the backbone's.
+            A state dict of the whole model. Only tensors are read; the VAE is the
+            backbone's.
         backbone : str or path, default="sd15"
             The model that it was trained on.
         **parameters : object
-            Other parameters. `text_model` is CLIP ViT-L/14 if it is not given: the file
-            does not hold the text features. It has `image_size` and `decoder_width`.
+            Other parameters. `text_model` defaults to CLIP ViT-L/14, since the file
+            does not contain the text features. `image_size` and `decoder_width` are
+            read from the file.
 
         Returns
         -------
@@ -443,9 +451,9 @@ class DPIQARegressor(BackboneRegressor):
         Raises
         ------
         ValueError
-            If the file holds something else or does not fit the backbone.
+            If the file has unexpected contents or does not match the backbone.
         OSError
-            If the file, the backbone or the text model is not there.
+            If the file, the backbone or the text model cannot be found.
         """
         from diffqa_features.learned.dpiqa.released import ReleasedTeacher
 
@@ -477,7 +485,7 @@ class DPIQARegressor(BackboneRegressor):
         return info
 
     def _grid(self, info):
-        """Cells to a side of the latents, and of the quality maps."""
+        """Cells per side of the latents, and of the quality maps."""
         return self._checked_image_size(info) // info.latent_factor
 
     def _grid_of_prompts(self, info):
@@ -505,7 +513,7 @@ class DPIQARegressor(BackboneRegressor):
         return pictures
 
     def _encoded(self, job):
-        """Key, latents and view of each picture, some at a time."""
+        """Key, latents and view of each picture, in batches."""
         framing = self._framing(job.info, stills_only=True)
 
         def encode(rows, see):
@@ -537,7 +545,7 @@ class DPIQARegressor(BackboneRegressor):
         return tokens
 
     def _make_network(self, backbone, tokens, seed):
-        """A network with first weights or, without a seed, with none."""
+        """A network with initial weights or, without a seed, uninitialised."""
         import torch
 
         from diffqa_features.learned.dpiqa.network import DPIQANetwork
@@ -557,9 +565,9 @@ class DPIQARegressor(BackboneRegressor):
             )
 
     def _network(self, backbone, weights=None, trains=False):
-        """A network on the device, with first weights or with these arrays.
+        """A network on the device, with initial weights or with these arrays.
 
-        One that does not train takes the arrays as they are, where torch can.
+        If it is not trained, it shares the arrays' memory where torch can.
         """
         import torch
 
@@ -621,7 +629,7 @@ class DPIQARegressor(BackboneRegressor):
         return np.concatenate([read(*job.data.read(part)).scores for part in parts])
 
     def _first_line(self, job):
-        """From scores around 0 with a range of 1 to the units of y."""
+        """From scores centred at 0 with a range of 1 to the units of y."""
         if job.warm:
             return self.slope_, self.intercept_
         y = job.y[job.train]
@@ -670,7 +678,7 @@ class DPIQARegressor(BackboneRegressor):
         return read
 
     def _look(self, X, take, *shapes):
-        """What `take` picks of the quality of each picture, some at a time."""
+        """What `take` selects from the quality of each picture, in batches."""
         info = self._check_fitted()
         job = Job(X, as_rows(X), info=info, failed=self._list_of_failed())
         backbone = self._load_backbone()

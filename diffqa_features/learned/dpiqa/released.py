@@ -1,4 +1,4 @@
-"""A checkpoint of DP-IQA's authors -> weights under this library's names."""
+"""A checkpoint from DP-IQA's authors -> weights under this library's names."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TEXT = {
 
 
 class ReleasedTeacher:
-    """One state dict with the whole model in it.
+    """A state dict of the whole model.
 
-    Its parts are found by the names and shapes inside them, whatever the attribute that
-    they were saved under. What is not asked for (the VAE, the UNet's output
-    convolution, members of the decoder that nothing uses) is left where it is.
+    Its parts are found by their tensor names and shapes, regardless of the attribute
+    they were saved under. Everything not needed (the VAE, the UNet's output
+    convolution, unused members of the decoder) is ignored.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class ReleasedTeacher:
         return grid, fuse.shape[0]
 
     def weights(self, wanted: Mapping[str, tuple]) -> dict[str, np.ndarray]:
-        """Arrays under our names; `wanted` are these names and their shapes."""
+        """Arrays under our names; `wanted` maps these names to their shapes."""
         parts: dict[str, dict] = {}
         for name, shape in wanted.items():
             part, _, rest = name.partition(".")
@@ -78,7 +78,7 @@ class ReleasedTeacher:
         return weights
 
     def _prefix(self, part, shapes):
-        """What stands before the names of a part: where all are there and fit."""
+        """Name prefix of a part: the one under which all tensors exist and match."""
         probe = next(iter(shapes))
         prefixes = {
             key.removesuffix(probe)

@@ -15,7 +15,7 @@ from diffqa_features._engine.pooling import alignment
 
 @dataclass
 class Reading:
-    """What one pass says of N pictures under K prompts at P blocks."""
+    """Result of one pass for N pictures, K prompts and P blocks."""
 
     alignments: torch.Tensor  # (N, K, P) float32
     bias: torch.Tensor | None  # (N,) float32
@@ -41,10 +41,10 @@ def read_blocks(
     bias: bool = True,
     queries: bool = False,
 ) -> Reading:
-    """Read N latents (N, C, h, w) at their timesteps (N,) under K prompts.
+    """Score N latents (N, C, h, w) at their timesteps (N,) with K prompts.
 
     All N x K rows go through the UNet together; both prompts of a picture see the same
-    noise. Without the bias the pass ends at the last block.
+    noise. Without the bias, the pass stops after the last block.
     """
     count, prompts = len(latents), len(conditioning)
     noisy = backbone.add_noise(latents, timesteps, noise)

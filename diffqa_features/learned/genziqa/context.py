@@ -1,4 +1,4 @@
-"""Prompts in, a conditioning out, with learned vectors among the words (CoOp)."""
+"""Prompts in, a conditioning with learned context vectors out (CoOp)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from diffqa_features._backbone.conditioning import Conditioning
 
 
 class PromptContext(nn.Module):
-    """Context vectors that all prompts share, in the place of words.
+    """Learned context vectors, shared by all prompts.
 
     Parameters
     ----------
     backbone : Backbone
-        Its tokenizer and text encoder are used as they are; nothing of it is kept.
+        Provides the tokenizer and the text encoder; no reference to it is kept.
     prompts : sequence of str
         K prompts.
     count : int
-        Number of vectors; 0 leaves the prompts as they are.
+        Number of vectors; 0 leaves the prompts unchanged.
     position : {"end", "front"}
-        Where the prompt's own words stand: behind the context, or before it.
+        Position of the prompt's own words: after the context, or before it.
     generator : torch.Generator
-        Draws the first vectors, N(0, 0.02²).
+        Draws the initial vectors, N(0, 0.02²).
     """
 
     def __init__(self, backbone, prompts: Sequence[str], count, position, generator):
@@ -59,10 +59,10 @@ class PromptContext(nn.Module):
 
 
 def _make_room(backbone, prompts, count, position, length):
-    """Token ids with `count` placeholders, the padding mask, and where they begin.
+    """Token ids with `count` placeholders, the padding mask, and where they start.
 
-    The text encoder attends backwards only, so the order start, context, words, end is
-    all that matters to it; the placeholder's own embedding is never used.
+    The text encoder is causal, so only the order start, context, words, end matters;
+    the placeholder's own embedding is never used.
     """
     ids, attended = backbone.tokenize(prompts)
     made_ids, made_attended, starts = [], [], []

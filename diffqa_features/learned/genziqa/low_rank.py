@@ -1,4 +1,4 @@
-"""Low-rank changes of cross-attention layers, applied to single passes of a UNet."""
+"""Low-rank updates of cross-attention layers, applied to single passes of a UNet."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ LAYERS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
 
 
 class LowRankAdapters(nn.Module):
-    """Trained factors; ``y + up(down(x))`` on q, k, v and out of chosen blocks (LoRA).
+    """LoRA factors: ``y + up(down(x))`` on q, k, v and out of the selected blocks.
 
-    The UNet gives the sizes and is not changed: `Backbone.run` takes :meth:`adapters`,
-    which applies it to one call and leaves nothing behind.
+    The UNet determines the sizes and is not modified: `Backbone.run` applies
+    :meth:`adapters` for one call and leaves nothing behind.
 
     Parameters
     ----------
     unet : UNet2DConditionModel
     blocks : sequence of Block
     rank : int
-        0 leaves the UNet as it is.
+        0 leaves the UNet unchanged.
     generator : torch.Generator
-        Draws ``down`` from N(0, 1 / rank²); ``up`` begins at 0, so that training
-        begins at the frozen model.
+        Draws ``down`` from N(0, 1 / rank²); ``up`` is initialised to 0, so training
+        starts from the frozen model.
     """
 
     def __init__(self, unet, blocks: Sequence[Block], rank: int, generator):
@@ -49,7 +49,7 @@ class LowRankAdapters(nn.Module):
                 self._paths[f"{block.module}.{path}"] = key
 
     def adapters(self) -> dict[str, Adapter]:
-        """Module path in the UNet -> what it passes on."""
+        """Module path in the UNet -> function that adapts its output."""
         return {path: self._adapter(key) for path, key in self._paths.items()}
 
     def _adapter(self, key):

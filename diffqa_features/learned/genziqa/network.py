@@ -1,4 +1,4 @@
-"""What GenzIQA trains, and how it reads pictures: latents in, block scores out."""
+"""GenzIQA's trainable parts and forward pass: latents in, block scores out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffqa_features.learned.genziqa.low_rank import LowRankAdapters
 
 
 class GenzIQANetwork(nn.Module):
-    """Context vectors and low-rank factors beside a backbone that stays frozen."""
+    """Context vectors and low-rank factors for a frozen backbone."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class GenzIQANetwork(nn.Module):
     def read(
         self, backbone, latents, noise, timesteps, conditioning, *, queries=False
     ) -> Reading:
-        """Read N latents at their timesteps (N,) with the noise given."""
+        """Score N latents at their timesteps (N,) with the given noise."""
         return read_blocks(
             backbone,
             latents,
@@ -71,9 +71,9 @@ class GenzIQANetwork(nn.Module):
         *,
         queries: bool = False,
     ) -> Reading:
-        """Read with one random timestep in [lowest, highest) and noise per generator.
+        """Score with one random timestep in [lowest, highest) and noise per generator.
 
-        A generator is for one picture, or for `counts` of them: a video's frames.
+        Each generator serves one picture, or `counts` of them: a video's frames.
         """
         timesteps = torch.cat(
             [torch.randint(lowest, highest, (1,), generator=g) for g in generators]
@@ -104,8 +104,8 @@ def read_ensemble(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Block scores (N, P), and queries (N, sum of C), averaged over fixed timesteps.
 
-    The noise of a timestep is the same for every picture, so that nothing depends on
-    order or neighbours.
+    The noise of a timestep is the same for every picture, so results do not depend on
+    other rows or their order.
     """
     with precision(backbone.device, dtype):
         conditioning = network.context.condition(backbone)
@@ -141,7 +141,7 @@ def ensemble_timesteps(lowest: int, highest: int, count: int) -> tuple[int, ...]
     """The fixed timesteps of a prediction in [lowest, highest).
 
     Over 100 steps those of the released code (8: 9, 21, ..., 93; 4: 9, 34, 59, 84;
-    2: 40, 80; 1: 50), where it has `count` of them; else the middles of equal parts.
+    2: 40, 80; 1: 50), if it has `count` of them; else the centres of equal parts.
     """
     width = highest - lowest
     if width == 100:

@@ -8,136 +8,138 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned._regression import BackboneRegressor, spread, take_weights
+from diffqa_features.learned._base import BackboneModel
+from diffqa_features.learned._regression import LearnedRegressor, spread, take_weights
 
-_PROBED = 128  # pictures that the scale of scores is read from
+_PROBED = 128  # pictures used to estimate the scale of the scores
 
 
-class GenzIQARegressor(BackboneRegressor):
+class GenzIQARegressor(BackboneModel, LearnedRegressor):
     """Image quality from learned prompts and learned cross-attention (GenzIQA [1]_).
 
-    A picture is encoded, noised and shown to the UNet of a latent diffusion model under
-    a good and a bad prompt. Each cross-attention block says how well the picture and
-    the prompts go together; the mean over blocks is the score. What trains are context
-    vectors that all prompts share, in front of their words, and low-rank changes of the
-    cross-attention layers: 447 thousand numbers on Stable Diffusion 2.1. Everything
-    else stays frozen, and the backbone that other estimators share stays as it is.
+    A picture is encoded, noised and passed through the UNet of a latent diffusion model
+    with a good and a bad prompt. Each cross-attention block scores how well picture and
+    prompts match; the mean over blocks is the quality score. Two things are trained:
+    context vectors, shared by all prompts and placed before their words, and low-rank
+    updates of the cross-attention layers; together 447 thousand parameters on Stable
+    Diffusion 2.1. Everything else stays frozen, and the backbone shared with other
+    estimators is not modified.
 
-    The fitted estimator is also a transformer: block scores and tuned queries for a
-    Pipeline.
+    The fitted estimator is also a transformer, which gives block scores and tuned
+    queries to a Pipeline.
 
     Parameters
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``,
-        which the paper takes), a hub id, or a folder in diffusers layout.
+        as in the paper), a hub id, or a folder in diffusers layout.
 
     prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
         At least two with `error_bias`, which compares the first two.
 
     n_context : int, default=16
-        Learned vectors beside the words of each prompt. 0 keeps the prompts fixed.
-        They and the prompt have to fit into the tokens that the text encoder reads.
+        Number of learned context vectors added to the words of each prompt; 0 keeps the
+        prompts fixed. Vectors and words together must fit into the text encoder's token
+        limit.
 
     context_position : {"end", "front"}, default="end"
-        Where a prompt's own words stand: ``"end"``, behind the learned vectors, or
+        Position of a prompt's own words: ``"end"``, after the learned vectors;
         ``"front"``, before them.
 
     lora_rank : int, default=4
-        Rank of the changes of the cross-attention layers (q, k, v and out). 0 leaves
-        these as they are.
+        Rank of the low-rank updates of the cross-attention layers (q, k, v and out); 0
+        leaves the layers unchanged.
 
     blocks : str or list of str, default="all"
-        Cross-attention blocks that are scored and changed, by name or pattern:
-        ``"up*"``, ``["mid.0", "down[01].*"]``.
+        Cross-attention blocks to score and adapt, by name or pattern: ``"up*"``,
+        ``["mid.0", "down[01].*"]``.
 
     error_bias : bool, default=True
-        Add to every block the difference between the norms of the denoising errors
-        under the first and the second prompt. Without it a pass ends at the last of
-        `blocks`.
+        Add to every block score the difference between the norms of the denoising
+        errors under the first and the second prompt. Without it, a pass stops after the
+        last of `blocks`.
 
     pooling_lambda : float, default=0.14
-        Sharpness of the log-sum-exp over space, above 0: towards 0 it is a mean,
-        towards infinity a maximum.
+        Sharpness of the log-sum-exp over space, above 0: it approaches the mean at 0
+        and the maximum at infinity.
 
     timestep_range : (int, int), default=(0, 100)
-        Lowest timestep, and the one behind the highest, in [0, 1000]. In training each
-        picture of a step gets a random one.
+        Timesteps from the first number up to, but not including, the second, in [0,
+        1000]. In training, each picture draws one at random at every step.
 
     n_timesteps : int, default=8
-        Number of fixed timesteps in that range over which a prediction is averaged. It
-        may be changed after `fit`.
+        Number of fixed timesteps in that range that predictions are averaged over. Can
+        be changed after `fit`.
 
     image_size : int, default=None
-        Side of the picture that the backbone sees, pixels. ``None`` is the backbone's
-        own.
+        Side of the backbone's input in pixels. ``None`` uses the backbone's native
+        size.
 
     view : {"stretch", "crop"}, default="stretch"
-        How a picture is brought to that size: stretched to a square, or its centre cut
-        out without scaling.
+        How a picture is brought to that size: stretched to a square, or centre-cropped
+        without scaling.
 
     normalization : {"clip", "vae"}, default="clip"
-        Range of the pixels that are encoded. ``"clip"``, CLIP's mean and standard
-        deviation, is what the released code does; ``"vae"`` is [-1, 1], which the
+        Normalisation of the VAE's input. ``"clip"``, CLIP's mean and standard
+        deviation, matches the released code; ``"vae"`` is [-1, 1], which the
         autoencoder was trained on and the other estimators of this library use.
 
     max_epochs : int, default=10
-        Passes over the training pictures. 0 only fits the scale, for the scores of an
+        Number of epochs. 0 fits only the line to `y`, which gives the scores of an
         untrained model.
 
     batch_size : int, default=16
-        Pictures per step. All prompts of all of them are one pass of the UNet.
+        Pictures per training step. All their prompts go through the UNet in one pass.
 
     gradient_accumulation_steps : int, default=1
-        Parts in which a batch goes through the UNet, where it does not fit into
-        memory.
+        Number of parts to split a batch into if it does not fit into memory.
 
     learning_rate : float, default=1e-4
-        Of AdamW, constant.
+        Constant learning rate of AdamW.
 
     weight_decay : float, default=1e-2
-        Of AdamW.
+        Weight decay of AdamW.
 
     max_grad_norm : float, default=1.0
-        Largest norm of a step's gradient.
+        Gradients are clipped to this norm.
 
     validation_fraction : float, default=None
-        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
-        The weights of the epoch with the best SRCC there are kept. ``None`` trains on
-        everything, for `max_epochs`.
+        Fraction of the rows (or of the groups passed to `fit`) to hold out, in (0, 1).
+        The weights of the epoch with the best validation SRCC are kept. ``None`` trains
+        on all rows for `max_epochs`.
 
     patience : int, default=3
-        With `validation_fraction`: stop after this many epochs without a better SRCC.
+        With `validation_fraction`, stop after this many epochs without a better SRCC.
 
     warm_start : bool, default=False
-        Go on from the weights and the scale of the last `fit`.
+        Continue from the weights and the line of the last `fit`.
 
     checkpoint_dir : str or path, default=None
-        Folder for the state of a training that runs, saved after every epoch and every
-        two minutes. The same `fit` after a kill goes on from there and ends with the
-        same weights. The file is named after all that the result depends on, so that a
-        search may share a folder; it stays, and may be deleted when `fit` is through.
+        Folder for checkpoints, written after every epoch and every two minutes. If
+        training is killed, the same `fit` resumes from there and ends with the same
+        weights. The file is named after everything the result depends on, so a search
+        can share one folder. It is not removed; delete it when `fit` has finished.
 
     random_state : int, default=0
-        Seeds the first weights, the order, the training noise and timesteps, the split,
-        and the fixed noise of predictions.
+        Seeds the initial weights, the shuffling, the training noise and timesteps, the
+        validation split, and the fixed noise of predictions.
 
     memory : str, path or FeatureStore, default=None
-        Where latents are kept. Without it they are computed once per call, never once
-        per epoch.
+        Cache for latents. Without it, they are computed once per call, never once per
+        epoch.
 
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
-        accelerator there is, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
+        accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
-        Arithmetic of the UNet, by autocast; all weights are in float32. ``None`` is
-        bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
-        elsewhere.
+        Precision of the UNet under autocast; weights stay in float32. ``None`` means
+        bfloat16 on CUDA (float16 with loss scaling where bfloat16 is not supported) and
+        float32 elsewhere.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read: raise at the first; or leave it out
-        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+        What to do with rows that cannot be read: raise at the first one; or skip them
+        in `fit`, return NaN for them elsewhere, warn, and list them in ``failed_``.
 
     verbose : int, default=0
         1 shows progress bars with loss and SRCC.
@@ -145,53 +147,54 @@ class GenzIQARegressor(BackboneRegressor):
     Attributes
     ----------
     weights_ : dict of str to ndarray of float32
-        What was trained.
+        The trained weights.
     slope_, intercept_ : float
         The prediction is ``intercept_ + slope_ * Q``, with Q the model's score.
     history_ : list of dict
-        Per epoch: ``epoch``, ``loss`` (mean squared error over the variance of `y`: 1
-        is what the mean of `y` gets), ``srcc`` (of the predictions that were trained
-        on) and, with validation, ``validation_srcc``.
+        One entry per epoch: ``epoch``, ``loss`` (mean squared error divided by the
+        variance of `y`; predicting the mean scores 1), ``srcc`` (of the training
+        predictions) and, with validation, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changing one after `fit` raises
-        ValueError.
+        The architecture parameters that the weights belong to. Changing one after `fit`
+        raises ValueError.
     backbone_identity_ : str
-        Fingerprint of the backbone.
+        Fingerprint of the backbone's weights.
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
     feature_names_in_ : ndarray of str
-        Columns of the X of `fit`, if that was a table.
+        Column names of the `X` passed to `fit`, if it was a table.
 
     See Also
     --------
-    DiffusionQAFeatures : The same block scores from the frozen model, nothing trained.
+    DiffusionQAFeatures : The same block scores from the frozen model, without training.
 
     Notes
     -----
-    *Units of y.* The score Q is a soft maximum over space and has a size of its own,
-    48.27 plus the logits' part on Stable Diffusion at 512 pixels. The released code
-    trains it on MOS as they are, which works for MOS in [0, 100]. Here a line brings Q
-    to the units of `y`: from untrained scores before training, with a negative slope
-    where they fall with `y` (DMOS); and after training once more, by least squares over
-    at most 128 training pictures. So any range and direction will do, and both stay
-    what they are in predictions. `score` is scikit-learn's R²; for the field's measures
+    *Units of y.* The score Q is a soft maximum over space with its own magnitude: 48.27
+    plus the contribution of the logits on Stable Diffusion at 512 pixels. The released
+    code regresses it on raw MOS, which works for MOS in [0, 100]. Here a line maps Q to
+    the units of `y`. It is set before training from untrained scores, with a negative
+    slope if they decrease with `y` (DMOS), and refitted after training by least squares
+    over at most 128 training pictures. `y` can therefore have any range and direction,
+    and predictions have the same. `score` is scikit-learn's R²; for the field's metrics
     see :mod:`diffqa_features.metrics`.
 
-    *Relations.* With ``n_context=0, lora_rank=0`` nothing trains and Q is the mean of
-    the ``alignment`` columns of :class:`DiffusionQAFeatures` over blocks and prompts,
-    plus the bias.
+    *Special case.* With ``n_context=0, lora_rank=0`` nothing is trained, and Q is the
+    mean of the ``alignment`` columns of :class:`DiffusionQAFeatures` over blocks and
+    prompts, plus the bias.
 
     *Few pictures.* The default learning rate is the published one, for tens of
-    thousands of pictures. ``tiny`` with some hundred needs a larger one, such as 1e-3
-    to 3e-3, to learn in a few epochs. Context vectors begin at random and take away
-    what prompts mean: ``n_context=0`` learns faster there, and no worse.
+    thousands of pictures. ``tiny`` with a few hundred needs a larger one, such as 1e-3
+    to 3e-3, to learn in a few epochs. Context vectors are initialised at random and at
+    first destroy the meaning of the prompts: ``n_context=0`` learns faster there, and
+    no worse.
 
-    *What differs from the released code.* The latent is the mode of the posterior, not
-    a sample. Pictures are not flipped. The noise of predictions is seeded.
+    *Differences from the released code.* The latent is the mode of the posterior, not a
+    sample. Pictures are not flipped. The noise of predictions is seeded.
 
-    A batch of n and n batches of one agree to about 1e-5 relative in float32, not
-    bitwise. Two fits with the same seed agree exactly on one machine with one number of
-    threads.
+    Results do not depend on the batch size beyond rounding: about 1e-5 relative in
+    float32, not bitwise. Two fits with the same seed agree exactly on the same machine
+    with the same number of threads.
 
     References
     ----------
@@ -227,7 +230,7 @@ class GenzIQARegressor(BackboneRegressor):
     )
 
     _parameter_constraints: dict = {
-        **BackboneRegressor._parameter_constraints,
+        **BackboneModel._parameter_constraints,
         "prompts": BackboneTransformer._parameter_constraints["prompts"],
         "blocks": BackboneTransformer._parameter_constraints["blocks"],
         "normalization": [StrOptions({"clip", "vae"})],
@@ -304,7 +307,7 @@ class GenzIQARegressor(BackboneRegressor):
         self.verbose = verbose
 
     def fit(self, X, y, groups=None, sample_weight=None):
-        """Train context vectors and low-rank factors.
+        """Train the context vectors and low-rank factors.
 
         Parameters
         ----------
@@ -313,24 +316,25 @@ class GenzIQARegressor(BackboneRegressor):
         y : array-like of shape (N,)
             Opinion scores in any unit and direction; finite, at least two.
         groups : array-like of shape (N,), default=None
-            With `validation_fraction`, rows of a group stay on one side: the versions
-            of one reference picture, say. Ignored otherwise.
+            With `validation_fraction`, rows of one group (the versions of one reference
+            picture, say) stay on the same side of the split. Ignored otherwise.
         sample_weight : array-like of shape (N,), default=None
-            What each row counts, not negative: the reciprocal variance of its opinion
-            score, say. A row of weight 2 counts like two equal rows, in the loss, the
-            fitted line and the validation; one of weight 0 is left out.
+            Non-negative weight of each row, such as the reciprocal variance of its
+            opinion score. A row of weight 2 counts like two identical rows in the loss,
+            the fitted line and the validation; a row of weight 0 is left out.
 
         Returns
         -------
         self : object
-            The fitted estimator. After an error it is as it was before.
+            The fitted estimator. If `fit` raises, the estimator keeps its previous
+            state.
 
         Raises
         ------
         ValueError
-            If a parameter, a picture or `y` cannot be used.
+            If a parameter, a picture or `y` is invalid.
         FloatingPointError
-            If a loss is not finite; the message names the step and the way out.
+            If a loss is not finite; the message names the step and a remedy.
         OSError
             If the backbone, a file or a checkpoint cannot be read.
         """
@@ -348,12 +352,12 @@ class GenzIQARegressor(BackboneRegressor):
         -------
         ndarray of shape (N,), dtype float64
             Scores in the units and direction of the `y` of `fit`. A picture's score
-            depends on neither order nor neighbours.
+            does not depend on the other rows or their order.
         """
         return self._predict(X)
 
     def transform(self, X):
-        """Block scores and tuned queries of pictures.
+        """Compute block scores and tuned queries of pictures.
 
         Parameters
         ----------
@@ -363,10 +367,10 @@ class GenzIQARegressor(BackboneRegressor):
         Returns
         -------
         ndarray of shape (N, P + sum of channels), dtype float32
-            First the scores of the P blocks, with the bias; their mean is the Q of the
-            prediction. Then per block the mean of its queries over space and prompts.
-            All are means over the timesteps of a prediction. A DataFrame after
-            ``set_output``.
+            First the scores of the P blocks, including the bias; their mean is the Q of
+            the prediction. Then, per block, the mean of its queries over space and
+            prompts. All are averaged over the timesteps of a prediction. A DataFrame
+            after ``set_output``.
         """
         job = self._open_job(X)
 
@@ -378,18 +382,17 @@ class GenzIQARegressor(BackboneRegressor):
         return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns of `transform`; needs no weights in memory.
+        """Get the column names of `transform` without loading weights.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
         ndarray of str
-            ``up1.0__score`` and so on, with a modulator ``up1.0__gamma``, then
-            ``up1.0__query__0042``.
+            ``up1.0__score`` and so on, then ``up1.0__query__0042``.
         """
         self._validate_params()
         blocks = self._chosen(self._check_parameters())
@@ -400,13 +403,13 @@ class GenzIQARegressor(BackboneRegressor):
 
     @classmethod
     def from_released(cls, folder, backbone="sd21-base", **parameters):
-        """Load the files of the authors' released training code.
+        """Load weights written by the authors' released training code.
 
         Parameters
         ----------
         folder : str or path
-            Where, in it or below, `coop_Model_state_dict.pth` and
-            `pytorch_lora_weights.bin` (or ``.safetensors``) lie. Only tensors are read.
+            Contains, at any depth, `coop_Model_state_dict.pth` and
+            `pytorch_lora_weights.bin` (or ``.safetensors``). Only tensors are read.
         backbone : str or path, default="sd21-base"
             The model that they were trained on.
         **parameters : object
@@ -415,15 +418,15 @@ class GenzIQARegressor(BackboneRegressor):
         Returns
         -------
         GenzIQARegressor
-            A fitted estimator that predicts in the units it was trained in: the line
-            is the identity.
+            A fitted estimator that predicts in the units of its training: the line is
+            the identity.
 
         Raises
         ------
         ValueError
-            If the files hold something else or do not fit the backbone.
+            If the files have unexpected contents or do not match the backbone.
         OSError
-            If the files or the backbone are not there.
+            If the files or the backbone cannot be found.
         """
         from diffqa_features.learned.genziqa.released import read_released
 
@@ -567,10 +570,10 @@ class GenzIQARegressor(BackboneRegressor):
     # -- from Q to the units of y --------------------------------------------------
 
     def _first_line(self, job):
-        """By the untrained model: its direction, and a scale that training can keep.
+        """From the untrained model: its direction, and a scale that suits training.
 
-        The slope is the spread of `y` over that of Q between timesteps and pictures, so
-        that what training changes in Q is worth about as much in `y`.
+        The slope is the spread of `y` divided by that of Q over timesteps and pictures,
+        so that changes of Q in training are about as large in `y`.
         """
         from diffqa_features.learned.genziqa.network import ensemble_timesteps
 
@@ -599,12 +602,12 @@ class GenzIQARegressor(BackboneRegressor):
 
 
 def fit_line(untrained, known, target, weight=None, target_weight=None):
-    """Slope and intercept that bring scores (n, timesteps) into the target's units.
+    """Slope and intercept that map scores (n, timesteps) to the target's units.
 
-    Means become equal, and the target's spread becomes that of the scores over pictures
-    and timesteps, or 1, the unit of logits, where they spread less: then the target
-    would ask for smaller changes than noise makes. The slope is negative where
-    untrained scores fall with the target: DMOS, where lower is better.
+    The means are matched, and the target's spread is matched to that of the scores over
+    pictures and timesteps, or to 1, the unit of logits, if they spread less: smaller
+    changes would drown in noise. The slope is negative if untrained scores decrease
+    with the target (DMOS, where lower is better).
     """
     scores = untrained.mean(axis=1)
     mean = np.average(scores, weights=weight)

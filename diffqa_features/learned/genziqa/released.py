@@ -1,4 +1,4 @@
-"""The files that GenzIQA's authors write -> weights under this library's names."""
+"""Files written by GenzIQA's authors' code -> weights under this library's names."""
 
 import re
 from pathlib import Path
@@ -18,9 +18,9 @@ def read_released(folder, blocks):
     """Read context and low-rank factors: {name: float32 array}, and their sizes.
 
     `coop_Model_state_dict.pth` holds the prompt learner (``ctx``; its other entries are
-    embeddings of the fixed words, which the text encoder gives again), and
-    `pytorch_lora_weights` the attention processors as diffusers 0.17 saves them. They
-    may lie in sub-folders.
+    embeddings of the fixed words, which the text encoder provides anyway), and
+    `pytorch_lora_weights` the attention processors as saved by diffusers 0.17. Both can
+    be in subfolders.
     """
     folder = Path(folder).expanduser()
     learner = read_tensors(find_file(folder, (_CONTEXT,)))

@@ -23,23 +23,23 @@ class TemporalModulator(nn.Module):
     values. The means of all entries, s_p and f_p, give
     ``gamma_p = relu(w_p . [s_p, f_p] + c_p)``.
 
-    Because no softmax stands between, the mean over frames, prompts and clips may be
-    taken before the product: all that is seen of a video is its mean query and its mean
-    normalised motion. The mean over heads of the products of heads is the product of
-    the whole vectors over the number of heads.
+    Since there is no softmax in between, the mean over frames, prompts and clips can be
+    taken before the product: only the mean query and the mean normalised motion of a
+    video matter. The mean over heads of the per-head products is the product of the
+    whole vectors divided by the number of heads.
 
     Parameters
     ----------
     blocks : sequence of Block
     slow_width, fast_width : int
-        Numbers of slow and of fast motion features.
+        Number of slow and fast motion features.
     scale : {"multiply", "divide"}
-        What is done to the products with the root of a head's width: the released code
-        multiplies, attention divides.
+        Whether the products are multiplied or divided by the square root of a head's
+        width: the released code multiplies, attention divides.
     generator : torch.Generator
-        Draws the key projections as PyTorch draws linear layers. ``w`` begins at 0 and
-        ``c`` at 1: training begins at the model without a modulator, and no factor
-        begins at 0, where a ReLU gives no gradient.
+        Draws the key projections like PyTorch's linear layers. ``w`` is initialised to
+        0 and ``c`` to 1: training starts from the model without a modulator, and no
+        factor starts at 0, where the ReLU has no gradient.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def module_name(block: Block) -> str:
 
 
 def _linear(entering, leaving, generator):
-    """A linear layer as PyTorch draws it, but from the generator."""
+    """A linear layer with PyTorch's initialisation, drawn from the generator."""
     layer = nn.utils.skip_init(nn.Linear, entering, leaving)
     bound = entering**-0.5
     for parameter in layer.parameters():

@@ -1,4 +1,4 @@
-"""What GenzVQA trains, and how it reads videos: latents and motion in, quality out."""
+"""GenzVQA's trainable parts and forward pass: latents and motion in, quality out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffqa_features.learned.genzvqa.modulator import TemporalModulator, normali
 
 @dataclass(frozen=True)
 class Videos:
-    """N videos: latents of their F frames in all, and how each of them moves."""
+    """N videos: latents of their F frames in total, and the motion of each."""
 
     latents: np.ndarray
     """(F, C, h, w), the frames of one video after those of another."""
@@ -40,7 +40,7 @@ class Videos:
 
 
 class GenzVQANetwork(GenzIQANetwork):
-    """What GenzIQA trains and, with widths of motion features, the modulator."""
+    """GenzIQA's trainable parts and, given widths of motion features, the modulator."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class GenzVQANetwork(GenzIQANetwork):
 
 @dataclass(frozen=True)
 class VideoReading:
-    """What fixed timesteps say of N videos with F frames in all, float32."""
+    """Results at fixed timesteps for N videos with F frames in total, float32."""
 
     frame_scores: np.ndarray  # (F, P)
     scores: np.ndarray  # (N, P): means over frames
@@ -111,9 +111,9 @@ def read_videos(
     *,
     queries: bool = False,
 ) -> VideoReading:
-    """Read all frames of all videos together, whatever their numbers.
+    """Score all frames of all videos together, for any number of frames.
 
-    The queries that meet motion are means over the timesteps, as the scores are.
+    Queries for the modulator are averaged over the timesteps, as the scores are.
     """
     frame_scores, seen = read_ensemble(
         network,
@@ -142,7 +142,7 @@ def over_frames(values: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
 
 
 def mean_motion(sequences) -> tuple[np.ndarray, np.ndarray]:
-    """Per video slow and fast features of its clips -> their normalised means."""
+    """Slow and fast features of each video's clips -> their normalised means."""
     return tuple(
         torch.stack([normalise(torch.from_numpy(clips)) for clips in path]).numpy()
         for path in zip(*sequences, strict=True)

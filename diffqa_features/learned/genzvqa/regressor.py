@@ -1,6 +1,6 @@
 """`GenzVQARegressor`: videos and opinion scores in, a tuned diffusion model out.
 
-What is not here is as for pictures, in `genziqa.regressor`.
+Everything else is as for pictures, in `genziqa.regressor`.
 """
 
 import os
@@ -24,151 +24,157 @@ _shared = BackboneTransformer._parameter_constraints
 class GenzVQARegressor(GenzIQARegressor):
     """Video quality from learned prompts, cross-attention and motion (GenzVQA [1]_).
 
-    Frames are read as :class:`GenzIQARegressor` reads pictures, and each block gets the
-    mean of its scores over frames. Single frames do not show faults of timing: a
-    temporal quality modulator looks at how the video moves, with a frozen two-pathway
-    network, and gives each block a factor. The mean over blocks of factor times score
-    is the score of the video. Context vectors, low-rank factors and modulator train
-    together; everything else stays frozen. It is also a transformer, for a Pipeline.
+    Each frame is scored as :class:`GenzIQARegressor` scores pictures, and block scores
+    are averaged over frames. Temporal artefacts are invisible in single frames, so a
+    temporal quality modulator turns the motion features of a frozen two-pathway network
+    into one factor per block. The score of the video is the mean over blocks of factor
+    times score. Context vectors, low-rank factors and modulator are trained together;
+    everything else stays frozen. The fitted estimator is also a transformer, for a
+    Pipeline.
 
     Parameters
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``,
-        which the paper takes), a hub id, or a folder in diffusers layout.
+        as in the paper), a hub id, or a folder in diffusers layout.
 
     prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
         At least two with `error_bias`, which compares the first two.
 
     n_context : int, default=16
-        Learned vectors beside the words of each prompt. 0 keeps the prompts fixed.
+        Number of learned context vectors added to the words of each prompt; 0 keeps the
+        prompts fixed.
 
     context_position : {"end", "front"}, default="end"
-        Where a prompt's own words stand: behind the learned vectors, or before them.
+        Position of a prompt's own words: after the learned vectors, or before them.
 
     lora_rank : int, default=4
-        Rank of the changes of the cross-attention layers (q, k, v and out). 0 leaves
-        these as they are.
+        Rank of the low-rank updates of the cross-attention layers (q, k, v and out); 0
+        leaves the layers unchanged.
 
     blocks : str or list of str, default="all"
-        Cross-attention blocks that are scored, changed and modulated, by name or
-        pattern: ``"up*"``, ``["mid.0", "down[01].*"]``.
+        Cross-attention blocks to score, adapt and modulate, by name or pattern:
+        ``"up*"``, ``["mid.0", "down[01].*"]``.
 
     error_bias : bool, default=True
-        Add to every block the difference between the norms of the denoising errors
-        under the first and the second prompt. Without it a pass ends at the last of
-        `blocks`.
+        Add to every block score the difference between the norms of the denoising
+        errors under the first and the second prompt. Without it, a pass stops after the
+        last of `blocks`.
 
     pooling_lambda : float, default=0.14
         Sharpness of the log-sum-exp over space, above 0.
 
     timestep_range : (int, int), default=(0, 100)
-        Lowest timestep, and the one behind the highest, in [0, 1000]. In training each
-        video of a step gets a random one, for all its frames.
+        Timesteps from the first number up to, but not including, the second, in [0,
+        1000]. In training, each video draws one at random at every step, for all its
+        frames.
 
     n_timesteps : int, default=4
-        Number of fixed timesteps in that range over which a prediction is averaged. It
-        may be changed after `fit`.
+        Number of fixed timesteps in that range that predictions are averaged over. Can
+        be changed after `fit`.
 
     frame_rate : float, default=1.0
-        Frames per second of the video that are read: those shown at 0.5 s +
-        k / `frame_rate`. Arrays have no clock and are read whole. This and the next
-        two may be changed after `fit`.
+        Frames sampled per second of video: those shown at 0.5 s + k / `frame_rate`. All
+        frames of an array are used, since it has no time base. This parameter and the
+        next two can be changed after `fit`.
 
     max_frames : int, default=None
-        Most frames per video, spread uniformly. ``None`` sets no limit.
+        Maximum number of frames per video, evenly spaced. ``None`` sets no limit.
 
     n_frames : int, default=None
-        Read so many frames of every video instead, from the first to the last at even
-        steps, as the released code does (12 to train on LSVQ, 8 to test on KoNViD-1k).
-        All of them where the video has fewer.
+        Use this many frames of every video instead, evenly spaced from first to last,
+        as the released code does (12 to train on LSVQ, 8 to test on KoNViD-1k). A video
+        with fewer frames is used whole.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
-        What decodes video files, as in :class:`DiffusionQAFeatures`.
+        Decoder for video files, as in :class:`DiffusionQAFeatures`.
 
     modulator : bool, default=True
-        Whether there is a temporal quality modulator. Without it nothing tells how a
-        video moves, and `motion_network` is not used.
+        Whether to use the temporal quality modulator. Without it the model has no
+        motion input, and `motion_network` is ignored.
 
     modulator_scale : {"multiply", "divide"}, default="multiply"
-        What is done to the products of queries and keys with the root of a head's
-        width. The released code multiplies (by 8); attention usually divides.
+        Whether the products of queries and keys are multiplied or divided by the square
+        root of a head's width. The released code multiplies (by 8); attention usually
+        divides.
 
     motion_network : str or path, default="tiny"
-        The frozen network that sees motion, as in :class:`MotionFeatures`:
-        ``"tiny"``, ``"slowfast_r50"``, which the paper takes, or a file.
+        The frozen motion network, as in :class:`MotionFeatures`: ``"tiny"``,
+        ``"slowfast_r50"`` (used in the paper), or a file.
 
     init_from : GenzIQARegressor, str or path, default=None
-        Begin with the context and low-rank factors of this fitted estimator, or of the
-        folder of its `save_pretrained`: of the same backbone and design. In searches
-        and cross-validation, which clone parameters, wrap it in
-        :class:`sklearn.frozen.FrozenEstimator`. ``None`` begins with the frozen model.
+        Initialise the context vectors and low-rank factors from this fitted estimator,
+        or from a folder written by its `save_pretrained`; backbone and architecture
+        must be the same. In searches and cross-validation, which clone parameters, wrap
+        it in :class:`sklearn.frozen.FrozenEstimator`. ``None`` starts from the frozen
+        model.
 
     image_size : int, default=None
-        Side of the frames that the backbone sees, pixels. ``None`` is the backbone's
-        own.
+        Side of the backbone's input in pixels. ``None`` uses the backbone's native
+        size.
 
     view : {"stretch", "crop"}, default="stretch"
-        How a frame is brought to that size: stretched to a square, or its centre cut
-        out without scaling.
+        How a frame is brought to that size: stretched to a square, or centre-cropped
+        without scaling.
 
     normalization : {"clip", "vae"}, default="clip"
-        Range of the pixels that are encoded, as in :class:`GenzIQARegressor`.
+        Normalisation of the VAE's input, as in :class:`GenzIQARegressor`.
 
     max_epochs : int, default=6
-        Passes over the training videos. 0 only fits the scale, for the scores of an
+        Number of epochs. 0 fits only the line to `y`, which gives the scores of an
         untrained model.
 
     batch_size : int, default=16
-        Videos per step. All prompts of all their frames are one pass of the UNet.
+        Videos per training step. All prompts of all their frames go through the UNet in
+        one pass.
 
     gradient_accumulation_steps : int, default=1
-        Parts in which a batch goes through the UNet, where it does not fit into
-        memory: `batch_size` is one video at a time.
+        Number of parts to split a batch into if it does not fit into memory;
+        `batch_size` processes one video at a time.
 
     learning_rate : float, default=1e-4
-        Of AdamW, constant.
+        Constant learning rate of AdamW.
 
     weight_decay : float, default=1e-2
-        Of AdamW.
+        Weight decay of AdamW.
 
     max_grad_norm : float, default=1.0
-        Largest norm of a step's gradient.
+        Gradients are clipped to this norm.
 
     validation_fraction : float, default=None
-        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
-        The weights of the epoch with the best SRCC there are kept. ``None`` trains on
-        everything, for `max_epochs`.
+        Fraction of the rows (or of the groups passed to `fit`) to hold out, in (0, 1).
+        The weights of the epoch with the best validation SRCC are kept. ``None`` trains
+        on all rows for `max_epochs`.
 
     patience : int, default=3
-        With `validation_fraction`: stop after this many epochs without a better SRCC.
+        With `validation_fraction`, stop after this many epochs without a better SRCC.
 
     warm_start : bool, default=False
-        Go on from the weights and the scale of the last `fit`.
+        Continue from the weights and the line of the last `fit`.
 
     checkpoint_dir : str or path, default=None
-        Folder for the state of a training that runs, as in :class:`GenzIQARegressor`.
+        Folder for checkpoints, as in :class:`GenzIQARegressor`.
 
     random_state : int, default=0
-        Seeds the first weights, the order, the training noise and timesteps, the split,
-        and the fixed noise of predictions.
+        Seeds the initial weights, the shuffling, the training noise and timesteps, the
+        validation split, and the fixed noise of predictions.
 
     memory : str, path or FeatureStore, default=None
-        Where latents of frames and motion features of clips are kept. Without it they
-        are computed once per call, never once per epoch.
+        Cache for the latents of frames and the motion features of clips. Without it,
+        they are computed once per call, never once per epoch.
 
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
-        accelerator there is, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
+        accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
-        Arithmetic of the UNet, by autocast; all weights are in float32. ``None`` is
-        bfloat16 on CUDA (float16 with a scaled loss where there is none) and float32
-        elsewhere.
+        Precision of the UNet under autocast; weights stay in float32. ``None`` means
+        bfloat16 on CUDA (float16 with loss scaling where bfloat16 is not supported) and
+        float32 elsewhere.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read: raise at the first; or leave it out
-        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+        What to do with rows that cannot be read: raise at the first one; or skip them
+        in `fit`, return NaN for them elsewhere, warn, and list them in ``failed_``.
 
     verbose : int, default=0
         1 shows progress bars with loss and SRCC.
@@ -176,45 +182,46 @@ class GenzVQARegressor(GenzIQARegressor):
     Attributes
     ----------
     weights_ : dict of str to ndarray of float32
-        What was trained.
+        The trained weights.
     slope_, intercept_ : float
         The prediction is ``intercept_ + slope_ * Q``, with Q the model's score.
     history_ : list of dict
-        Per epoch: ``epoch``, ``loss`` (mean squared error over the variance of `y`),
-        ``srcc`` of the predictions trained on and, if any, ``validation_srcc``.
+        One entry per epoch: ``epoch``, ``loss`` (mean squared error divided by the
+        variance of `y`), ``srcc`` (of the training predictions) and, with validation,
+        ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changing one after `fit` raises
-        ValueError.
+        The architecture parameters that the weights belong to. Changing one after `fit`
+        raises ValueError.
     backbone_identity_, motion_identity_ : str
-        Fingerprints of the backbone and of the motion network's file; the latter is
-        None without a modulator.
+        Fingerprints of the backbone's weights and of the motion network's file; the
+        latter is None without a modulator.
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
     feature_names_in_ : ndarray of str
-        Columns of the X of `fit`, if that was a table.
+        Column names of the `X` passed to `fit`, if it was a table.
 
     See Also
     --------
-    GenzIQARegressor : The same for pictures; its notes on units and learning rates hold
-        here too.
-    MotionFeatures : The features that the modulator sees.
+    GenzIQARegressor : The same for pictures; its notes on units and learning rates
+        apply here too.
+    MotionFeatures : The input of the modulator.
 
     Notes
     -----
     *Modulator.* Per block, slow and fast features of each clip are normalised and
-    projected to keys; with the block's queries, averaged over space, they give products
-    per frame, prompt, head and clip. Their means s and f give the factor
-    ``gamma = relu(w . [s, f] + c)``. It begins at 1 for every video (w = 0, c = 1), so
-    that training begins at the model without a modulator and no block begins at 0,
-    where a ReLU stays. On Stable Diffusion 2.1 with SlowFast-R50 these are 4,057,520
-    numbers.
+    projected to keys; their products with the block's queries, averaged over space, are
+    taken per frame, prompt, head and clip. The means s and f of these products give the
+    factor ``gamma = relu(w . [s, f] + c)``. It is 1 for every video at first (w = 0, c
+    = 1), so training starts from the model without a modulator and no block starts at
+    0, where the ReLU has no gradient. On Stable Diffusion 2.1 with SlowFast-R50 the
+    modulator has 4,057,520 parameters.
 
-    *Stills.* A picture, or a video of one frame, is a video in which nothing moves.
+    *Stills.* A picture, or a video of one frame, is treated as a video without motion.
 
-    *What differs from the released code*, beside what does for pictures: the queries
-    that meet motion are averaged over the timesteps of a prediction, as the scores are;
-    the released code takes those of the last. The clips are those of
-    :class:`MotionFeatures`; which ones the paper took is not known.
+    *Differences from the released code*, besides those for pictures: the queries that
+    are compared with motion are averaged over the timesteps of a prediction, as the
+    scores are; the released code uses those of the last timestep. The clips are those
+    of :class:`MotionFeatures`; the paper does not say which it used.
 
     References
     ----------
@@ -330,7 +337,7 @@ class GenzVQARegressor(GenzIQARegressor):
         self.verbose = verbose
 
     def fit(self, X, y, groups=None, sample_weight=None):
-        """Train context vectors, low-rank factors and modulator together.
+        """Train the context vectors, low-rank factors and modulator together.
 
         Parameters
         ----------
@@ -341,24 +348,25 @@ class GenzVQARegressor(GenzIQARegressor):
         y : array-like of shape (N,)
             Opinion scores in any unit and direction; finite, at least two.
         groups : array-like of shape (N,), default=None
-            With `validation_fraction`, rows of a group stay on one side: the versions
-            of one content, say. Ignored otherwise.
+            With `validation_fraction`, rows of one group (the versions of one content,
+            say) stay on the same side of the split. Ignored otherwise.
         sample_weight : array-like of shape (N,), default=None
-            What each row counts, not negative: the reciprocal variance of its opinion
-            score, say. A row of weight 2 counts like two equal rows, in the loss, the
-            fitted line and the validation; one of weight 0 is left out.
+            Non-negative weight of each row, such as the reciprocal variance of its
+            opinion score. A row of weight 2 counts like two identical rows in the loss,
+            the fitted line and the validation; a row of weight 0 is left out.
 
         Returns
         -------
         self : object
-            The fitted estimator. After an error it is as it was before.
+            The fitted estimator. If `fit` raises, the estimator keeps its previous
+            state.
 
         Raises
         ------
         ValueError
-            If a parameter, a video, `y` or `init_from` cannot be used.
+            If a parameter, a video, `y` or `init_from` is invalid.
         FloatingPointError
-            If a loss is not finite; the message names the step and the way out.
+            If a loss is not finite; the message names the step and a remedy.
         OSError
             If the backbone, the motion network, a file or a checkpoint cannot be read.
         """
@@ -375,13 +383,13 @@ class GenzVQARegressor(GenzIQARegressor):
         Returns
         -------
         ndarray of shape (N,), dtype float64
-            Scores in the units and direction of the `y` of `fit`. A video's score
-            depends on neither order nor neighbours.
+            Scores in the units and direction of the `y` of `fit`. A video's score does
+            not depend on the other rows or their order.
         """
         return self._predict(X)
 
     def transform(self, X):
-        """Block scores, factors and tuned queries of videos.
+        """Compute block scores, factors and tuned queries of videos.
 
         Parameters
         ----------
@@ -391,10 +399,10 @@ class GenzVQARegressor(GenzIQARegressor):
         Returns
         -------
         ndarray of shape (N, 2 P + sum of channels), dtype float32
-            The scores of the P blocks, with the bias; their factors, where there is a
-            modulator; per block the mean of its queries over space and prompts. All are
-            means over frames and the timesteps of a prediction. The mean over blocks of
-            factor times score is the Q of the prediction. A DataFrame after
+            The scores of the P blocks, including the bias; their factors, if there is a
+            modulator; then, per block, the mean of its queries over space and prompts.
+            All are averaged over frames and the timesteps of a prediction. The Q of the
+            prediction is the mean over blocks of factor times score. A DataFrame after
             ``set_output``.
         """
         job = self._open_job(X)
@@ -408,7 +416,7 @@ class GenzVQARegressor(GenzIQARegressor):
         return columns.astype(np.float32, copy=False)
 
     def frame_scores(self, X):
-        """Score each frame that a prediction reads, for `FrameScoresDisplay`.
+        """Score each frame that a prediction uses, for `FrameScoresDisplay`.
 
         Parameters
         ----------
@@ -419,9 +427,10 @@ class GenzVQARegressor(GenzIQARegressor):
         -------
         list of N dicts
             ``"score"``, float64 (T,), in the units and direction of the `y` of `fit`;
-            their mean is the prediction, since all frames have the factors of their
-            video. ``"frame"``, int (T,), the number of each frame in the video;
-            ``"time"``, float64 (T,) seconds, None where there is no clock.
+            their mean is the prediction, since all frames share the factors of their
+            video. ``"frame"``, int (T,), the index of each frame in the video;
+            ``"time"``, float64 (T,), its time in seconds, or None if the medium has no
+            time base.
         """
         job = self._open_job(X)
         nothing = np.empty(0)
@@ -441,12 +450,12 @@ class GenzVQARegressor(GenzIQARegressor):
         return found
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns of `transform`; needs no weights in memory.
+        """Get the column names of `transform` without loading weights.
 
         Parameters
         ----------
         input_features : object, default=None
-            Ignored, there for scikit-learn.
+            Ignored; present for API consistency.
 
         Returns
         -------
@@ -465,14 +474,14 @@ class GenzVQARegressor(GenzIQARegressor):
     def from_released(
         cls, folder, backbone="sd21-base", motion_network="slowfast_r50", **parameters
     ):
-        """Load the files of the authors' released training code.
+        """Load weights written by the authors' released training code.
 
         Parameters
         ----------
         folder : str or path
-            Where, in it or below, `coop_Model_state_dict.pth`, `slowAttn.pth`,
+            Contains, at any depth, `coop_Model_state_dict.pth`, `slowAttn.pth`,
             `fastAttn.pth`, `linearBlocks.pth` and `pytorch_lora_weights.bin` (or
-            ``.safetensors``) lie. Only tensors are read.
+            ``.safetensors``). Only tensors are read.
         backbone : str or path, default="sd21-base"
             The model that they were trained on.
         motion_network : str or path, default="slowfast_r50"
@@ -483,16 +492,16 @@ class GenzVQARegressor(GenzIQARegressor):
         Returns
         -------
         GenzVQARegressor
-            A fitted estimator that predicts in the units it was trained in: the line
-            is the identity.
+            A fitted estimator that predicts in the units of its training: the line is
+            the identity.
 
         Raises
         ------
         ValueError
-            If the files hold something else or do not fit the backbone or the motion
-            network.
+            If the files have unexpected contents or do not match the backbone or the
+            motion network.
         OSError
-            If the files, the backbone or the motion network are not there.
+            If the files, the backbone or the motion network cannot be found.
         """
         from diffqa_features.learned.genziqa.released import read_released
         from diffqa_features.learned.genzvqa.released import read_modulator
@@ -647,7 +656,7 @@ class GenzVQARegressor(GenzIQARegressor):
     # -- where training begins -----------------------------------------------------
 
     def _source(self, info):
-        """The fitted GenzIQA of `init_from`, which has to be of the same design."""
+        """The fitted GenzIQA of `init_from`, which must have the same architecture."""
         source = self.init_from
         if isinstance(source, (str, os.PathLike)):
             source = GenzIQARegressor.from_pretrained(source, backbone=self.backbone)

@@ -1,9 +1,9 @@
 """Distillation: a small network that learns from any fitted model.
 
 In: a teacher and media. Out: `DistilledStudentRegressor`, which scores without a
-diffusion model. Open `regressor` first; `data` and `teacher` make the lessons,
-`network`, `tiny_network` and `efficientnet` are the bodies, `onnx` exports, `released`
-reads the authors' files.
+diffusion model. Open `regressor` first; `data` and `teacher` provide the training
+targets, `network`, `tiny_network` and `efficientnet` are the bodies, `onnx` exports,
+`released` reads the authors' files.
 """
 
 from diffqa_features.learned.student.regressor import DistilledStudentRegressor

@@ -1,4 +1,4 @@
-"""Pictures, `y` and a teacher in, all that a student trains on out."""
+"""Pictures, `y` and a teacher in, the student's training data out."""
 
 import numpy as np
 from sklearn.exceptions import NotFittedError
@@ -10,7 +10,7 @@ from diffqa_features.learned.student.teacher import TeacherCache
 
 
 class DistillationData:
-    """All that training looks at; N pictures, the unlabelled ones behind the others.
+    """Training data of N pictures, the unlabelled ones last.
 
     Attributes
     ----------
@@ -19,9 +19,9 @@ class DistillationData:
     keys : list of str
         Content keys of the pictures.
     taught, truth : ndarray of shape (N,)
-        The teacher's scores and y; NaN where none is wanted.
+        The teacher's scores and y; NaN if not used.
     maps : ndarray of shape (N, C, h, w), dtype float32, or None
-        The teacher's; on disk.
+        The teacher's maps, on disk.
     """
 
     def __init__(self, count: int, size: int):
@@ -30,14 +30,14 @@ class DistillationData:
         self.maps = None
 
     def read(self, rows, view, verbose, failed):
-        """Read pictures behind those that were read; see :func:`read_pictures`."""
+        """Read and append pictures; see :func:`read_pictures`."""
         size = self.pixels.shape[1]
         for key, pixels in read_pictures(rows, view, size, verbose, failed):
             self.pixels[len(self.keys)] = pixels
             self.keys.append(key)
 
     def set_targets(self, student, parts, y, teacher):
-        """Ask the teacher. `parts` are (X, rows that were read): labelled, others."""
+        """Run the teacher. `parts` are (X, readable rows): labelled, unlabelled."""
         count, labelled = len(self.keys), len(parts[0][1])
         self.taught, self.truth = np.full((2, count), np.nan)
         if teacher is None or student.target != "teacher":
@@ -60,12 +60,12 @@ class DistillationData:
 
     @property
     def target(self):
-        """One number per picture: the mean of the wanted ones."""
+        """One number per picture: the mean of the selected targets."""
         both = np.stack([self.taught, self.truth])
         return np.nansum(both, 0) / np.isfinite(both).sum(0)
 
     def spread_of_maps(self, rows, weight=None):
-        """Standard deviation over these pictures and all places; 1 without maps."""
+        """Standard deviation over these pictures and all positions; 1 without maps."""
         if self.maps is None:
             return 1.0
         # A picture at a time: the maps may be larger than memory.
@@ -76,7 +76,7 @@ class DistillationData:
 
 
 def is_fitted(teacher):
-    """Whether it can predict as it is."""
+    """Whether it is fitted."""
     try:
         check_is_fitted(teacher)
     except NotFittedError:
@@ -87,7 +87,7 @@ def is_fitted(teacher):
 
 
 def draw_flips(generators, wanted):
-    """Which pictures of a batch are mirrored: a bool tensor."""
+    """Which pictures of a batch to mirror: a bool tensor."""
     import torch
 
     if not wanted:
@@ -96,7 +96,7 @@ def draw_flips(generators, wanted):
 
 
 def draw_crops(pixels, rows, side, generators):
-    """A random square of each picture, or all of it: uint8 (n, side, side, 3)."""
+    """A random crop of each picture, or all of it: uint8 (n, side, side, 3)."""
     import torch
 
     if side is None:
@@ -112,7 +112,7 @@ def draw_crops(pixels, rows, side, generators):
 
 
 def flip(tensor, turned):
-    """Mirror those pictures, or maps, left to right."""
+    """Mirror those pictures or maps horizontally."""
     if not turned.any():
         return tensor
     return tensor.flip(-1).where(turned[:, None, None, None], tensor)

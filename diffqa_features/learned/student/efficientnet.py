@@ -1,4 +1,4 @@
-"""A name -> an EfficientNet of transformers, and weights for it from known places."""
+"""A name -> an EfficientNet from transformers, and weights for it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _UNKNOWN = (
 class EfficientNetBody(nn.Module):
     """transformers' EfficientNetModel without its pooling.
 
-    `symmetric` pads as torchvision does, the same on both sides; else the last row and
-    column are padded more, as in TensorFlow, where the weights on the hub come from.
-    Weights of one kind see pictures shifted by a pixel in the other.
+    `symmetric` pads both sides equally, as in torchvision; otherwise the last row and
+    column are padded more, as in TensorFlow, the origin of the weights on the hub. With
+    the wrong padding, weights see pictures shifted by one pixel.
     """
 
     def __init__(self, config: dict, symmetric: bool):
@@ -67,7 +67,7 @@ class EfficientNetBody(nn.Module):
 
 
 def find_config(network: str | os.PathLike) -> tuple[dict, int]:
-    """What tells the shape of a network: its configuration; and its picture size."""
+    """Configuration and input size of a network."""
     name = os.fspath(network)
     if name in VARIANTS:
         width, depth, size = VARIANTS[name]
@@ -85,7 +85,7 @@ def find_config(network: str | os.PathLike) -> tuple[dict, int]:
 
 
 def checked_config(content: dict, path: Path) -> dict:
-    """The configuration of a saved student, from a file that anyone may have made."""
+    """The configuration of a saved student, checked since the file is untrusted."""
     full = _config()
     kept = check_settings(content, EFFICIENTNET, path)
     kept.pop("image_size", None)
@@ -95,7 +95,7 @@ def checked_config(content: dict, path: Path) -> dict:
 def read_weights(name: str | os.PathLike) -> dict[str, torch.Tensor]:
     """Tensors of `EfficientNetModel`, from a model on the hub or in a folder.
 
-    Only safetensors are read. The classifier of an image classifier is left out.
+    Only safetensors are read. An image classifier's last layer is left out.
     """
     name = os.fspath(name)
     folder = _find(name, "weights", "None, ", "model.safetensors")
@@ -110,7 +110,7 @@ def read_weights(name: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 
 def load_into(body: EfficientNetBody, weights: dict, source: str) -> None:
-    """Give the body its weights; all of them have to be there and to fit."""
+    """Load the body's weights; names and shapes must match exactly."""
     own = body.model.state_dict()
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     wrong = [
@@ -131,8 +131,8 @@ def load_into(body: EfficientNetBody, weights: dict, source: str) -> None:
 def from_torchvision(weights: dict[str, torch.Tensor], config: dict) -> dict:
     """Rename torchvision's tensors (`features.*`) to those of `EfficientNetModel`.
 
-    torchvision numbers blocks within stages and layers within blocks; a block that does
-    not expand has one layer less. transformers numbers all blocks in one row.
+    torchvision numbers blocks within stages and layers within blocks; a block without
+    expansion has one layer less. transformers numbers all blocks consecutively.
     """
     first = [0]
     for repeats in config["num_block_repeats"]:
@@ -182,7 +182,7 @@ _LAYERS = {
 
 
 def _config(**found) -> dict:
-    """The part of a configuration that decides the network, complete."""
+    """The complete part of a configuration that determines the network."""
     from transformers import EfficientNetConfig
 
     keys = (
@@ -204,7 +204,7 @@ def _config(**found) -> dict:
 
 
 def _find(name, parameter, allowed, file) -> Path:
-    """Folder with the file, in place or in the hub's cache."""
+    """Folder with the file, local or in the hub cache."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / file).is_file():

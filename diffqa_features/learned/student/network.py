@@ -1,4 +1,4 @@
-"""What a student is: pixels of a picture in, a score and a quality map out."""
+"""The student network: pixels in, a score and a quality map out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class StudentNetwork(nn.Module):
-    """A body of convolutions and a head.
+    """A convolutional body and a head.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class StudentNetwork(nn.Module):
         ``{"kind": "tiny"}``, or ``{"kind": "efficientnet", "config": ...,
         "symmetric": bool}``.
     head : {"map", "pooled"}
-        Where the score comes from: from the quality map, or from pooled features.
+        Whether the score is computed from the quality map or from pooled features.
     map_shape : (int, int, int) or None
         Channels, height and width of the quality map, which ``"map"`` needs.
     imagenet : bool
@@ -63,7 +63,8 @@ class StudentNetwork(nn.Module):
 class MapHead(nn.Module):
     """The head of DP-IQA's student: grid -> map at twice the size -> score.
 
-    Nearest neighbours bring the map to the teacher's size; three layers read it whole.
+    Nearest-neighbour resampling matches the teacher's size; three layers read the whole
+    map.
     """
 
     def __init__(self, width: int, map_shape):
@@ -87,7 +88,7 @@ class MapHead(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Pooled features -> score; a map, if asked for, beside it, from the same grid."""
+    """Pooled features -> score; if requested, a map in parallel, from the same grid."""
 
     def __init__(self, pooled_width: int, width: int, map_shape=None, hidden=64):
         super().__init__()
@@ -111,7 +112,7 @@ class PooledHead(nn.Module):
 
 
 class _RowNorm(nn.BatchNorm1d):
-    """Batch normalisation of vectors that also trains on the odd batch of one."""
+    """Batch normalisation of vectors that also accepts a batch of one in training."""
 
     def forward(self, rows):
         if self.training and len(rows) == 1:
@@ -123,7 +124,7 @@ class _RowNorm(nn.BatchNorm1d):
 class Scorer(nn.Module):
     """uint8 pixels (N, H, W, 3) -> scores (N,) in the units of the target.
 
-    What is exported: whoever runs it needs no more than the resized picture.
+    The exported module: its only input is the resized picture.
     """
 
     def __init__(self, network: StudentNetwork, slope: float, intercept: float):
@@ -136,7 +137,7 @@ class Scorer(nn.Module):
 
 
 def fold_normalisation(network: nn.Module) -> nn.Module:
-    """Merge each convolution of the tiny body with what normalises it, in place."""
+    """Fold normalisation into each convolution of the tiny body, in place."""
     for module in network.modules():
         if not isinstance(module, nn.Sequential) or len(module) < 2:
             continue

@@ -14,7 +14,7 @@ from diffqa_features.learned.student.network import Scorer
 
 
 def export(student, path):
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -42,11 +42,11 @@ def export(student, path):
                 verbose=False,
             )
         content = whole.read_bytes()
-    write_whole(Path(path).expanduser(), lambda file: file.write(content))
+    write_whole(Path(path).expanduser(), content)
 
 
 class _quiet(warnings.catch_warnings):
-    """torch's exporter warns of torch's own changes to come, and of torchvision."""
+    """Silence the exporter's warnings about future torch changes and torchvision."""
 
     def __enter__(self):
         result = super().__enter__()

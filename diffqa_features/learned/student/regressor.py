@@ -43,127 +43,131 @@ def _has_maps(self):
 
 
 class DistilledStudentRegressor(LearnedRegressor):
-    """A convolutional network that learns to score pictures as a teacher does.
+    """Convolutional network that learns to score pictures from a teacher.
 
     Any fitted regressor on pictures can be the teacher: a Pipeline of frozen features
-    and SVR, or a learned method. The student needs neither it nor a diffusion model to
-    predict. From a teacher with quality maps it learns these too, as DP-IQA's student
-    does [1]_. Pictures without opinion scores serve as well: the teacher scores them.
+    and SVR, or a learned method. To predict, the student needs neither the teacher nor
+    a diffusion model. If the teacher has quality maps, the student learns these too, as
+    DP-IQA's student does [1]_. Pictures without opinion scores can also be used: the
+    teacher scores them.
 
     Parameters
     ----------
     teacher : estimator, default=None
-        Has ``predict`` on pictures and may have ``quality_maps``. A fitted one is taken
-        as it is; of one that is not, a clone is fitted on the `X` and `y` of `fit`.
-        ``clone`` and searches forget what was fitted, unless it is wrapped in
-        :class:`~sklearn.frozen.FrozenEstimator`. ``None`` trains on `y` alone.
+        Has ``predict`` on pictures and optionally ``quality_maps``. A fitted teacher is
+        used as it is; if it is unfitted, a clone is fitted on the `X` and `y` passed to
+        `fit`. ``clone`` and searches discard the fitted state unless the teacher is
+        wrapped in :class:`~sklearn.frozen.FrozenEstimator`. ``None`` trains on `y`
+        alone.
 
     network : str or path, default="efficientnet_b0"
-        ``"tiny"``, 0.2 million numbers, meant for distortions and a CPU;
-        ``"efficientnet_b0"`` to ``"efficientnet_b7"``, the last one being the paper's;
-        a hub id or a folder with an EfficientNet as transformers saves it, which is
-        also where its first weights come from.
+        ``"tiny"``, 0.2 million parameters, meant for distortions and a CPU;
+        ``"efficientnet_b0"`` to ``"efficientnet_b7"``, the last of which the paper
+        uses; or a hub id or folder with an EfficientNet saved by transformers, which
+        then also provides the initial weights.
 
     weights : str or path, default=None
-        Hub id or folder with an EfficientNet's first weights (safetensors), such as
-        ``"google/efficientnet-b0"``. ``None`` are those that `network` brings, or
-        random ones.
+        hub id or folder with the initial weights of an EfficientNet (safetensors), such
+        as ``"google/efficientnet-b0"``. ``None`` uses those that come with `network`,
+        or random ones.
 
     image_size : int, default=None
-        Side of the picture that the student sees, pixels, at least 64. ``None``: 192
-        for ``"tiny"``, 224 for B0, 512 for B7. The teacher has its own way to see.
+        Side of the student's input in pixels, at least 64. ``None``: 192 for
+        ``"tiny"``, 224 for B0, 512 for B7. The teacher uses its own size.
 
     view : {"stretch", "crop"}, default="stretch"
         How a picture is brought to that size: resized to a square (Pillow's bicubic),
-        or its centre cut out without scaling.
+        or centre-cropped without scaling.
 
     normalization : {"unit", "imagenet"}, default="unit"
-        Pixels in [0, 1], as in the paper, or with ImageNet's mean and standard
-        deviation, which weights trained on ImageNet are used to.
+        Pixels in [0, 1], as in the paper, or standardised with ImageNet's mean and
+        standard deviation, which weights trained on ImageNet expect.
 
     head : {"auto", "map", "pooled"}, default="auto"
-        Where the score is read. ``"map"``: from the quality map, whole, by three
+        How the score is computed. ``"map"``: from the whole quality map by three
         layers, as in the paper. ``"pooled"``: from features averaged over the picture;
-        maps are learned beside it. ``"auto"``: ``"map"`` for an EfficientNet whose
-        teacher has maps.
+        maps are learned in parallel. ``"auto"``: ``"map"`` for an EfficientNet whose
+        teacher has maps, else ``"pooled"``.
 
     target : {"teacher", "truth", "both"}, default="teacher"
-        What the score is compared with. ``"teacher"``: the teacher's score.
-        ``"truth"``: `y`, as in the paper, and the teacher's score where a picture has
-        no `y`. ``"both"``: the mean of the two errors, for a teacher in the units of
+        What the score is trained on. ``"teacher"``: the teacher's score. ``"truth"``:
+        `y`, as in the paper, and the teacher's score for pictures without `y`.
+        ``"both"``: the mean of the two errors; the teacher must predict in the units of
         `y`.
 
     map_weight : float, default=1.0
-        Weight of the maps' error beside that of the score, at least 0. 0 leaves the
-        maps out.
+        Weight of the map error relative to the score error, at least 0. 0 ignores the
+        maps.
 
     flip : bool, default=False
-        Mirror pictures and their maps at random in training. The paper does not.
+        Randomly mirror pictures and their maps in training. The paper does not.
 
     crop_size : int, default=None
-        Train on random squares of this side, pixels, at least 32, as if they had the
-        score of the whole; quicker, and true of distortions that are everywhere. Not
-        with quality maps.
+        Train on random crops of this side in pixels, at least 32, with the score of the
+        whole picture. Faster, and valid for distortions that cover the whole picture.
+        Not available with quality maps.
 
     max_epochs : int, default=30
-        Passes over all pictures.
+        Number of epochs.
 
     batch_size : int, default=24
-        Pictures per step.
+        Pictures per training step.
 
     gradient_accumulation_steps : int, default=1
-        Parts of a batch, where it does not fit into memory. Batch normalisation sees
-        the parts.
+        Number of parts to split a batch into if it does not fit into memory. Batch
+        normalisation works on the parts.
 
     learning_rate : float, default=1e-4
-        Of AdamW. ``"tiny"`` learns faster with 1e-3 to 3e-3.
+        Initial learning rate of AdamW. ``"tiny"`` learns faster with 1e-3 to 3e-3.
 
     milestones : sequence of int, default=()
-        Epochs after which the rate is multiplied by `lr_decay`. The paper's is 5 for
-        KonIQ-10k.
+        Epochs after which the learning rate is multiplied by `lr_decay`. The paper uses
+        5 for KonIQ-10k.
 
     lr_decay : float, default=0.2
-        The factor of `milestones`, in (0, 1].
+        Factor applied at `milestones`, in (0, 1].
 
     weight_decay : float, default=0.0
-        Of AdamW.
+        Weight decay of AdamW.
 
     max_grad_norm : float, default=None
-        Largest norm of a step's gradient. ``None`` does not clip.
+        Gradients are clipped to this norm. ``None`` does not clip.
 
     validation_fraction : float, default=None
-        Part of the rows (or of the groups given to `fit`) that is held out, in (0, 1).
-        The weights of the epoch with the best SRCC there against the same target are
-        kept. A teacher fitted here has seen them.
+        Fraction of the rows (or of the groups passed to `fit`) to hold out, in (0, 1).
+        The weights of the epoch with the best validation SRCC against the same target
+        are kept. A teacher that is fitted here has seen the held-out rows.
 
     patience : int, default=3
-        With `validation_fraction`: stop after this many epochs without a better SRCC.
+        With `validation_fraction`, stop after this many epochs without a better SRCC.
 
     warm_start : bool, default=False
-        Go on from the weights and units of the last `fit`.
+        Continue from the weights and units of the last `fit`.
 
     checkpoint_dir : str or path, default=None
-        Folder for the state of a training that runs. The same `fit` after a kill goes
-        on from there and ends with the same weights.
+        Folder for checkpoints. If training is killed, the same `fit` resumes from there
+        and ends with the same weights.
 
     random_state : int, default=0
-        Seeds the first weights, the order, flips and the split.
+        Seeds the initial weights, the shuffling, the flips and the validation split.
 
     memory : str, path or FeatureStore, default=None
-        Where the teacher's scores and maps are kept, by content of the picture and of
-        the teacher. Without it they are asked for once per fit, never once per epoch.
+        Cache for the teacher's scores and maps, keyed by the content of the picture and
+        of the teacher. Without it, they are computed once per fit, never once per
+        epoch.
 
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` takes the first
-        accelerator there is, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
+        accelerator found, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default=None
-        Arithmetic, by autocast; all weights are in float32. ``None`` is bfloat16 on
-        CUDA (float16 with a scaled loss where there is none) and float32 elsewhere.
+        Autocast precision; weights stay in float32. ``None`` means bfloat16 on CUDA
+        (float16 with loss scaling where bfloat16 is not supported) and float32
+        elsewhere.
 
     on_error : {"raise", "nan"}, default="raise"
-        What to do with a row that cannot be read: raise at the first; or leave it out
-        of `fit`, give NaN for it elsewhere, warn, and list it in ``failed_``.
+        What to do with rows that cannot be read: raise at the first one; or skip them
+        in `fit`, return NaN for them elsewhere, warn, and list them in ``failed_``.
 
     verbose : int, default=0
         1 shows progress bars.
@@ -171,29 +175,30 @@ class DistilledStudentRegressor(LearnedRegressor):
     Attributes
     ----------
     teacher_ : estimator
-        The fitted teacher; absent without one, and after `from_pretrained`.
+        The fitted teacher; absent if there is none, and after `from_pretrained`.
     weights_ : dict of str to ndarray
-        What was trained, float32, with counters of batch normalisation, int64.
+        The trained weights, float32, and the counters of batch normalisation, int64.
     slope_, intercept_ : float
-        Spread and mean of the target, by which the network's output is a prediction.
+        Spread and mean of the target; they map the network's output to a prediction.
     map_scale_ : float
         Spread of the teacher's maps.
     map_shape_, head_ : list of int, str
-        Channels, height and width of the quality map or None; ``"map"``, ``"pooled"``.
+        Channels, height and width of the quality map, or None; ``"map"`` or
+        ``"pooled"``.
     image_size_ : int
-        Side of the network's pictures, pixels.
+        Side of the network's input in pixels.
     architecture_ : dict
-        What it takes to build the network again.
+        Arguments that rebuild the network.
     history_ : list of dict
-        Per epoch: ``epoch``, ``loss``, ``srcc`` (of what was trained on, against the
-        target) and, with validation, ``validation_srcc``.
+        One entry per epoch: ``epoch``, ``loss``, ``srcc`` (of the training predictions
+        against the target) and, with validation, ``validation_srcc``.
     design_ : dict
-        The parameters that the weights belong to. Changing one after `fit` raises
-        ValueError.
+        The architecture parameters that the weights belong to. Changing one after `fit`
+        raises ValueError.
     failed_ : list of (int, str)
-        Position and reason of every row of the last call that could not be read.
+        Index and reason for every row of the last call that could not be read.
     feature_names_in_ : ndarray of str
-        Columns of the X of `fit`, if that was a table.
+        Column names of the `X` passed to `fit`, if it was a table.
 
     See Also
     --------
@@ -201,18 +206,19 @@ class DistilledStudentRegressor(LearnedRegressor):
 
     Notes
     -----
-    *Loss.* Squared error of the score over the variance of the target, plus
-    `map_weight` times that of the map over the variance of maps. The paper adds both
-    errors as they are, with `y` in [0, 1].
+    *Loss.* Squared error of the score divided by the variance of the target, plus
+    `map_weight` times that of the map divided by the variance of the maps. The paper
+    adds both errors unscaled, with `y` in [0, 1].
 
     *Memory.* Views are decoded once per fit into a file in the temporary folder
-    (``TMPDIR``), where maps go too; training reads them from there.
+    (``TMPDIR``), together with the maps; training reads them from there.
 
-    *The store* knows a teacher by class, parameters, fitted attributes and frozen
-    model, and not by the code of a class of your own: clear it where that changes.
+    *The store* identifies a teacher by its class, parameters, fitted attributes and
+    frozen model, but not by the code of your own classes: clear it when that changes.
 
-    *What differs from the paper's student.* Nothing is dropped in training, where
-    torchvision drops layers of B7; AdamW without weight decay; the units of the loss.
+    *Differences from the paper's student.* No layers are dropped in training
+    (torchvision's B7 uses stochastic depth); AdamW without weight decay; the units of
+    the loss.
 
     References
     ----------
@@ -320,36 +326,39 @@ class DistilledStudentRegressor(LearnedRegressor):
         self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y=None, groups=None, sample_weight=None, X_unlabelled=None):
-        """Train the student on what its teacher says, on `y`, or on both.
+    def fit(self, X, y=None, groups=None, X_unlabelled=None, sample_weight=None):
+        """Train the student on its teacher's predictions, on `y`, or on both.
 
         Parameters
         ----------
         X : list, array, Series or DataFrame of N pictures
             Each row a path, a ``PIL.Image`` or an array (H, W) or (H, W, 3).
         y : array-like of shape (N,), default=None
-            Opinion scores in any unit and direction, finite. Needed without a teacher,
-            to fit one, and for a `target` other than ``"teacher"``.
+            Opinion scores in any unit and direction, finite. Required without a
+            teacher, with an unfitted one, and for a `target` other than ``"teacher"``.
         groups : array-like of shape (N,), default=None
-            With `validation_fraction`, rows of a group stay on one side.
+            With `validation_fraction`, rows of one group stay on the same side of the
+            split.
         X_unlabelled : list, array, Series or DataFrame of pictures, default=None
-            More pictures, which the teacher scores. All of them train.
+            Additional pictures, scored by the teacher. All of them are used for
+            training.
         sample_weight : array-like of shape (N,), default=None
-            What each row counts, not negative: the reciprocal variance of its opinion
-            score, say. A row of weight 2 counts like two equal rows, in the loss, the
-            fitted line and the validation; one of weight 0 is left out.
+            Non-negative weight of each row, such as the reciprocal variance of its
+            opinion score. A row of weight 2 counts like two identical rows in the loss,
+            the fitted line and the validation; a row of weight 0 is left out.
 
         Returns
         -------
         self : object
-            The fitted estimator. After an error it is as it was before.
+            The fitted estimator. If `fit` raises, the estimator keeps its previous
+            state.
 
         Raises
         ------
         ValueError
-            If a parameter, a picture, `y` or what the teacher says cannot be used.
+            If a parameter, a picture, `y` or the teacher's output is invalid.
         FloatingPointError
-            If a loss is not finite; the message names the step and the way out.
+            If a loss is not finite; the message names the step and a remedy.
         OSError
             If weights, a file or a checkpoint cannot be read.
         """
@@ -375,7 +384,7 @@ class DistilledStudentRegressor(LearnedRegressor):
 
     @available_if(_has_maps)
     def quality_maps(self, X):
-        """Predict the teacher's quality maps; only there if it had some.
+        """Predict the teacher's quality maps; only available if it has some.
 
         Parameters
         ----------
@@ -385,7 +394,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         Returns
         -------
         ndarray of shape (N, C, h, w), dtype float32
-            Not negative, in the teacher's units.
+            Non-negative, in the teacher's units.
         """
         (maps,) = self._look_at(
             X,
@@ -396,16 +405,16 @@ class DistilledStudentRegressor(LearnedRegressor):
         return maps
 
     def export_onnx(self, path):
-        """Write the fitted student as one ONNX file, which runs without torch.
+        """Export the fitted student to a single ONNX file, which runs without torch.
 
         Its input ``pixels`` is uint8 of shape (N, S, S, 3), RGB pictures resized by
-        Pillow's bicubic filter to S = `image_size_` (with ``view="crop"``, cut out);
-        its output ``score``, float32 of shape (N,), is what `predict` gives.
+        Pillow's bicubic filter to S = `image_size_` (centre-cropped with
+        ``view="crop"``). Its output ``score``, float32 of shape (N,), equals `predict`.
 
         Parameters
         ----------
         path : str or path
-            The file, replaced once the new one is whole.
+            The file; an existing one is replaced atomically.
 
         Raises
         ------
@@ -419,7 +428,7 @@ class DistilledStudentRegressor(LearnedRegressor):
 
     @classmethod
     def from_released(cls, path, network="efficientnet_b7", **parameters):
-        """Load a student checkpoint of DP-IQA's authors.
+        """Load a student checkpoint from DP-IQA's authors.
 
         Parameters
         ----------
@@ -427,25 +436,26 @@ class DistilledStudentRegressor(LearnedRegressor):
             A state dict (``.pth``, only tensors are read, or ``.safetensors``) with
             torchvision's names of EfficientNet-B7 and the paper's head.
         network : str or path, default="efficientnet_b7"
-            The EfficientNet in it.
+            The EfficientNet in the file.
         **parameters : object
             Other parameters, such as `device`.
 
         Returns
         -------
         DistilledStudentRegressor
-            A fitted estimator that predicts in the units it was trained in, MOS / 100.
+            A fitted estimator that predicts in the units of its training, MOS / 100.
 
         Raises
         ------
         ValueError
-            If the file holds something else.
+            If the file has unexpected contents.
         OSError
-            If it is not there.
+            If the file cannot be found.
 
         Notes
         -----
-        The authors resize with Pillow's bilinear filter, this library with bicubic.
+        The authors resize with Pillow's bilinear filter, this library with the bicubic
+        one.
         """
         from diffqa_features.learned.student.released import read_released_student
 
@@ -470,7 +480,7 @@ class DistilledStudentRegressor(LearnedRegressor):
     # -- parameters ----------------------------------------------------------------
 
     def _check_parameters(self):
-        """The architecture and the size of pictures; checks what spans parameters."""
+        """Architecture and input size; checks parameters against each other."""
         from diffqa_features.learned.student.efficientnet import find_config
 
         epochs = list(self.milestones)
@@ -501,7 +511,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         return architecture, size
 
     def _check_asked(self, y, X_unlabelled):
-        """Say what is missing for what the parameters ask."""
+        """Raise if the parameters require something that is missing."""
         if self.teacher is None:
             missing, why = y is None, "teacher=None"
             if X_unlabelled is not None:
@@ -567,7 +577,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         return data
 
     def _fitted_teacher(self, job, y):
-        """The teacher, fitted on X and y if it was not before; None without one."""
+        """The teacher, fitted on X and y if necessary; None without one."""
         if self.teacher is None:
             return None
         if isinstance(self.teacher, type):
@@ -606,7 +616,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         )
 
     def _start(self, job, map_shape):
-        """A network with first weights; what is fitted of it."""
+        """A network with initial weights, and its fitted attributes."""
         from diffqa_features.learned.student.efficientnet import load_into
 
         architecture, size = job.info
@@ -627,7 +637,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         return network
 
     def _go_on(self, map_shape):
-        """The fitted network, if the maps are of the shape that it knows."""
+        """The fitted network, if the maps have the shape it was fitted on."""
         if map_shape is not None and map_shape != self.map_shape_:
             raise ValueError(
                 f"warm_start=True goes on with quality maps of shape {self.map_shape_},"
@@ -639,7 +649,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         return network
 
     def _first_weights(self, architecture):
-        """Where the first weights of the body come from, and these; or None twice."""
+        """Source and values of the body's initial weights; or None twice."""
         from diffqa_features.learned.student.efficientnet import VARIANTS, read_weights
 
         source = self.weights
@@ -731,7 +741,7 @@ class DistilledStudentRegressor(LearnedRegressor):
     # -- predictions ---------------------------------------------------------------
 
     def _look_at(self, X, take, shape, maps=False):
-        """What `take` makes of the scores and, if asked for, the maps of pictures."""
+        """What `take` returns for the scores and, if requested, maps of pictures."""
         self._check_fitted()
         job = Job(X, as_rows(X), failed=self._list_of_failed())
         device = self._where()
@@ -772,7 +782,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         return np.concatenate(scores), np.concatenate(seen) if maps else None
 
     def _trained(self, device):
-        """The fitted network, ready to predict; made once per fit and device."""
+        """The fitted network, ready to predict; built once per fit and device."""
         import torch
 
         from diffqa_features.learned.student.network import fold_normalisation

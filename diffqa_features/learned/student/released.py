@@ -19,7 +19,7 @@ _HEAD = {
 
 
 def read_released_student(path, network, config):
-    """Arrays by the names of `network`, which all have to be there and to fit."""
+    """Arrays by the names of `network`; names and shapes must match exactly."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(

@@ -1,7 +1,7 @@
 """A fitted teacher and pictures in, its scores and quality maps out, once per picture.
 
-With a store, what a teacher said of a picture is kept under the picture's content and
-the teacher's fingerprint, and a call that was stopped goes on where it was.
+With a store, a teacher's output is cached by the picture's content and the teacher's
+fingerprint, so an interrupted call resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FREE = {
 
 
 class TeacherCache:
-    """What a teacher says of pictures: its scores, its quality maps, or both."""
+    """A teacher's output for pictures: scores, quality maps, or both."""
 
     def __init__(self, teacher, *, scores: bool, maps: bool, store, verbose: int):
         self.teacher = teacher
@@ -52,8 +52,8 @@ class TeacherCache:
     def ask(self, parts, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """``"score"``, float64 (N,), and ``"map"``, float32 on disk (N, C, h, w).
 
-        `parts` are pairs of (X, those of its rows that were read), `keys` those of the
-        pictures of all parts. Equal pictures are asked for once.
+        `parts` are pairs of (X, its readable rows), `keys` those of the pictures of all
+        parts. Identical pictures are predicted once.
         """
         whence = [
             (part, row.index, row.columns)
@@ -95,7 +95,7 @@ class TeacherCache:
         return {names[n]: v for n, v in self.store.get(list(names)).items()}
 
     def _ask_teacher(self, X, pictures):
-        """Ask the teacher, and keep what it says."""
+        """Run the teacher and store its output."""
         said = {}
         if self.jointly and "score" in self.kinds:
             said["map"], said["score"] = self.teacher.quality_maps(
@@ -143,10 +143,10 @@ class TeacherCache:
 
 
 def fingerprint(teacher) -> str:
-    """Hash of all that a teacher's predictions follow from.
+    """Hash of everything a teacher's predictions depend on.
 
-    Class, parameters, what was fitted, and of frozen models the content of the files.
-    Code is not looked at; of this library its version stands for it.
+    Class, parameters, fitted attributes, and the file contents of frozen models. Code
+    is not hashed; this library's version is.
     """
     from diffqa_features import __version__
 
@@ -162,8 +162,7 @@ def fingerprint(teacher) -> str:
 
 
 def _add(digest, value):
-    """Containers are walked here: joblib's hash is of a pickle, in which the identity
-    of equal objects shows."""
+    """Traverse containers: joblib's hash depends on the identity of equal objects."""
     if isinstance(value, BaseEstimator):
         kind = type(value)
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())

@@ -1,4 +1,4 @@
-"""The small network of students: pixels in, features of four scales out."""
+"""The small student body: pixels in, features at four scales out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SMALLEST_POOLED = 1e-4
 
 
 class TinyBody(nn.Module):
-    """Five planes of a picture through seven convolutions, of which four halve it.
+    """Seven convolutions, four of them with stride 2, on five planes of a picture.
 
-    Distortions live in the finest detail and in its strength beside that of its
-    surroundings. So the convolutions get, beside the colours, the luminance divided by
-    its local contrast, as statistics of natural scenes do; nothing is pooled before the
-    first of them; and no layer divides by the contrast of the whole picture.
+    Distortions show in the finest detail and in its strength relative to its
+    surroundings. Besides colours, the input therefore contains luminance divided by
+    local contrast, as in natural-scene statistics; nothing is pooled before the first
+    convolution; and no layer divides by the contrast of the whole picture.
     """
 
     image_size = 192
@@ -41,8 +41,8 @@ class TinyBody(nn.Module):
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels (N, 3, H, W) -> grid (N, C, H/16, W/16), and one vector per picture.
 
-        The vector holds the mean and the logarithm of the spread of every channel at
-        every scale: energies of frequency bands, which is how noise and blur show.
+        The vector holds the mean and the log standard deviation of every channel at
+        every scale: energies of frequency bands, which reveal noise and blur.
         """
         pooled, x = [], _planes(pixels)
         for scale in self.scales:
@@ -68,10 +68,10 @@ def _planes(pixels):
 
 
 def _local_mean(plane):
-    """Mean over a window around each pixel; at edges the last pixel is repeated.
+    """Mean over a window around each pixel, with replicated edges.
 
-    Shifted copies are added up: on a CPU torch pools with a stride of one 25 times
-    slower, and convolves 4 times slower.
+    Shifted copies are summed: on a CPU, torch's pooling with stride one is 25 times
+    slower and convolution 4 times slower.
     """
     height, width = plane.shape[2:]
     padded = functional.pad(plane, (_WINDOW // 2,) * 4, mode="replicate")
