@@ -3,11 +3,13 @@
 import csv
 import io
 import sys
+from pathlib import Path
 
-from diffqa_features._utils.files import local_path, write_whole
+from diffqa_features._utils.files import expand_user, local_path, write_whole
 from diffqa_features._utils.tables import quote_formulas
 
 _SHOWN = 10
+_HEADER = ("path", "reason")
 
 
 def note(text):
@@ -15,8 +17,12 @@ def note(text):
     print(f"diffqa: {text}", file=sys.stderr)
 
 
-def check_output(text, suffixes):
-    """The path of an output file; ValueError unless it ends in one of `suffixes`."""
+def check_output(text, suffixes, inputs=()):
+    """The path of an output file, which ends in one of `suffixes`.
+
+    ValueError where writing it, or the list of bad files beside it, would replace one
+    of the `inputs`; FileExistsError where that list would replace somebody's file.
+    """
     path = local_path(text, "--out")
     if path.suffix.lower() not in suffixes:
         *first, last = suffixes
@@ -24,6 +30,18 @@ def check_output(text, suffixes):
         raise ValueError(f"--out must end in {allowed}. Got {text!r} instead.")
     if path.is_dir():
         raise ValueError(f"--out {text!r} is a folder; give the name of a file.")
+    listing = _listing(path)
+    for name in inputs:
+        source = Path(expand_user(name))
+        if any(_same_file(source, target) for target in (path, listing)):
+            raise ValueError(
+                f"--out {text!r} would replace the input {name!r}; choose another one."
+            )
+    if listing.exists() and not _is_ours(listing):
+        raise FileExistsError(
+            f"'{listing}' is in the way: files that cannot be read would be listed "
+            "there, and diffqa did not make it. Move it away, or choose another --out."
+        )
     return path
 
 
@@ -33,7 +51,7 @@ def report_bad(bad, total, out=None, quote=False):
     `quote` escapes names that a spreadsheet would run as formulas. RuntimeError if none
     of the `total` files was good.
     """
-    listing = None if out is None else out.with_name(out.name + ".bad.csv")
+    listing = None if out is None else _listing(out)
     if not bad:
         if listing is not None:
             listing.unlink(missing_ok=True)  # of an earlier run
@@ -42,7 +60,7 @@ def report_bad(bad, total, out=None, quote=False):
     if listing is not None:
         where = f"; {listing} lists them"
         text = io.StringIO(newline="")
-        for row in [("path", "reason"), *bad]:
+        for row in [_HEADER, *bad]:
             csv.writer(text).writerow(map(quote_formulas, row) if quote else row)
         # Names that are not UTF-8 are among the bad ones.
         write_whole(listing, text.getvalue().encode(errors="backslashreplace"))
@@ -54,3 +72,20 @@ def report_bad(bad, total, out=None, quote=False):
     if len(bad) == total:
         raise RuntimeError(f"none of the {total} files could be read{where}.")
     return 3
+
+
+def _listing(out):
+    """Where the bad files of an output are listed."""
+    return out.with_name(out.name + ".bad.csv")
+
+
+def _is_ours(listing):
+    """Whether a file begins as the lists of bad files do."""
+    if not listing.is_file():
+        return False
+    with listing.open("rb") as file:
+        return file.readline(100).strip() == ",".join(_HEADER).encode()
+
+
+def _same_file(one, other):
+    return one.exists() and other.exists() and one.samefile(other)

@@ -25,7 +25,7 @@ from diffqa_features._utils.tables import quote_formulas
 
 def run(args):
     """Run the command; argument errors are raised before any work."""
-    out = check_output(args.out, tuple(_WRITERS))
+    out = check_output(args.out, tuple(_WRITERS), args.inputs)
     features = make_features(args)
     files = collect_files(
         args.inputs,

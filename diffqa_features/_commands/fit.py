@@ -32,7 +32,7 @@ _SCORERS = {
 
 def run(args):
     """Run the command."""
-    out = check_output(args.out, (".skops",))
+    out = check_output(args.out, (".skops",), [args.table])
     features = make_features(args)
     timesteps = [(t,) for t in args.grid_timesteps or ()] or [features.timesteps]
     grid = {"features__timesteps": timesteps, "svr__C": args.C}

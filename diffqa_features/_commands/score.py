@@ -23,7 +23,7 @@ def run(args):
     """Run the command."""
     out = None
     if args.out is not None:
-        out = check_output(args.out, (".csv", ".tsv", ".parquet"))
+        out = check_output(args.out, (".csv", ".tsv", ".parquet"), args.inputs)
     model, inputs = args.model, args.inputs
     if model is None and inputs[0].lower().endswith(".skops"):
         model, *inputs = inputs  # as it was written when there was no other way

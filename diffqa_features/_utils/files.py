@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows, which itself refuses to replace a file in use
     fcntl = None
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of "s3://" a Path keeps one slash
 _LONGEST = 255  # bytes of a file name
 _PART = ".diffqa-part"
 

@@ -7,6 +7,7 @@ from scipy import stats
 from sklearn.exceptions import UndefinedMetricWarning
 
 from diffqa_features import metrics as measured
+from diffqa_features._utils.checks import InOrder
 from diffqa_features._utils.logistic import LogisticMapping
 
 METRICS = ("srcc", "plcc", "krcc", "rmse")
@@ -23,10 +24,11 @@ _SCORES = {
 
 def check_metrics(metrics) -> tuple[str, ...]:
     """Names as a tuple, or scikit-learn's error message."""
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    several = [metrics] if isinstance(metrics, str) else metrics
+    names = tuple(several) if InOrder().is_satisfied_by(several) else ()
     if not names or any(name not in METRICS for name in names):
         raise ValueError(
-            f"The 'metrics' parameter must be one or several of {set(METRICS)}. "
+            f"The 'metrics' parameter must be one or a list of {set(METRICS)}. "
             f"Got {metrics!r} instead."
         )
     return tuple(dict.fromkeys(names))

@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.utils._param_validation import validate_params
 
+from diffqa_features._utils.checks import InOrder
 from diffqa_features.evaluation._extraction import Extraction, temporary_store
 from diffqa_features.evaluation._held_out import RULES, say_intervals, summarise
 from diffqa_features.evaluation._leakage import identities
@@ -19,7 +20,10 @@ from diffqa_features.evaluation._protocol import (
 )
 
 
-@validate_params(RULES, prefer_skip_nested_validation=True)
+@validate_params(
+    {**RULES, "train": [str, InOrder()], "test": [str, InOrder()]},
+    prefer_skip_nested_validation=True,
+)
 def official_split(
     estimator,
     X,

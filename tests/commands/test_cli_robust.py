@@ -155,6 +155,31 @@ class TestOutputs:
         assert run(*words)[0] == 3
         assert names_in("o.npz.part") == ["notes.txt"]
 
+    def test_a_list_of_somebody_else_is_left_alone(self, photos, run):
+        listing = Path("o.npz.bad.csv")
+        listing.write_text("name,why\nmine,x\n")
+        for _ in range(2):
+            code, _, stderr = run("extract", "photos", "-o", "o.npz")
+            assert code == 1
+            assert "'o.npz.bad.csv' is in the way" in stderr
+            assert listing.read_text() == "name,why\nmine,x\n"
+            (photos / "bad.png").write_bytes(b"no picture")
+        listing.write_text("path,reason\r\nan,earlier run\r\n")
+        (photos / "bad.png").unlink()
+        assert run("extract", "photos", "-o", "o.npz")[0] == 0
+        assert names_in(".") == ["o.npz", "photos"]
+
+    @pytest.mark.parametrize("out", ["t.csv", "./t.csv", "more.csv"])
+    def test_an_input_is_not_replaced(self, photos, run, out):
+        table = Path("more.csv.bad.csv" if out == "more.csv" else "t.csv")
+        table.write_text("path,reason\nphotos/a.png,missing\n")
+        before = table.read_bytes()
+        code, _, stderr = run("extract", table, "-o", out)
+        assert code == 2
+        assert f"would replace the input '{table}'" in stderr
+        assert names_in(".") == sorted(["photos", str(table)])
+        assert table.read_bytes() == before
+
     @pytest.mark.parametrize("place", ["--out", "--memory"])
     def test_urls_are_refused(self, photos, run, place):
         code, _, stderr = run("extract", "photos", "-o", "o.csv", place, "s3://b/o.csv")
@@ -277,4 +302,6 @@ def test_too_little_memory_or_threads_is_told_with_a_way_out(
 def test_memory_of_another_machine(photos):
     with pytest.raises(ValueError, match="'memory' parameter must be a path of this"):
         DiffusionQAFeatures("tiny", memory="s3://bucket/store").fit()
+    with pytest.raises(ValueError, match="'memory' parameter must be a path of this"):
+        DiffusionQAFeatures("tiny", memory=Path("s3://bucket/store")).fit([picture(0)])
     assert names_in(".") == ["photos"]

@@ -226,6 +226,7 @@ def test_cross_dataset_refuses_shared_media(tmp_path):
         ({"y": np.zeros(59)}, "inconsistent"),
         ({"groups": [None] * 60}, "group of row 0 is missing"),
         ({"metrics": "srocc"}, "'metrics' parameter"),
+        ({"metrics": {"srcc", "plcc"}}, "'metrics' parameter"),
         ({"mapping": "cubic"}, "'mapping' parameter"),
         ({"n_splits": 0}, "'n_splits' parameter"),
         ({"estimator": {}}, "empty"),
@@ -236,6 +237,16 @@ def test_bad_input_is_refused(problem, change, message):
     given = {"estimator": Ridge(), "X": X, "y": y, "groups": groups, **change}
     with pytest.raises(ValueError, match=message):
         evaluation.repeated_splits(**given)
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_parts_of_a_split_have_an_order(problem, side):
+    X, y, _ = problem
+    split = ["a", "b", "c", "d"] * 15
+    parts = {"train": ["a", "b"], "test": ["c", "d"]}
+    parts[side] = set(parts[side])
+    with pytest.raises(ValueError, match=f"'{side}' parameter .* no set"):
+        evaluation.official_split(Ridge(), X, y, split, **parts)
 
 
 def test_nan_predictions_name_method_row_and_split(problem):

@@ -118,7 +118,8 @@ def test_paths_of_this_machine(monkeypatch, tmp_path):
     assert (
         local_path("~nobody-is-called-so.png", "It").name == "~nobody-is-called-so.png"
     )
-    for url in ("s3://bucket/x", "file:///tmp", "HTTPS://host"):
+    assert local_path("a:b/x", "It") == Path("a:b/x")
+    for url in ("s3://bucket/x", "file:///tmp", "HTTPS://host", Path("s3://bucket")):
         with pytest.raises(ValueError, match="It must be a path of this machine"):
             local_path(url, "It")
 
