@@ -85,8 +85,8 @@ class MotionFeatures(MediaTransformer):
 
     See Also
     --------
-    DiffusionQAFeatures : Features of single frames. FeatureStore : The store behind
-    `memory`.
+    DiffusionQAFeatures : Features of single frames.
+    FeatureStore : The store behind `memory`.
 
     Notes
     -----
