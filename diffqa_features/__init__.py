@@ -42,7 +42,9 @@ _HOMES = {
     "MotionFeatures": "motion",
     "NaturalSceneStatistics": "features",
     "PromptAlignmentMaps": "features",
+    "QualityScorer": "learned.scorer",
 }
+_FUNCTIONS = {"load_scorer": "learned.scorer"}
 _ROOMS = ("datasets", "evaluation", "inspection", "metrics")
 
 __all__ = [
@@ -58,9 +60,11 @@ __all__ = [
     "MotionFeatures",
     "NaturalSceneStatistics",
     "PromptAlignmentMaps",
+    "QualityScorer",
     "datasets",
     "evaluation",
     "inspection",
+    "load_scorer",
     "metrics",
 ]
 
@@ -77,6 +81,7 @@ if TYPE_CHECKING:  # editors and type checkers read this; nothing is loaded
     from diffqa_features.learned.dpiqa import DPIQARegressor
     from diffqa_features.learned.genziqa import GenzIQARegressor
     from diffqa_features.learned.genzvqa import GenzVQARegressor
+    from diffqa_features.learned.scorer import QualityScorer, load_scorer
     from diffqa_features.learned.student import DistilledStudentRegressor
     from diffqa_features.motion import MotionFeatures
 
@@ -90,8 +95,8 @@ if TYPE_CHECKING:  # editors and type checkers read this; nothing is loaded
 
 
 def __getattr__(name):
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if home := _HOMES.get(name) or _FUNCTIONS.get(name):
+        return getattr(import_module(f"{__name__}.{home}"), name)
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
     if name == "TRUSTED_TYPES":

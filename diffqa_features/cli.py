@@ -205,19 +205,24 @@ def _add_score(commands):
     score = _add_command(
         commands,
         "score",
-        "Predict the quality of pictures and videos with a model from 'diffqa fit'.",
-        "MODEL INPUT [INPUT ...] [-o FILE] [options]",
+        "Predict the quality of pictures, or by a model of 'diffqa fit' of videos too.",
+        "INPUT [INPUT ...] [--model MODEL] [-o FILE] [options]",
         [
-            "diffqa score model.skops new/*.jpg --out predicted.csv",
-            "diffqa score model.skops photos/ | sort -k2 -g -r | head",
+            "diffqa score photos/ -o scores.csv",
+            "diffqa score new/*.jpg --model model.skops --out predicted.csv",
+            "diffqa score photos/ | sort -k2 -g -r | head",
         ],
     )
-    score.add_argument("model", metavar="MODEL", help="a model written by 'diffqa fit'")
     _add_inputs(score)
     add = score.add_argument
+    add("--model", metavar="MODEL",
+        help="what 'diffqa fit' wrote; without it the shipped scorer predicts visible "
+        "loss in JOD (10: none); 'diffqa score MODEL.skops INPUT' "
+        "works too")  # fmt: skip
     add("-o", "--out", metavar="FILE",
-        help=".csv, .tsv or .parquet with the columns path and score; without it, "
-        "both go to standard output, separated by a tab")  # fmt: skip
+        help=".csv, .tsv or .parquet with the columns path and score, and without a "
+        "model std and fault; without it, path and score go to the standard output, "
+        "separated by a tab")  # fmt: skip
     _add_bad_files(score, "FILE.bad.csv (with -o)")
     add("--chunk-size", type=_positive, default=64, metavar="N",
         help="number of files scored together (default: 64)")  # fmt: skip

@@ -7,17 +7,18 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import nn
 
-from diffqa_features.learned._regression import BackboneRegressor
+from diffqa_features.learned._base import BackboneModel
+from diffqa_features.learned._regression import LearnedRegressor
 from diffqa_features.learned._training import mean_of
 
 
-class LatentRegressor(BackboneRegressor):
+class LatentRegressor(BackboneModel, LearnedRegressor):
     """Quality from the frozen autoencoder's latents, by two convolutions."""
 
     normalization = "vae"  # of pixels; or a parameter, where there is a choice
     _ARCHITECTURE = ("width", "image_size", "view")
     _parameter_constraints: dict = {
-        **BackboneRegressor._parameter_constraints,
+        **BackboneModel._parameter_constraints,
         "width": [Interval(Integral, 1, None, closed="left")],
     }
 

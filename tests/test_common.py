@@ -378,8 +378,8 @@ def test_bad_parameters_of_a_backbone(sd1_folder, images, name, change, message)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": "slowfast_r101"}, "'weights' parameter must be 'tiny'"),
-        ({"weights": 3}, "'weights'"),
+        ({"motion_network": "slowfast_r101"}, "'motion_network' parameter must be"),
+        ({"motion_network": 3}, "'motion_network'"),
         ({"pooling": "max"}, "'pooling'"),
         ({"pooling": ()}, "'pooling'"),
         ({"pooling": ("std", "std")}, "'pooling'"),

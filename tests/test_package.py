@@ -1,7 +1,9 @@
 """What is installed: light imports, true names, the shipped model, nothing unsafe."""
 
 import importlib.metadata
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -109,6 +111,33 @@ def test_lazy_names_are_those_of_star_import():
     namespace = {}
     exec("from diffqa_features import *", namespace)
     assert set(diffqa_features.__all__) <= set(namespace)
+
+
+def test_diagrams_lead_to_the_pages_that_were_built(tmp_path):
+    shutil.copytree(
+        PACKAGE,
+        tmp_path / PACKAGE.name,
+        ignore=shutil.ignore_patterns("tiny", "__pycache__"),
+    )
+    page = tmp_path / "docs/_build/html/generated/api"
+    page /= "diffqa_features.NaturalSceneStatistics.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<p>")
+    statement = (
+        "from diffqa_features import MotionFeatures, NaturalSceneStatistics;"
+        "print(NaturalSceneStatistics()._repr_html_());"
+        "print(MotionFeatures()._get_doc_link() or 'none')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", statement],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert f'href="{page.as_uri()}"' in run.stdout
+    assert run.stdout.splitlines()[-1] == "none"  # no page, no link
 
 
 def test_weights_are_safetensors_only():

@@ -23,7 +23,7 @@ ALLOWED = {
 def test_only_these_look_at_a_clock():
     found = {
         path.name
-        for path in FOLDER.glob("*.py")
+        for path in FOLDER.rglob("*.py")
         # Full sizes are run by hand, to measure.
         if not path.stem.endswith("full_size")
         and CLOCK.search(path.read_text(encoding="utf-8"))

@@ -90,7 +90,7 @@ def ablation(args):
 
 
 def photographs(args):
-    for families in (FAMILIES, "all"):
+    for families in (FAMILIES, "basic"):
         data = datasets.make_distorted_images(
             families=families, n_levels=4, random_state=args.seed
         )

@@ -26,7 +26,7 @@ from _training_run import TrainingRun, load_average
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from diffqa_features.datasets._distortions import FAMILIES, distort
+from diffqa_features.datasets._distortions import BASIC, distort
 from diffqa_features.datasets._procedural import make_procedural_images
 
 log = logging.getLogger("train_tiny_backbone")
@@ -88,11 +88,11 @@ def sample(pool, crop, rng):
         clean = clean[:, ::-1].copy()
     family, impairment, image = None, 0.0, clean
     if rng.random() < 0.85:
-        family = str(rng.choice(list(FAMILIES)))
+        family = str(rng.choice(list(BASIC)))
         severity = rng.random()
         impairment = 0.25 + 0.75 * severity
         image = distort(clean, family, severity, rng)
-    others = [f for f in FAMILIES if f != family]
+    others = [f for f in BASIC if f != family]
     other = None if family and rng.random() < 0.4 else str(rng.choice(others))
     other_impairment = rng.uniform(0.25, 1) if other else 0.0
     form = rng.random()

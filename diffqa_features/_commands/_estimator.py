@@ -82,3 +82,9 @@ def _is_text(name):
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_name(name):
+    """ValueError where the name of a file cannot stand in a table."""
+    if not _is_text(name):
+        raise ValueError(_NO_TEXT)

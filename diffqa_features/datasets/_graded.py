@@ -13,20 +13,21 @@ from diffqa_features._media.rows import Row, as_rows
 def check_families(
     families, sets: Mapping[str, Sequence[str]], owner: str
 ) -> list[str]:
-    """Names of the requested families; ``sets["all"]`` lists the known ones.
+    """Names of the families that were asked for; those in `sets` are all there are.
 
     A str has already been checked by the constraints of `owner`.
     """
     if isinstance(families, str):
         return list(sets.get(families, (families,)))
     names = [str(name) for name in families]
-    unknown = [name for name in names if name not in sets["all"]]
+    known = list(dict.fromkeys(name for names in sets.values() for name in names))
+    unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) < len(names):
         got = f"the unknown {unknown[0]!r}" if unknown else repr(names)
         raise ValueError(
             f"The 'families' parameter of {owner} must be "
             f"{', '.join(map(repr, sets))} or one or more different names among "
-            f"{', '.join(sets['all'])}. Got {got} instead."
+            f"{', '.join(known)}. Got {got} instead."
         )
     return names
 
@@ -62,10 +63,21 @@ def grade_rng(seed: int, content: str, family: str, level: int) -> np.random.Gen
 
 
 def graded_set(
-    data: list, columns: dict, description: str, *, return_X_y, as_frame, **facts
+    data: list,
+    columns: dict,
+    description: str,
+    *,
+    target=None,
+    return_X_y,
+    as_frame,
+    **facts,
 ):
-    """The Bunch of a maker; `columns` holds arrays, including "group" and "level"."""
-    target = -columns["level"].astype(np.float64) + 0.0  # no negative zero
+    """What a maker returns; `columns` holds arrays, with "group" and "level" in it.
+
+    Without a `target` it is minus the level.
+    """
+    if target is None:
+        target = -columns["level"].astype(np.float64) + 0.0  # no negative zero
     frame = None
     if as_frame:
         import pandas as pd

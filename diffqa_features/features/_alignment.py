@@ -203,11 +203,11 @@ class PromptAlignmentMaps(BackboneTransformer):
             For example ``map__prompt0__y03__x11``.
         """
         self._validate_params()
-        _, layout = self._recipe_and_layout(self._plan())
+        _, layout = self._recipe_and_layout(self._check_parameters())
         return np.array(layout.names(), dtype=object)
 
-    def _plan(self):
-        info = super()._plan()
+    def _check_parameters(self):
+        info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
 

@@ -27,7 +27,7 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
     """Base of the transformers that read media and learn nothing.
 
     It has no constructor: a subclass lists its own parameters, as scikit-learn
-    requires, and ``_plan`` checks those that depend on each other.
+    requires, and ``_check_parameters`` checks those that depend on each other.
     """
 
     _parameter_constraints: dict = {
@@ -57,7 +57,7 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
         """
         self._validate_params()
         as_store(self.memory)
-        self._plan()
+        self._check_parameters()
         if X is not None:
             as_rows(X)
         return self
@@ -107,7 +107,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
 
     # -- parameters to plan ----------------------------------------------------------
 
-    def _plan(self):
+    def _check_parameters(self):
         """Check parameters against each other and the backbone; load no weights."""
         info = describe_backbone(self._backbone_name())
         self._timesteps()
@@ -116,7 +116,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         return info
 
     def _request(self):
-        info = self._plan()
+        info = self._check_parameters()
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 

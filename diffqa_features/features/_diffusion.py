@@ -285,7 +285,7 @@ class DiffusionQAFeatures(BackboneTransformer):
             ``pandas.DataFrame`` accepts this list directly.
         """
         self._validate_params()
-        info = self._plan()
+        info = self._check_parameters()
         _, layout = self._recipe_and_layout(info)
         prompts = self._prompts()
         texts = {f"prompt{k}": text for k, text in enumerate(prompts)}
@@ -307,8 +307,8 @@ class DiffusionQAFeatures(BackboneTransformer):
             for column in layout.columns()
         ]
 
-    def _plan(self):
-        info = super()._plan()
+    def _check_parameters(self):
+        info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
 

@@ -4,9 +4,20 @@ import os
 import warnings
 from pathlib import Path
 
+_PAGES = Path(__file__).parents[2] / "docs/_build/html/generated/api"
+"""Where ``make docs`` puts the API pages."""
+
 
 class MediaParameters:
     """Mixin: keyword parameters, failed rows, and the tags of estimators over media."""
+
+    # The question mark in a notebook's diagram leads there, where pages were built.
+    _doc_link_module = "diffqa_features"
+
+    @property
+    def _doc_link_template(self):
+        page = _PAGES / f"diffqa_features.{type(self).__name__}.html"
+        return page.as_uri() if page.is_file() else ""
 
     def _choice(self, name, allowed):
         """A parameter that is one or several of a fixed set of strings."""

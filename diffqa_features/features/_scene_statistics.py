@@ -158,7 +158,7 @@ class NaturalSceneStatistics(MediaTransformer):
         """
         return np.array(_NAMES, dtype=object)
 
-    def _plan(self):
+    def _check_parameters(self):
         """No parameter depends on another one."""
 
 

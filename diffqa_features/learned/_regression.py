@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from diffqa_features._utils.groups import check_groups
-from diffqa_features.learned._base import BackboneModel, LearnedModel
+from diffqa_features.learned._base import LearnedModel
 from diffqa_features.metrics import srcc_score
 
 
@@ -150,7 +150,8 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
             line = self.slope_, self.intercept_
         else:
             line = self._last_line(job, trained)
-        return {"slope_": line[0], "intercept_": line[1]}
+        more = super()._end(job, trained)
+        return {**more, "slope_": line[0], "intercept_": line[1]}
 
     def _standard_line(self, job):
         y, weight = job.y[job.train], take_weights(job.weight, job.train)
@@ -203,12 +204,6 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
-
-
-class BackboneRegressor(BackboneModel, LearnedRegressor):
-    """Base of estimators that learn scores with a frozen backbone."""
-
-    _parameter_constraints: dict = BackboneModel._parameter_constraints
 
 
 def check_target(y, rows):

@@ -257,12 +257,12 @@ class MotionFeatures(MediaTransformer):
         self._warn_of_failed(rows)
         return results
 
-    def _plan(self):
+    def _check_parameters(self):
         self._statistics()
         return find_weights(self.motion_network)
 
     def _request(self):
-        info = self._plan()
+        info = self._check_parameters()
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 

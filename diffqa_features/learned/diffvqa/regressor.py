@@ -13,8 +13,8 @@ from sklearn.utils.validation import _is_fitted
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned._base import load_weights, state_arrays
-from diffqa_features.learned._regression import BackboneRegressor, take_weights
+from diffqa_features.learned._base import BackboneModel, load_weights, state_arrays
+from diffqa_features.learned._regression import LearnedRegressor, take_weights
 from diffqa_features.learned.control.controller import DiffusionController
 
 VIEWS = ("resize", "crop")
@@ -28,7 +28,7 @@ _shared = BackboneTransformer._parameter_constraints
 _positive = [Interval(Integral, 1, None, closed="left")]
 
 
-class DiffVQARegressor(BackboneRegressor):
+class DiffVQARegressor(BackboneModel, LearnedRegressor):
     """Video quality from two views of each frame and of the whole clip (DiffVQA [1]_).
 
     Each frame is seen in two views: resized, which shows its content, and as a crop at
@@ -269,7 +269,7 @@ class DiffVQARegressor(BackboneRegressor):
         "mamba_state",
     )
     _parameter_constraints: dict = {
-        **BackboneRegressor._parameter_constraints,
+        **BackboneModel._parameter_constraints,
         "controller": [str, os.PathLike, HasMethods("fit"), None],
         "control": ["boolean"],
         "views": [str, InOrder()],

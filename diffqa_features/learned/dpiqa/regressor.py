@@ -9,12 +9,12 @@ from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
-from diffqa_features.learned._base import Job
+from diffqa_features.learned._base import BackboneModel, Job
 from diffqa_features.learned._pictures import Pictures, encode_pictures
-from diffqa_features.learned._regression import BackboneRegressor, take_weights
+from diffqa_features.learned._regression import LearnedRegressor, take_weights
 
 
-class DPIQARegressor(BackboneRegressor):
+class DPIQARegressor(BackboneModel, LearnedRegressor):
     """Image quality from all levels of a diffusion model's UNet (DP-IQA [1]_).
 
     A picture is encoded and passed through the UNet of a latent diffusion model,
@@ -229,11 +229,11 @@ class DPIQARegressor(BackboneRegressor):
     )
 
     _parameter_constraints: dict = {
-        **BackboneRegressor._parameter_constraints,
+        **BackboneModel._parameter_constraints,
         "qualities": [InOrder(), None],
         "scenes": [InOrder(), None],
         "distortions": [InOrder(), None],
-        "text_model": BackboneRegressor._parameter_constraints["checkpoint_dir"],
+        "text_model": BackboneModel._parameter_constraints["checkpoint_dir"],
         "train_unet": ["boolean"],
         "decoder_width": [Interval(Integral, 8, None, closed="left"), None],
         "timestep": [Interval(Integral, 0, 999, closed="both")],

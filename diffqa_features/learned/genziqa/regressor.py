@@ -8,12 +8,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned._regression import BackboneRegressor, spread, take_weights
+from diffqa_features.learned._base import BackboneModel
+from diffqa_features.learned._regression import LearnedRegressor, spread, take_weights
 
 _PROBED = 128  # pictures used to estimate the scale of the scores
 
 
-class GenzIQARegressor(BackboneRegressor):
+class GenzIQARegressor(BackboneModel, LearnedRegressor):
     """Image quality from learned prompts and learned cross-attention (GenzIQA [1]_).
 
     A picture is encoded, noised and passed through the UNet of a latent diffusion model
@@ -229,7 +230,7 @@ class GenzIQARegressor(BackboneRegressor):
     )
 
     _parameter_constraints: dict = {
-        **BackboneRegressor._parameter_constraints,
+        **BackboneModel._parameter_constraints,
         "prompts": BackboneTransformer._parameter_constraints["prompts"],
         "blocks": BackboneTransformer._parameter_constraints["blocks"],
         "normalization": [StrOptions({"clip", "vae"})],

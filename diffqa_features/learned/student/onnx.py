@@ -42,7 +42,7 @@ def export(student, path):
                 verbose=False,
             )
         content = whole.read_bytes()
-    write_whole(Path(path).expanduser(), lambda file: file.write(content))
+    write_whole(Path(path).expanduser(), content)
 
 
 class _quiet(warnings.catch_warnings):

@@ -326,7 +326,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         self.on_error = on_error
         self.verbose = verbose
 
-    def fit(self, X, y=None, groups=None, sample_weight=None, X_unlabelled=None):
+    def fit(self, X, y=None, groups=None, X_unlabelled=None, sample_weight=None):
         """Train the student on its teacher's predictions, on `y`, or on both.
 
         Parameters

@@ -1,0 +1,49 @@
+"""A picture of any size in, tiles of one size at its own resolution out."""
+
+import numpy as np
+
+TILE = 128
+"""Side of a tile, pixels: that of the pictures the scorer learned from."""
+
+SMALLEST = 32
+"""Fewest pixels a side; a shorter side than a tile's is the tile's."""
+
+_WINDOW, _GRID = 64, 8
+
+
+def cut_tiles(pixels: np.ndarray, max_tiles: int | None = None) -> np.ndarray:
+    """Tiles (n, h, w, 3) that cover a picture, or `max_tiles` of them, evenly spread.
+
+    Neighbours overlap where a side is no multiple of a tile's.
+    """
+    sides = [min(TILE, side) for side in pixels.shape[:2]]
+    counts = [-(-side // TILE) for side in pixels.shape[:2]]
+    places = np.stack(
+        np.meshgrid(*map(_spread, pixels.shape[:2], sides, counts), indexing="ij"), -1
+    ).reshape(-1, 2)
+    if max_tiles is not None and len(places) > max_tiles:
+        # Steps of the golden section meet all rows and columns alike.
+        order = np.argsort((np.arange(len(places)) * 0.6180339887498949) % 1)
+        places = places[np.sort(order[:max_tiles])]
+    return _cut(pixels, places, sides)
+
+
+def cut_windows(pixels: np.ndarray) -> np.ndarray:
+    """8 × 8 windows (64, h, w, 3), row by row, evenly spread."""
+    sides = [min(_WINDOW, *pixels.shape[:2])] * 2
+    places = np.stack(
+        np.meshgrid(
+            *map(_spread, pixels.shape[:2], sides, (_GRID, _GRID)), indexing="ij"
+        ),
+        -1,
+    ).reshape(-1, 2)
+    return _cut(pixels, places, sides)
+
+
+def _spread(length, side, count):
+    return np.rint(np.linspace(0, length - side, count)).astype(int)
+
+
+def _cut(pixels, places, sides):
+    height, width = sides
+    return np.stack([pixels[y : y + height, x : x + width] for y, x in places])

@@ -1,0 +1,123 @@
+"""References to learn from: crops of photographs of Debian packages, and drawings.
+
+    python tools/training_references.py FOLDER     unpacks the packages there
+
+`photographs.csv` lists what is used, with author and licence (of the packages'
+``copyright`` files and metadata); every picture of the packages was looked at, and
+drawings, renderings, logos, a painting and a photograph that is blurred on purpose
+(mate-backgrounds' Storm) were left out. The packages are fetched by apt and unpacked
+into a folder, nothing is installed and nothing of them ships.
+
+scikit-image's and scikit-learn's photographs and Debian's lomiri-wallpapers are for
+tests only.
+"""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from diffqa_features.datasets import make_procedural_images
+
+TABLE = Path(__file__).with_name("photographs.csv")
+_LARGEST_REDUCTION = 9.0
+_FLAT = 2.5  # mean step between neighbours, of 255, below which a crop shows little
+
+
+def list_photographs():
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def unpack(folder):
+    """Fetch and unpack the packages; what is there already stays."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for package in sorted({row["package"] for row in list_photographs()}):
+        if (folder / "usr/share/doc" / package).is_dir():
+            continue
+        subprocess.run(["apt-get", "download", package], cwd=folder, check=True)
+        (archive,) = folder.glob(f"{package}_*.deb")
+        subprocess.run(["dpkg", "-x", archive, folder], check=True)
+
+
+class References:
+    """Number in, reference out: the same number is always the same picture.
+
+    Parameters
+    ----------
+    folder : path
+        Where `unpack` unpacked the packages.
+    size : int
+        Height and width of a reference, pixels.
+    drawn : float
+        Share of procedural pictures.
+    photographs : sequence of str or None
+        Names of those to use; all by default.
+    """
+
+    def __init__(self, folder, size=128, drawn=0.35, photographs=None):
+        self.size, self.drawn = size, drawn
+        self.rows = [
+            row
+            for row in list_photographs()
+            if photographs is None or row["name"] in photographs
+        ]
+        self._pictures = {
+            row["name"]: Image.open(Path(folder) / row["file"]).convert("RGB")
+            for row in self.rows
+        }
+
+    def __call__(self, number, seed=0):
+        """Name of what it is of, and pixels (size, size, 3), uint8."""
+        rng = np.random.default_rng([seed, number])
+        if rng.random() < self.drawn:
+            (image,) = make_procedural_images(
+                1, image_size=self.size, random_state=int(rng.integers(2**31))
+            )
+            return f"procedural{number:06d}", image
+        row = self.rows[rng.integers(len(self.rows))]
+        picture = self._pictures[row["name"]]
+        for _ in range(6):
+            crop = self._crop(picture, float(row["smallest_reduction"]), rng)
+            if _detail(crop) > _FLAT or rng.random() < 0.15:
+                break
+        return row["name"], _develop(crop, rng)
+
+    def _crop(self, picture, smallest, rng):
+        largest = min(_LARGEST_REDUCTION, min(picture.size) / self.size)
+        reduction = smallest * (largest / smallest) ** rng.random()
+        side = round(self.size * reduction)
+        left, top = (int(rng.integers(0, full - side + 1)) for full in picture.size)
+        box = (left, top, left + side, top + side)
+        crop = picture.resize((self.size,) * 2, Image.Resampling.LANCZOS, box)
+        x = np.rot90(np.asarray(crop), rng.integers(4))
+        return x[:, ::-1] if rng.random() < 0.5 else x
+
+
+def _detail(x):
+    luma = x.mean(2)
+    return (np.abs(np.diff(luma, axis=0)).mean() + np.abs(np.diff(luma)).mean()) / 2
+
+
+def _develop(x, rng):
+    """Tone, saturation and white balance as good cameras differ in them."""
+    x = np.ascontiguousarray(x)
+    saturation = 0.0 if rng.random() < 0.06 else rng.uniform(0.6, 1.35)
+    enhancer = ImageEnhance.Color(Image.fromarray(x))
+    x = np.asarray(enhancer.enhance(saturation), np.float32)
+    if saturation:
+        x = x * rng.normal(1, 0.03, 3)
+    x = np.clip(x / 255, 0, 1) ** np.exp(rng.normal(0, 0.18))
+    low, high = rng.uniform(0, 0.05), rng.uniform(0.92, 1.0)
+    return np.rint(255 * (low + x * (high - low))).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    unpack(sys.argv[1])
+    print(f"{len(list_photographs())} photographs in {sys.argv[1]}")
