@@ -53,7 +53,7 @@ def run(args):
 
 
 def _score(args, predict, files, out=None):
-    """(exit code, table of paths and scores); printed where there is no `out`."""
+    """(exit code, table of paths and scores); printed if there is no `out`."""
     tables, bad = [], []
     # A bar would run through the lines on a terminal.
     quiet = args.quiet or (out is None and sys.stdout.isatty())

@@ -236,7 +236,8 @@ _TID2013 = Dataset(
     tree="""
     tid2013/
         mos_with_names.txt (a score and a name on each line)
-        mos_std.txt (optional) distorted_images/i01_01_1.bmp ...
+        mos_std.txt (optional)
+        distorted_images/i01_01_1.bmp ...
     """,
     scores={"mos": Score("mos", 0, 9)},
     score_text="`mos_std` in `frame` comes from mos_std.txt, if present.",

@@ -134,8 +134,8 @@ _AVT = Dataset(
     AVT-VQDB-UHD-1/
         test_1/mos_ci.csv (src, video_name, MOS, CI)
         test_1.json (list of the published videos)
-        test_1/segments/bigbuck_bunny_8bit_200kbps_360p_60.0fps_h264.mp4 ... test_2/,
-        test_3/, test_4/, test_2.json ... (likewise)
+        test_1/segments/bigbuck_bunny_8bit_200kbps_360p_60.0fps_h264.mp4 ...
+        test_2/, test_3/, test_4/, test_2.json ... (likewise)
     """,
     scores={"mos": Score("MOS", 1, 5)},
     score_text="""`CI` in `frame` is a confidence value, not a standard deviation. The
