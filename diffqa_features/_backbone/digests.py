@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import time
-import uuid
 from pathlib import Path
+
+from diffqa_features._utils.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +81,7 @@ def _read_note(note: Path | None) -> str | None:
 
 
 def _write_note(note: Path, digest: str) -> None:
-    beside = note.with_name(f".{note.name}.{uuid.uuid4().hex[:8]}")
     try:
-        beside.write_text(digest, encoding="ascii")
-        beside.replace(note)
-    except OSError as error:
+        write_whole(note, digest, wait=True)
+    except (OSError, ValueError) as error:
         logger.info("the digest is not kept: %s", error)
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
