@@ -65,7 +65,7 @@ class FrameMamba(nn.Module):
 
 
 def _sines(count, width, like):
-    """Sinusoidal embeddings (count, width) of 0 ... count - 1, wavelengths to 2π 1e4."""
+    """Sinusoidal embeddings (count, width) of 0 … count − 1, wavelengths to 2π 1e4."""
     half = -(-width // 2)
     rates = torch.exp(-math.log(1e4) * torch.arange(half) / half)
     angles = torch.arange(count)[:, None] * rates
