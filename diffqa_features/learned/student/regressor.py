@@ -339,13 +339,13 @@ class DistilledStudentRegressor(LearnedRegressor):
         groups : array-like of shape (N,), default=None
             With `validation_fraction`, rows of one group stay on the same side of the
             split.
+        X_unlabelled : list, array, Series or DataFrame of pictures, default=None
+            Additional pictures, scored by the teacher. All of them are used for
+            training.
         sample_weight : array-like of shape (N,), default=None
             Non-negative weight of each row, such as the reciprocal variance of its
             opinion score. A row of weight 2 counts like two identical rows in the loss,
             the fitted line and the validation; a row of weight 0 is left out.
-        X_unlabelled : list, array, Series or DataFrame of pictures, default=None
-            Additional pictures, scored by the teacher. All of them are used for
-            training.
 
         Returns
         -------
