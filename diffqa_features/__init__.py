@@ -113,7 +113,8 @@ class _SavedElsewhere(MetaPathFinder):
 
     def find_spec(self, name, path=None, target=None):
         package, _, inside = name.partition(".")
-        if package == __name__ and "_" in (inside[:1], inside.partition(".")[2][:1]):
+        private = any(part.startswith("_") for part in inside.split("."))
+        if package == __name__ and private:
             raise ModuleNotFoundError(
                 f"This version of {__name__} has no module {name!r}. If a saved model "
                 "asks for it, another version wrote the file: fit the model again.",

@@ -21,7 +21,7 @@ from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import pack_keys, unpack_keys
 from diffqa_features._utils.profiling import timed
-from diffqa_features._utils.statistics import pool_rows
+from diffqa_features._utils.statistics import all_finite, pool_rows
 
 
 @dataclass(slots=True, eq=False)
@@ -283,7 +283,7 @@ class _Run:
             )
             entries = {}
             for (frame, text), row in zip(pairs, rows, strict=True):
-                if not all(np.isfinite(values).all() for values in row.values()):
+                if not all_finite(row.values()):
                     # Neither stored nor given: the passes took it in float32 already.
                     frame.problem = f"timestep {t} gives numbers that are not finite"
                 for kind, values in row.items():

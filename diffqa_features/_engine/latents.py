@@ -70,11 +70,8 @@ def encode_rows(
 def _open(row, spec, store, view_all):
     """Keys and positions of a row's frames, views to encode, cached latents."""
     media = open_media(row, spec.reader)
-    if spec.stills_only and not media.is_still:
-        raise row.error(
-            "this is a clip of several frames, and the estimator "
-            "takes pictures. Pass single frames."
-        )
+    if spec.stills_only:
+        media.check_still()
     still_file = media.is_still and not media.is_array
     if still_file and store is not None and not view_all:
         # What is stored is not decoded again.

@@ -18,6 +18,7 @@ from diffqa_features._media.views import to_pixels
 from diffqa_features._utils.batching import in_halves
 from diffqa_features._utils.hashing import make_seed
 from diffqa_features._utils.profiling import timed
+from diffqa_features._utils.statistics import all_finite
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Passes:
 
         def run(chunk):
             rows = self._observe(self.backbone, recipe, kinds, timestep, chunk)
-            bad = [i for i, row in enumerate(rows) if not _finite(row)]
+            bad = [i for i, row in enumerate(rows) if not all_finite(row.values())]
             if self.backbone.dtype != torch.float32 and bad:
                 log.warning(
                     "%s overflows in %s at timestep %d: %d rows are taken in float32.",
@@ -191,7 +192,3 @@ def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
     words = f"{seed}|{timestep}|{'x'.join(map(str, shape))}"
     generator = torch.Generator().manual_seed(make_seed(words))
     return torch.randn(tuple(shape), generator=generator)
-
-
-def _finite(row):
-    return all(np.isfinite(values).all() for values in row.values())

@@ -37,6 +37,17 @@ def check_budget(
         )
 
 
+def check_file_size(size: int) -> None:
+    """Reject a picture file of more bytes than its pixels may take."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and size > limit * STILL:
+        raise ValueError(
+            f"is a picture file of {size / 2**30:.1f} GiB; the limit is "
+            f"{limit * STILL / 2**30:.1f} GiB. Shrink it, set "
+            "PIL.Image.MAX_IMAGE_PIXELS = None, or drop the row."
+        )
+
+
 def most_pixels(bytes_per_pixel: float) -> int | None:
     """Pixels of the largest frame within the budget; None: no limit."""
     limit = Image.MAX_IMAGE_PIXELS

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from diffqa_features._media.animations import Animation, open_animation
-from diffqa_features._media.budget import STILL
+from diffqa_features._media.budget import check_file_size
 from diffqa_features._media.images import array_pixels, decode_image, image_pixels
 from diffqa_features._media.video.containers import PREFIX, is_video
 from diffqa_features._media.video.raw import RawVideo, is_raw_video
@@ -99,6 +99,14 @@ class Media:
             return False
         with _blame(self.row):
             return self._video() is None
+
+    def check_still(self, taker: str = "estimator") -> None:
+        """Raise unless this is a picture; `taker` is what takes no clips."""
+        if not self.is_still:
+            raise self.row.error(
+                f"this is a clip of several frames, and the {taker} takes pictures. "
+                "Pass single frames."
+            )
 
     @property
     def is_array(self) -> bool:
@@ -379,13 +387,7 @@ def _read(name: str | bytes, columns: Mapping) -> tuple[bytes | _File, str]:
                     str(path.absolute()), status.st_size, status.st_mtime_ns, raw
                 )
                 return content, digest.hexdigest()
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and status.st_size > limit * STILL:
-                raise ValueError(
-                    f"is a picture file of {status.st_size / 2**30:.1f} GiB; the limit "
-                    f"is {limit * STILL / 2**30:.1f} GiB. Shrink it, set "
-                    "PIL.Image.MAX_IMAGE_PIXELS = None, or drop the row."
-                )
+            check_file_size(status.st_size)
             data = prefix + file.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(

@@ -98,10 +98,6 @@ class Pictures:
 
 def _read(row, view, size):
     media = open_media(row)
-    if not media.is_still:
-        raise row.error(
-            "this is a clip of several frames, and the estimator "
-            "takes pictures. Pass single frames."
-        )
+    media.check_still()
     (pixels,) = media.frames()
     return media.key, view_frames(pixels[None], view, size, 1)[0]

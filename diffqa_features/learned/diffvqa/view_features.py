@@ -15,6 +15,7 @@ from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._engine.passes import rows_per_pass
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
+from diffqa_features._utils.statistics import all_finite
 from diffqa_features.learned.control.features import Chain, controlled_features
 from diffqa_features.learned.control.network import make_control
 from diffqa_features.learned.diffvqa.views import OpenedRow, ViewSpec, open_rows
@@ -75,7 +76,7 @@ class Extractor:
                 batch_size=self.at_once,
             )
             found += list(np.concatenate([maps[n] for n in self._chain.names], 1))
-        if not all(np.isfinite(features).all() for features in found):
+        if not all_finite(found):
             raise ValueError(
                 f"The denoising network overflows in {self._chain.dtype}. Choose "
                 "dtype='float32' or 'bfloat16'."

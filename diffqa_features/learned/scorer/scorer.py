@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._utils.files import local_path
 from diffqa_features.learned import _files
+from diffqa_features.learned._base import state_arrays
 from diffqa_features.learned.scorer.tiles import SMALLEST, cut_tiles, cut_windows
 
 _SHIPPED = Path(__file__).parent
@@ -260,13 +261,11 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
         @torch.inference_mode()
         def run(chunk):
-            pixels = torch.from_numpy(np.stack(chunk)).to(device)
+            pixels = torch.from_numpy(chunk).to(device)
             found = network(pixels.permute(0, 3, 1, 2).float() / 255)
             return [part.double().cpu().numpy() for part in found]
 
-        parts = []
-        for at in range(0, len(tiles), _CHUNK):
-            parts += in_halves(run, list(tiles[at : at + _CHUNK]), _CHUNK)[0]
+        parts, _ = in_halves(run, tiles, _CHUNK)
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def _folder(self):
@@ -299,14 +298,8 @@ def save_scorer(network, faults, folder, facts):
     """Write a trained network; its landmarks in half precision."""
     from diffqa_features import __version__
 
-    weights = {
-        name: value.detach().cpu().numpy()
-        for name, value in network.state_dict().items()
-    }
-    halves = {
-        name: value.astype(np.float16) if name == "landmarks" else value
-        for name, value in weights.items()
-    }
+    halves = state_arrays(network)
+    halves["landmarks"] = halves["landmarks"].astype(np.float16)
     config = {
         "library": f"diffqa_features {__version__}",
         "estimator": QualityScorer.__name__,
@@ -351,11 +344,7 @@ def _load_files(folder, stamp):
 def _read(row):
     """Pixels (H, W, 3) of a still picture that is large enough."""
     media = open_media(row)
-    if not media.is_still:
-        raise row.error(
-            "this is a clip of several frames, and the scorer takes pictures. Pass "
-            "single frames."
-        )
+    media.check_still("scorer")
     (pixels,) = media.frames()
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:

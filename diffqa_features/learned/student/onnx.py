@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffqa_features.learned._files import write_whole
+from diffqa_features._utils.files import write_whole
 from diffqa_features.learned.student.network import Scorer
 
 
