@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 
@@ -41,6 +42,42 @@ def _spell(fact):
         "A store key is made of str, int, float, bool, None and tuples of these. "
         f"Got {fact!r} of type {type(fact).__name__} instead."
     )
+
+
+def hash_values(*values: object, spell: Callable[[object], object] = repr) -> str:
+    """Hash, 32 hex digits, of values with all they contain.
+
+    Arrays and tensors count by dtype, shape and content, dicts and dataclasses by their
+    items, whatever the order, lists and tuples alike by theirs. `spell` turns anything
+    that is neither of these nor a fact of `make_key` into one that is. Names of files
+    and of checkpoints are made of it, but not store keys: `repr` changes with the code.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+
+    def add(value):
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        if is_dataclass(value) and not isinstance(value, type):
+            value = {f.name: getattr(value, f.name) for f in fields(value)}
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            digest.update(f"array {value.dtype.str} {value.shape};".encode())
+            digest.update(np.ascontiguousarray(value))
+        elif isinstance(value, Mapping):
+            digest.update(f"dict {len(value)};".encode())
+            for key in sorted(value, key=repr):
+                add(key)
+                add(value[key])
+        elif isinstance(value, (tuple, list, np.ndarray)):
+            digest.update(f"list {len(value)};".encode())
+            for part in value:
+                add(part)
+        elif isinstance(value, (str, int, float, type(None))):
+            digest.update(_spell(value))
+        else:
+            add(spell(value))
+
+    add(values)
+    return digest.hexdigest()
 
 
 def make_seed(words: str) -> int:

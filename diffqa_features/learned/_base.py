@@ -22,6 +22,7 @@ from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.files import local_path
+from diffqa_features._utils.hashing import hash_values
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.features._parameters import BackboneParameters, MediaParameters
 from diffqa_features.learned._files import SavedModel, plain
@@ -211,7 +212,7 @@ class LearnedModel(MediaParameters, SavedModel):
         checkpoint = None
         if self.checkpoint_dir is not None:
             name = type(self).__name__.lower()
-            key = _training.run_key(
+            key = hash_values(
                 self._architecture(), settings, self.random_state, str(dtype), past,
                 getattr(job.info, "identity", None), job.y, job.weight, job.train,
                 job.held, job.line, self._facts(job), dict(job.network.state_dict()),

@@ -8,11 +8,10 @@ and no random generator state has to be saved.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -111,35 +110,6 @@ def mean_of(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
     They are not normalised within a batch: a batch of low-weight rows counts less.
     """
     return values.mean() if weight is None else (values * weight).mean()
-
-
-def run_key(*facts: object) -> str:
-    """Name of a run's checkpoint: a hash of everything its result depends on.
-
-    Facts are plain values, arrays, tensors, and tuples, lists, dicts and dataclasses
-    of them.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-
-    def add(fact):
-        if isinstance(fact, torch.Tensor):
-            fact = fact.detach().cpu().numpy()
-        if is_dataclass(fact):
-            fact = [getattr(fact, field.name) for field in fields(fact)]
-        if isinstance(fact, dict):
-            fact = list(fact.items())
-        if isinstance(fact, np.ndarray):
-            digest.update(f"{fact.dtype.str}{fact.shape}".encode())
-            digest.update(np.ascontiguousarray(fact))
-        elif isinstance(fact, (tuple, list)):
-            digest.update(f"{len(fact)}(".encode())
-            for part in fact:
-                add(part)
-        else:
-            digest.update(f"{fact!r};".encode())
-
-    add(facts)
-    return digest.hexdigest()
 
 
 class _Run:

@@ -15,7 +15,6 @@ from diffqa_features.learned.control.features import (
     Chain,
     controlled_features,
     default_stages,
-    fingerprint,
     stored_features,
 )
 from diffqa_features.learned.control.network import make_control, run_controlled
@@ -370,14 +369,3 @@ def test_stored_features_are_computed_once(sd1, sd1_folder, tmp_path):
     found, rows = take(chain, reduction="all", reduce=lambda maps: maps)
     assert rows == 3
     assert found["a"]["mid"].ndim == 3
-
-
-def test_a_fingerprint_follows_every_weight():
-    weights = {"b": np.zeros((2, 3), np.float32), "a": np.ones(2, np.float32)}
-    prints = {fingerprint(weights), fingerprint(dict(sorted(weights.items())))}
-    assert len(prints) == 1
-    for name in weights:
-        changed = {**weights, name: weights[name] + 1e-7}
-        prints.add(fingerprint(changed))
-    prints.add(fingerprint({**weights, "b": np.zeros((3, 2), np.float32)}))
-    assert len(prints) == 4

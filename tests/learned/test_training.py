@@ -11,7 +11,7 @@ from interruptions import (
 )
 from torch import nn
 
-from diffqa_features.learned._training import Schedule, run_key, seed_of, train
+from diffqa_features.learned._training import Schedule, seed_of, train
 from diffqa_features.metrics import srcc_score
 
 CPU = torch.device("cpu")
@@ -259,22 +259,3 @@ def test_progress_is_shown_when_asked(capsys):
     assert "9/9" in shown
     assert "loss=" in shown
     assert "srcc=" in shown
-
-
-def test_keys_follow_every_fact():
-    facts = [
-        (1, "a"),
-        (1, "b"),
-        ("1", "a"),
-        ((1, "a"),),
-        (np.arange(3), "a"),
-        (np.arange(3.0), "a"),
-        (np.arange(3)[None], "a"),
-        ({"a": torch.zeros(2)},),
-        ({"a": torch.ones(2)},),
-        ({"b": torch.ones(2)},),
-        ([],),
-    ]
-    keys = [run_key(*fact) for fact in facts]
-    assert len(set(keys)) == len(keys)
-    assert run_key(*facts[4]) == run_key(np.arange(3), "a")

@@ -12,13 +12,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffqa_features import FeatureStore, NaturalSceneStatistics
+from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.blocks import Stage
 from diffqa_features._engine.kinds import AttentionMap, Error, Recipe
 from diffqa_features._engine.passes import draw_noise
 from diffqa_features._engine.request import FrameSpec, Request
-from diffqa_features._utils.hashing import FORMAT, make_key, pack_keys, unpack_keys
+from diffqa_features._utils.hashing import (
+    FORMAT,
+    hash_values,
+    make_key,
+    pack_keys,
+    unpack_keys,
+)
 from diffqa_features.learned._training import seed_of
 from diffqa_features.learned.control.features import Chain
+from diffqa_features.learned.dpiqa.prompts import encode_prompts
 from diffqa_features.motion._extract import MotionRequest
 
 PINNED = {
@@ -31,6 +40,9 @@ PINNED = {
     "motion": "94f0f8f3c14c2a2834400386cd8bff678f910910",
     "motion clips": "aa54c6f08a83d7a5dea5ce56d4f4f3d5d6a09f06",
 }
+# Made where the entry is computed, so looked up in a store.
+SCENE_STATISTICS = "7db7a28ea54268b22cf69e73bb763f7d50935d0e"
+TEXT_TOKENS = "bb371d398c0fd22be8cd6316d7e2eac4ab7afe4f"
 
 WORDS = st.text("ab;1\ud800", max_size=3)
 FACTS = st.recursive(
@@ -124,6 +136,16 @@ def test_pinned_keys():
     assert found == PINNED
 
 
+def test_pinned_keys_of_stored_entries(tmp_path):
+    store = FeatureStore(tmp_path)
+    image = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    (row,) = NaturalSceneStatistics(memory=store).fit_transform([image])
+    tokens = encode_prompts(load_backbone("tiny"), ["of no other test"], store=store)
+    found = store.get([SCENE_STATISTICS, TEXT_TOKENS])
+    np.testing.assert_array_equal(found[SCENE_STATISTICS], row)
+    np.testing.assert_array_equal(found[TEXT_TOKENS], tokens)
+
+
 def test_seeds():
     assert seed_of(0, 1, 2) == 48866349673933065
     noise = draw_noise(3, 50, (1, 2, 2)).flatten().tolist()
@@ -136,3 +158,38 @@ def test_lists_of_keys_come_back():
     assert packed.dtype == np.uint8
     assert packed.tolist() == [[0, 255], [1, 2]]
     assert unpack_keys(packed) == ["00ff", "0102"]
+
+
+def test_hashes_follow_every_value():
+    facts = [
+        (1, "a"),
+        (1, "b"),
+        ("1", "a"),
+        ((1, "a"),),
+        (np.arange(3), "a"),
+        (np.arange(3.0), "a"),
+        (np.arange(3)[None], "a"),
+        ({"a": torch.zeros(2)},),
+        ({"a": torch.ones(2)},),
+        ({"b": torch.ones(2)},),
+        ([],),
+    ]
+    keys = [hash_values(*fact) for fact in facts]
+    assert len(set(keys)) == len(keys)
+    assert hash_values(*facts[4]) == hash_values(np.arange(3), "a")
+
+
+def test_hashes_do_not_follow_the_order_of_names():
+    weights = {"b": np.zeros((2, 3), np.float32), "a": np.ones(2, np.float32)}
+    assert hash_values(weights) == hash_values(dict(sorted(weights.items())))
+    changed = [{**weights, name: weights[name] + 1e-7} for name in weights]
+    changed.append({**weights, "b": np.zeros((3, 2), np.float32)})
+    assert len({hash_values(values) for values in [weights, *changed]}) == 4
+
+
+def test_hashes_spell_objects_as_told():
+    numbers = {2, 1, 3}
+    assert hash_values(numbers, spell=sorted) == hash_values([1, 2, 3])
+    assert hash_values(FrameSpec("identity", "stretch", 64, 8)) != hash_values(
+        FrameSpec("identity", "stretch", 64, 9)
+    )

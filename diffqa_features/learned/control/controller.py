@@ -10,6 +10,7 @@ from diffqa_features._backbone.blocks import select_blocks
 from diffqa_features._engine.kinds import STATISTICS
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
+from diffqa_features._utils.hashing import hash_values
 from diffqa_features._utils.statistics import pool_rows
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 from diffqa_features.learned._base import BackboneModel
@@ -500,13 +501,12 @@ class DiffusionController(BackboneModel):
         """Statistics of every map of every frame, by the key of its latent."""
         from diffqa_features._engine.pooling import pool_space
         from diffqa_features.learned.control.features import (
-            fingerprint,
             stored_features,
         )
 
         store = as_store(self.memory)
         if store is not None:
-            chain = replace(chain, control=fingerprint(self.weights_))
+            chain = replace(chain, control=hash_values(self.weights_))
 
         def open_model():
             backbone = self._load_backbone()

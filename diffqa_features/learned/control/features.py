@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class Chain:
     seed: int = 0
     dtype: torch.dtype = torch.float32
     control: str = ""
-    """Fingerprint of the controller's weights, see `fingerprint`; "" is without."""
+    """Hash of the controller's weights, see `hash_values`; "" is without."""
     start: int | None = None
     """Timestep that frames are noised to; None begins at nothing but noise."""
 
@@ -216,15 +215,6 @@ def controlled_frames(
     return np.stack(
         [decode(decoder, torch.from_numpy(e)[None].to(backbone.device)) for e in ends]
     )
-
-
-def fingerprint(weights: Mapping[str, np.ndarray]) -> str:
-    """Hash (hex) of a controller's weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {value.dtype.str} {value.shape};".encode())
-        digest.update(np.ascontiguousarray(value))
-    return digest.hexdigest()
 
 
 def _add_control(seen, stages, network, control):

@@ -12,6 +12,7 @@ from sklearn.utils.validation import _is_fitted
 
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
+from diffqa_features._utils.hashing import hash_values
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned._base import BackboneModel, load_weights, state_arrays
 from diffqa_features.learned._regression import LearnedRegressor, take_weights
@@ -623,7 +624,6 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         from diffqa_features.learned.control.features import (
             Chain,
             default_stages,
-            fingerprint,
         )
 
         return Chain(
@@ -632,7 +632,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
             last_timestep=int(self.last_timestep),
             seed=int(self.random_state),
             dtype=self._arithmetic(self._where()),
-            control=fingerprint(control) if control else "",
+            control=hash_values(control) if control else "",
         )
 
     # -- network -------------------------------------------------------------------

@@ -6,7 +6,6 @@ fingerprint, so an interrupted call resumes where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.parallel import put_or_disable
-from diffqa_features._utils.hashing import make_key
+from diffqa_features._utils.hashing import hash_values, make_key
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned._pictures import scratch
 from diffqa_features.motion._features import MotionFeatures
@@ -150,46 +149,26 @@ def fingerprint(teacher) -> str:
     """
     from diffqa_features import __version__
 
-    digest = hashlib.blake2b(f"{__version__};".encode(), digest_size=20)
     try:
-        _add(digest, teacher)
+        return hash_values(__version__, teacher, spell=_spell)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise ValueError(
             f"The teacher, a {type(teacher).__name__}, cannot be told from others in "
             f"the store: {error}. Set memory=None, or make it one that pickles."
         ) from error
-    return digest.hexdigest()
 
 
-def _add(digest, value):
-    """Traverse containers: joblib's hash depends on the identity of equal objects."""
-    if isinstance(value, BaseEstimator):
-        kind = type(value)
-        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
-        if isinstance(value, BackboneTransformer):
-            frozen = describe_backbone(value._backbone_name()).identity
-            digest.update(frozen.encode())
-        if isinstance(value, MotionFeatures):
-            digest.update(find_weights(value.motion_network).identity.encode())
-        facts = {k: v for k, v in vars(value).items() if k not in _FREE}
-        _add(digest, facts)
-    elif isinstance(value, dict):
-        digest.update(f"{len(value)}{{".encode())
-        for key in sorted(value, key=repr):
-            _add(digest, key)
-            _add(digest, value[key])
-    elif isinstance(value, (list, tuple)):
-        digest.update(f"{len(value)}(".encode())
-        for item in value:
-            _add(digest, item)
-    elif isinstance(value, np.ndarray) and value.dtype != object:
-        digest.update(f"{value.dtype.str}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value))
-    elif isinstance(value, np.ndarray):
-        _add(digest, value.tolist())
-    elif isinstance(value, (str, bytes, int, float, complex, type(None))):
-        digest.update(f"{value!r};".encode())
-    elif isinstance(value, Path):
-        digest.update(f"{os.fspath(value)!r};".encode())
-    else:
-        digest.update(joblib.hash(value).encode())
+def _spell(value):
+    """What an object's predictions depend on, in plain values."""
+    if isinstance(value, Path):
+        return os.fspath(value)
+    if not isinstance(value, BaseEstimator):
+        return joblib.hash(value)
+    frozen = None
+    if isinstance(value, BackboneTransformer):
+        frozen = describe_backbone(value._backbone_name()).identity
+    if isinstance(value, MotionFeatures):
+        frozen = find_weights(value.motion_network).identity
+    kind = type(value)
+    facts = {name: fact for name, fact in vars(value).items() if name not in _FREE}
+    return f"{kind.__module__}.{kind.__qualname__}", frozen, facts
