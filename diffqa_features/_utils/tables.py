@@ -2,11 +2,13 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -37,6 +39,8 @@ def read_csv(
             raise ValueError(f"line {reader.line_num}: {error}.") from error
     if not rows:
         raise ValueError("it is empty.")
+    if _CONTROL.search("".join(rows[0][1])):
+        raise ValueError("it is no text: its first line holds control characters.")
     width = len(rows[0][1] if names is None else names)
     text = io.StringIO()
     writer = csv.writer(text, delimiter=sep)

@@ -186,9 +186,10 @@ class MotionFeatures(MediaTransformer):
         OSError
             If the weights or a file cannot be found.
         """
-        return np.stack(
-            self._extract(X, partial(pool_rows, statistics=self._statistics()))
-        )
+        finish = partial(pool_rows, statistics=self._statistics())
+        matrix = np.stack(self._extract(X, finish))
+        self._warn_of_failed(matrix)
+        return matrix
 
     def sequences(self, X):
         """Compute the features of each clip, the input of GenzVQA.
@@ -212,6 +213,12 @@ class MotionFeatures(MediaTransformer):
         OSError
             As for `transform`.
         """
+        clips = self._sequences(X)
+        self._warn_of_failed(clips)
+        return clips
+
+    def _sequences(self, X):
+        """`sequences`, for those who warn of failed rows themselves."""
         slow, _ = self._channels()
         # Not a lambda, which cannot be sent to other processes.
         clips = self._extract(X, np.asarray)
@@ -254,7 +261,6 @@ class MotionFeatures(MediaTransformer):
             on_error=self.on_error,
             verbose=self.verbose,
         )
-        self._warn_of_failed(rows)
         return results
 
     def _check_parameters(self):

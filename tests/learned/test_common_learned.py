@@ -242,8 +242,9 @@ def test_bad_rows_are_left_out(name, make, fitted, X, tmp_path):
     assert [index for index, _ in model.failed_] == [6]
     expected = output(model, X)
     assert model.failed_ == []
-    with pytest.warns(RuntimeWarning, match="1 of 7 rows .* and are NaN"):
+    with pytest.warns(RuntimeWarning, match="1 of 7 rows .* and are NaN") as caught:
         found = output(model, [*X[:2], missing, *X[2:]])
+    assert sum("could not be read" in str(w.message) for w in caught) == 1
     assert [index for index, _ in model.failed_] == [2]
     assert "missing.png" in model.failed_[0][1]
     assert np.isnan(found[2]).all()

@@ -40,6 +40,7 @@ def test_some_lines_only_and_short_ones(write):
         ("a,b\n1,2,3\n", "line 2 has 3 cells"),
         ('a,b\n"1,2\n', "line 2: unexpected end"),
         ("", "it is empty"),
+        ("\x01\x02,a\n1,2\n", "control characters"),
     ],
 )
 def test_what_fits_no_column_is_an_error_with_its_line(write, text, message):

@@ -575,7 +575,7 @@ class GenzVQARegressor(GenzIQARegressor):
         motion = None
         if self.modulator:
             features = self._motion()
-            clips = features.sequences(job.X)
+            clips = features._sequences(job.X)
             read = job.kept
             new = [bad for bad in features.failed_ if bad[0] in read]
             if new:  # read as frames, but not as clips
