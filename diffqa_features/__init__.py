@@ -10,6 +10,7 @@ How data flows, room by room; imports point downwards only:
          learned ─────> estimators that train beside the frozen model, or after one
          evaluation ──> splits, intervals, paired tests, ablations, efficiency
          inspection ──> displays
+         distributed ─> the same on many processes: batches in, Parquet files out
          _commands ───> the commands of `diffqa`, parsed in `cli`
 
     Beside it: `datasets` and `metrics`, which know nothing of torch, and `_utils`.
@@ -45,7 +46,7 @@ _HOMES = {
     "QualityScorer": "learned.scorer",
 }
 _FUNCTIONS = {"load_scorer": "learned.scorer"}
-_ROOMS = ("datasets", "evaluation", "inspection", "metrics")
+_ROOMS = ("datasets", "distributed", "evaluation", "inspection", "metrics")
 
 __all__ = [
     "TRUSTED_TYPES",
@@ -62,6 +63,7 @@ __all__ = [
     "PromptAlignmentMaps",
     "QualityScorer",
     "datasets",
+    "distributed",
     "evaluation",
     "inspection",
     "load_scorer",
@@ -69,7 +71,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:  # editors and type checkers read this; nothing is loaded
-    from diffqa_features import datasets, evaluation, inspection, metrics
+    from diffqa_features import (
+        datasets,
+        distributed,
+        evaluation,
+        inspection,
+        metrics,
+    )
     from diffqa_features._store import FeatureStore
     from diffqa_features.features import (
         DiffusionQAFeatures,

@@ -1,0 +1,12 @@
+"""Rows of a table on many processes or machines, with an engine that people have.
+
+In: a table of paths (or other media rows) and an estimator; or one batch of it.
+Out: a folder of Parquet files, one row per row of the table, bad ones with a reason.
+Open first: `_batch.py`, the one function that every engine maps; `_engines.py` is thin.
+The engines' libraries are extras and load inside their function.
+"""
+
+from diffqa_features.distributed._batch import BatchExtractor, BatchPredictor
+from diffqa_features.distributed._engines import extract
+
+__all__ = ["BatchExtractor", "BatchPredictor", "extract"]

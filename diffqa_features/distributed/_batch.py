@@ -1,0 +1,227 @@
+"""One batch of a table in, its rows with what an estimator says of them out."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from sklearn.utils import _safe_indexing
+
+from diffqa_features._media.rows import as_rows
+
+_REASON = "reason"
+
+
+class BatchExtractor:
+    """Compute the features of one batch of a table: the function that engines map.
+
+    An instance is small and picklable: it holds the estimator and no weights. In each
+    process the backbone is loaded at the first batch and stays.
+
+    Parameters
+    ----------
+    features : transformer
+        `DiffusionQAFeatures`, `MotionFeatures`, a union of them, or any transformer of
+        media rows that names its columns.
+    media : str, default="path"
+        Column of the table with the media rows. Prompts such as ``"{caption}"`` take
+        their text from the other columns.
+    keep : sequence of str, default=None
+        Columns to pass on, of which one should tell the rows apart: engines may change
+        their order. None passes on all but bytes, arrays and nested values.
+
+    Raises
+    ------
+    TypeError
+        If `features` lacks the method that is called.
+
+    See Also
+    --------
+    BatchPredictor : The same with the predictions of a fitted model.
+    extract : Maps it with a given engine.
+
+    Examples
+    --------
+    >>> from diffqa_features import DiffusionQAFeatures
+    >>> from diffqa_features.datasets import load_sample_photos
+    >>> from diffqa_features.distributed import BatchExtractor
+    >>> photos = load_sample_photos()
+    >>> batch = {"path": [*photos.filenames[:2], "missing.jpg"], "id": [1, 2, 3]}
+    >>> features = DiffusionQAFeatures(kinds="alignment", image_size=64)
+    >>> done = BatchExtractor(features)(batch)
+    >>> list(done)[:3], len(done)
+    (['path', 'id', 't50__down0.0__alignment__prompt0'], 35)
+    >>> print(*done["reason"], sep="|")  # doctest: +ELLIPSIS
+    ||no such file; ...
+    """
+
+    _method = "transform"
+    dtype = np.float32
+
+    def __init__(self, features, media: str = "path", keep=None):
+        if not hasattr(features, self._method):
+            raise TypeError(
+                f"{type(self).__name__} needs an estimator with {self._method}(). Got "
+                f"{features!r} instead."
+            )
+        self.features = features
+        self.media = media
+        self.keep = keep
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.features!r}, media={self.media!r})"
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are added, but for ``reason``."""
+        return [str(name) for name in self.features.get_feature_names_out()]
+
+    def __call__(self, batch):
+        """Compute one batch.
+
+        Parameters
+        ----------
+        batch : dict of columns, DataFrame or pyarrow.Table
+            N rows.
+
+        Returns
+        -------
+        dict of ndarray, DataFrame or pyarrow.Table
+            As `batch`, with N rows in their order: the columns kept, the new ones in
+            float32 (float64 for predictions), and ``reason``, which is empty for good
+            rows. A row that cannot be read has NaN and the reason.
+
+        Raises
+        ------
+        ValueError
+            If the batch lacks a column, or a parameter of the estimator is invalid.
+        """
+        table, restore = _as_frame(batch)
+        missing = {self.media, *(self.keep or ())} - set(table.columns)
+        if missing:
+            raise ValueError(
+                f"The batch has no column {', '.join(map(repr, sorted(missing)))}: "
+                f"it has {', '.join(map(repr, table.columns))}."
+            )
+        values, reasons = self._compute(self._rows(table))
+        names = self.columns
+        kept = table[self.kept(table)].reset_index(drop=True)
+        twice = set(kept.columns) & {*names, _REASON}
+        if twice:
+            raise ValueError(
+                f"The column {sorted(twice)[0]!r} of the table would be replaced; "
+                "rename it, or leave it out of 'keep'."
+            )
+        made = pd.DataFrame(values, columns=names)
+        reason = pd.Series(reasons, name=_REASON, dtype=object)
+        return restore(pd.concat([kept, made, reason], axis=1))
+
+    def _rows(self, table):
+        media = table[self.media].tolist()
+        others = table.drop(columns=[self.media, *{"path"} & set(table.columns)])
+        if others.empty and not len(others.columns):
+            return media
+        rows = others.reset_index(drop=True)
+        rows.insert(0, "path", pd.Series(media, dtype=object))
+        return rows
+
+    def kept(self, table: pd.DataFrame) -> list[str]:
+        """Names of the columns of a table that are passed on."""
+        if self.keep is not None:
+            return list(self.keep)
+        return [name for name in table.columns if _is_plain(table[name])]
+
+    def _compute(self, rows):
+        # A copy: settings of the estimator that was handed in are its owner's.
+        model = copy.copy(self.features)
+        call = getattr(model, self._method)
+        width = len(self.columns)
+        if "on_error" not in model.get_params(deep=False):
+            return _without_bad(call, rows, width, self.dtype)
+        model.set_params(on_error="nan")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\d+ of \d+ rows could not be read")
+            values = np.asarray(call(rows), self.dtype).reshape(len(rows), width)
+        reasons = [""] * len(rows)
+        labels = as_rows(rows)
+        for index, message in model.failed_:
+            reasons[index] = message.removeprefix(f"{labels[index].label}: ")
+        return values, reasons
+
+
+class BatchPredictor(BatchExtractor):
+    """Predict the quality of one batch of a table with a fitted model.
+
+    Parameters
+    ----------
+    features : estimator
+        A fitted Pipeline, learned model or scorer with ``predict``.
+    media : str, default="path"
+        Column of the table with the media rows.
+    keep : sequence of str, default=None
+        Columns to pass on. None passes on all but bytes, arrays and nested values.
+
+    See Also
+    --------
+    BatchExtractor : The same with the columns of a transformer.
+
+    Examples
+    --------
+    >>> from diffqa_features import load_scorer
+    >>> from diffqa_features.datasets import load_sample_photos
+    >>> from diffqa_features.distributed import BatchPredictor
+    >>> predictor = BatchPredictor(load_scorer(), media="file")
+    >>> done = predictor({"file": load_sample_photos().filenames[:2]})
+    >>> list(done), bool((done["score"] > 5).all())
+    (['file', 'score', 'reason'], True)
+    """
+
+    _method = "predict"
+    dtype = np.float64
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are added, but for ``reason``."""
+        return ["score"]
+
+
+def _as_frame(batch) -> tuple[pd.DataFrame, Callable]:
+    """A batch as a DataFrame, and what turns a DataFrame into a batch of its type."""
+    if isinstance(batch, pd.DataFrame):
+        return batch, lambda table: table.set_index(batch.index)
+    if hasattr(batch, "to_pandas"):
+        return batch.to_pandas(), partial(pa.Table.from_pandas, preserve_index=False)
+    table = pd.DataFrame({name: pd.Series(list(v)) for name, v in batch.items()})
+    return table, lambda t: {name: t[name].to_numpy() for name in t.columns}
+
+
+def _is_plain(column: pd.Series) -> bool:
+    nested = (bytes, bytearray, memoryview, dict, list, np.ndarray)
+    return column.dtype != object or not any(isinstance(v, nested) for v in column)
+
+
+def _without_bad(
+    call: Callable, rows: Sequence, width: int, dtype: type
+) -> tuple[np.ndarray, list[str]]:
+    """Call an estimator that raises at the first bad row, without those rows.
+
+    A Pipeline hands NaN on to steps that refuse it, so rows are left out before.
+    """
+    values = np.full((len(rows), width), np.nan, dtype)
+    reasons, places = [""] * len(rows), list(range(len(rows)))
+    while places:
+        try:
+            found = call(_safe_indexing(rows, places))
+        except (ValueError, OSError) as error:
+            if not hasattr(error, "row_index"):
+                raise
+            reasons[places.pop(error.row_index)] = str(error.cause)
+            continue
+        values[places] = np.asarray(found, dtype).reshape(len(places), width)
+        break
+    return values, reasons

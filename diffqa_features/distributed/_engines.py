@@ -1,0 +1,354 @@
+"""A table and an estimator in, a folder of features out, by one of four engines."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from diffqa_features import __version__
+from diffqa_features._utils.hashing import make_seed
+from diffqa_features._utils.tables import read_csv
+from diffqa_features.distributed._batch import BatchExtractor
+from diffqa_features.distributed._parts import STAMPS, Parts, stamps
+from diffqa_features.learned.student.teacher import fingerprint
+
+
+def extract(
+    source,
+    features,
+    out: str | os.PathLike,
+    *,
+    engine: str = "local",
+    media: str = "path",
+    key: str | None = None,
+    batch_size: int = 64,
+    n_workers: int = 1,
+    gpus_per_worker: float = 0,
+    shard: tuple[int, int] = (0, 1),
+    prune: bool = False,
+    verbose: int = 0,
+) -> dict[str, int]:
+    """Compute the features of a table into a folder of Parquet files.
+
+    Rows that are there already are not computed again, so a call that was interrupted
+    goes on when it is repeated, and a table that has grown costs its new rows only. A
+    local file whose size or time has changed counts as new.
+
+    Parameters
+    ----------
+    source : list of str, DataFrame, or path of a CSV or Parquet table
+        Media rows by path, or a table with the column `media`.
+    features : transformer, BatchExtractor or BatchPredictor
+        What to compute. A fitted model is given as ``BatchPredictor(model)``.
+    out : path
+        A folder, on a disk that all workers see under this name. It is read as one
+        table: ``pandas.read_parquet(out)``.
+    engine : {"local", "ray", "dask", "spark"}, default="local"
+        ``"local"`` runs here, in this process. The others use the cluster that this
+        process is connected to, or start one on this machine.
+    media : str, default="path"
+        Column with the media rows.
+    key : str, default=None
+        Column that tells the rows apart. None: that of the media rows.
+    batch_size : int, default=64
+        Rows per call and per file.
+    n_workers : int, default=1
+        Processes that compute, with ``"ray"``; parts of the table that may run side by
+        side, with ``"dask"`` and ``"spark"``.
+    gpus_per_worker : float, default=0
+        GPUs that Ray reserves for each worker.
+    shard : tuple (i, n), default=(0, 1)
+        Compute the i-th of n parts only, by a hash of the key, which stays when rows
+        are added. Processes that know nothing of each other share the work so, into one
+        folder.
+    prune : bool, default=False
+        Also remove rows from the folder that `source` does not have.
+    verbose : int, default=0
+        Show progress if above 0.
+
+    Returns
+    -------
+    dict
+        ``rows`` of the table (of the shard), ``found`` already there, ``computed``,
+        ``bad`` among these, ``removed``.
+
+    Raises
+    ------
+    ValueError
+        If the table lacks a column, or two of its rows have the same key.
+    FileExistsError
+        If the folder holds results of other settings.
+    ModuleNotFoundError
+        If the engine is not installed; the message names the extra.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from diffqa_features import DiffusionQAFeatures
+    >>> from diffqa_features.datasets import load_sample_photos
+    >>> from diffqa_features.distributed import extract
+    >>> paths = load_sample_photos().filenames
+    >>> features = DiffusionQAFeatures(kinds="alignment", image_size=64)
+    >>> extract(paths[:3], features, "photos-features")
+    {'rows': 3, 'found': 0, 'computed': 3, 'bad': 0, 'removed': 0}
+    >>> extract(paths[:4], features, "photos-features")
+    {'rows': 4, 'found': 3, 'computed': 1, 'bad': 0, 'removed': 0}
+    >>> pd.read_parquet("photos-features").shape
+    (4, 36)
+    """
+    if engine not in _ENGINES:
+        raise ValueError(f"engine must be one of {set(_ENGINES)}. Got {engine!r}.")
+    extractor = features
+    if not isinstance(features, BatchExtractor):
+        extractor = BatchExtractor(features, media=media)
+    media, key = extractor.media, key or extractor.media
+    table = _read_source(source, media)
+    _check_keys(table, key)
+    if extractor.keep is None:  # the same in all batches
+        extractor = copy.copy(extractor)
+        extractor.keep = list(dict.fromkeys([key, *extractor.kept(table)]))
+    parts = Parts(out, key)
+    settings = _settings(extractor, key)
+    parts.begin(settings)
+
+    ours, done = _shard(table[key], shard), parts.read_done()
+    known = done[key].isin(table[key]).to_numpy()
+    now = stamps(table[media]).set_index(pd.Index(table[key])).reindex(done[key])
+    before, after = (t[list(STAMPS)].astype("Int64").fillna(-1) for t in (done, now))
+    changed = (before.to_numpy() != after.to_numpy()).any(axis=1)
+    stale = np.where(known, changed, prune) & _shard(done[key], shard)
+    parts.drop(done, stale)
+    there = table[key].isin(done[key][known & ~stale]).to_numpy()
+    todo = table[ours & ~there].reset_index(drop=True)
+
+    report = {
+        "rows": int(ours.sum()), "found": int((ours & there).sum()), "computed": 0,
+        "bad": 0, "removed": int((~known & stale).sum()),
+    }  # fmt: skip
+    write = BatchWriter(extractor, parts, _schema(extractor, table, settings))
+    run = partial(_ENGINES[engine], n_workers=n_workers, gpus=gpus_per_worker)
+    with tqdm(total=len(todo), unit="row", disable=not verbose) as progress:
+        for computed, bad in run(todo, write, batch_size) if len(todo) else ():
+            report["computed"] += computed
+            report["bad"] += bad
+            progress.update(computed)
+    return report
+
+
+class BatchWriter:
+    """Compute one batch, write it as a file, and return its counts: what is mapped.
+
+    Only two numbers go back through the engine; columns never do. `schema` is that of
+    all files: what is empty in one batch has its type from the others.
+    """
+
+    def __init__(self, extractor: BatchExtractor, parts: Parts, schema: pa.Schema):
+        self.extractor = extractor
+        self.parts = parts
+        self.schema = schema
+
+    def __call__(self, table: pd.DataFrame) -> pd.DataFrame:
+        found = self.extractor(table).reset_index(drop=True)
+        found[list(STAMPS)] = stamps(table[self.extractor.media])
+        self.parts.write(pa.Table.from_pandas(found, self.schema, preserve_index=False))
+        bad = int((found["reason"] != "").sum())
+        return pd.DataFrame({"computed": [len(found)], "bad": [bad]})
+
+
+def _schema(extractor, table, settings):
+    kept = pa.Schema.from_pandas(table[extractor.keep], preserve_index=False)
+    made = pa.from_numpy_dtype(extractor.dtype)
+    added = [(name, made) for name in extractor.columns]
+    added += [(name, pa.int64()) for name in STAMPS]
+    schema = pa.schema([*kept.remove_metadata(), *added, ("reason", pa.string())])
+    return schema.with_metadata({"diffqa_features": json.dumps(settings)})
+
+
+# -- engines: a table and a BatchWriter in, counts of the batches out ------------------
+
+Counts = Iterator[tuple[int, int]]
+_BLOCKS = 8  # per worker that wait or are worked on
+
+
+def _run_local(table, write, batch_size, n_workers, gpus) -> Counts:
+    for start in range(0, len(table), batch_size):
+        yield from _counts(write(table.iloc[start : start + batch_size]))
+
+
+def _run_ray(table, write, batch_size, n_workers, gpus) -> Counts:
+    ray = _load("ray.data", "ray")
+    # A block is worked on by one worker, in batches.
+    blocks = min(-(-len(table) // batch_size), _BLOCKS * n_workers)
+    size = -(-len(table) // blocks)
+    pieces = [table.iloc[start : start + size] for start in range(0, len(table), size)]
+    counts = ray.from_pandas(pieces).map_batches(
+        _Actor,
+        fn_constructor_args=(write,),
+        batch_size=batch_size,
+        batch_format="pandas",
+        concurrency=n_workers,
+        num_gpus=gpus or None,
+    )
+    for batch in counts.iter_batches(batch_format="pandas"):
+        yield from _counts(batch)
+
+
+def _run_dask(table, write, batch_size, n_workers, gpus) -> Counts:
+    distributed = _load("distributed", "dask")
+    with contextlib.ExitStack() as stack:
+        try:
+            client = distributed.get_client()
+        except ValueError:  # there is none
+            client = distributed.Client(n_workers=n_workers, threads_per_worker=1)
+            stack.enter_context(client)
+        starts = iter(range(0, len(table), batch_size))
+
+        def submit(count):
+            for start in itertools.islice(starts, count):
+                piece = table.iloc[start : start + batch_size]
+                yield client.submit(write, piece, pure=False)
+
+        # Not all at once: a scheduler holds what waits.
+        waiting = distributed.as_completed(
+            submit(_BLOCKS * n_workers), with_results=True
+        )
+        for _, counts in waiting:
+            yield from _counts(counts)
+            for future in submit(1):
+                waiting.add(future)
+
+
+def _run_spark(table, write, batch_size, n_workers, gpus) -> Counts:
+    sql = _load("pyspark.sql", "spark")
+    session = sql.SparkSession.builder.getOrCreate()
+    session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(batch_size))
+    rows = session.createDataFrame(table).repartition(n_workers)
+    counts = rows.mapInPandas(
+        lambda batches: map(write, batches), "computed long, bad long"
+    )
+    for row in counts.toLocalIterator():
+        yield row["computed"], row["bad"]
+
+
+class _Actor:
+    """A worker of Ray, made once per process."""
+
+    def __init__(self, write):
+        self._write = write
+
+    def __call__(self, table):
+        return self._write(table)
+
+
+def _counts(table):
+    yield from zip(table["computed"].tolist(), table["bad"].tolist(), strict=True)
+
+
+def _load(module, extra):
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"engine={extra!r} needs {module.partition('.')[0]}: "
+            f"pip install 'diffqa_features[{extra}]'."
+        ) from error
+
+
+_ENGINES = {
+    "local": _run_local, "ray": _run_ray, "dask": _run_dask, "spark": _run_spark
+}  # fmt: skip
+
+
+# -- the table -----------------------------------------------------------------------
+
+
+def _read_source(source, media):
+    if isinstance(source, pd.DataFrame):
+        table = source.reset_index(drop=True)
+    elif isinstance(source, (str, os.PathLike)):
+        path = Path(source).expanduser()
+        is_csv = path.suffix.lower() in (".csv", ".tsv")
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        table = read_csv(path, sep=separator) if is_csv else pd.read_parquet(path)
+    elif isinstance(source, Sequence) or hasattr(source, "__iter__"):
+        table = pd.DataFrame({media: [os.fspath(item) for item in source]})
+    else:
+        raise TypeError(
+            "source must be a list of paths, a DataFrame, or the path of a table. Got "
+            f"{source!r} instead."
+        )
+    if media not in table:
+        raise ValueError(
+            f"The table has no column {media!r}, only "
+            f"{', '.join(map(repr, table.columns))}. Name it by media=."
+        )
+    return table
+
+
+def _check_keys(table, key):
+    if key not in table:
+        raise ValueError(
+            f"The table has no column {key!r}, only "
+            f"{', '.join(map(repr, table.columns))}."
+        )
+    try:
+        twice = table[key].duplicated(keep=False) | table[key].isna()
+    except TypeError:
+        raise ValueError(
+            f"The column {key!r} cannot tell rows apart: its values are not plain. "
+            "Name another one by key=."
+        ) from None
+    if twice.any():
+        places = np.flatnonzero(twice)[:2].tolist()
+        raise ValueError(
+            f"The column {key!r} must tell rows apart, and does not in rows "
+            f"{' and '.join(map(str, places))} ({table[key].tolist()[places[0]]!r}). "
+            "Drop what is there twice, or name another column by key=."
+        )
+
+
+def _shard(keys, shard):
+    """Which rows are of the i-th of n shards, by their keys alone: bool (N,)."""
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"shard must be (i, n) with 0 <= i < n. Got {shard!r}.")
+    return np.array([make_seed(str(key)) % count == index for key in keys], bool)
+
+
+def _settings(extractor, key):
+    """Everything that determines the values, as JSON."""
+    features = extractor.features
+    parameters = {
+        name: " ".join(repr(value).split())
+        for name, value in features.get_params().items()
+        if name.rpartition("__")[2] not in _MACHINE and not hasattr(value, "get_params")
+    }
+    settings = {
+        "estimator": type(features).__name__,
+        **parameters,
+        "fingerprint": fingerprint(features),
+        "columns": extractor.columns,
+        "media": extractor.media,
+        "key": key,
+        "keep": list(extractor.keep),
+        "diffqa_features": __version__,
+    }
+    return json.loads(json.dumps(settings))
+
+
+# Parameters that say how to compute and not what.
+_MACHINE = {
+    "memory", "device", "n_jobs", "batch_size", "verbose", "on_error", "checkpoint_dir",
+}  # fmt: skip

@@ -1,0 +1,118 @@
+"""Batches in, a folder of Parquet files out, from which work goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+from diffqa_features._utils.files import local_path, write_whole
+from diffqa_features._utils.hashing import hash_values
+
+_SETTINGS = "_settings.json"
+STAMPS = ("size", "modified")
+"""Columns that tell whether a file has changed: bytes, and nanoseconds."""
+
+
+class Parts:
+    """A folder of Parquet files, each written whole, with one set of settings.
+
+    The name of a file follows from the keys in it, so a batch that an engine computes
+    twice is written twice under one name. Engines read such a folder as one table; they
+    skip names that begin with ``_`` or ``.``.
+
+    Parameters
+    ----------
+    folder : path
+        On a disk that all workers see under this name.
+    key : str
+        Column that tells rows apart.
+    """
+
+    def __init__(self, folder: str | os.PathLike, key: str):
+        self.folder = local_path(folder, "The 'out' parameter").absolute()
+        self.key = key
+
+    def begin(self, settings: dict) -> None:
+        """Claim the folder for these settings.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder holds the results of other settings, or other files.
+        """
+        path = self.folder / _SETTINGS
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"'{self.folder}' is a file; name a folder.")
+        if not path.exists():
+            others = [p.name for p in self.folder.glob("*") if p.name != _SETTINGS]
+            if any(not name.startswith(".") for name in others):
+                raise FileExistsError(
+                    f"'{self.folder}' holds '{sorted(others)[0]}' and no {_SETTINGS}: "
+                    "it was not made by an extraction. Name a new folder."
+                )
+            write_whole(path, json.dumps(settings, indent=1), wait=True)
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != settings:
+            changed = [
+                name
+                for name in sorted({*before, *settings})
+                if before.get(name) != settings.get(name)
+            ]
+            raise FileExistsError(
+                f"'{self.folder}' holds results of other settings "
+                f"({', '.join(changed)} differ). Name a new folder, or delete this one."
+            )
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(sorted(self.folder.glob("part-*.parquet")))
+
+    def write(self, table: pa.Table) -> None:
+        """Write one batch as a file."""
+        sink = pa.BufferOutputStream()
+        parquet.write_table(table, sink)
+        keys = [str(key) for key in table[self.key].to_pylist()]
+        path = self.folder / f"part-{hash_values(keys)}.parquet"
+        write_whole(path, sink.getvalue().to_pybytes(), wait=True)
+
+    def read_done(self) -> pd.DataFrame:
+        """Key, stamps and file of every row that is there; no features are read."""
+        tables = []
+        for path in self:
+            names = [self.key, *STAMPS]
+            found = parquet.read_table(path, columns=names).to_pandas()
+            tables.append(found.assign(part=path.name))
+        if not tables:
+            return pd.DataFrame(columns=[self.key, *STAMPS, "part"])
+        return pd.concat(tables, ignore_index=True)
+
+    def drop(self, done: pd.DataFrame, stale: np.ndarray) -> None:
+        """Remove the rows of `done` that are marked in `stale` from their files."""
+        for name, rows in done[stale].groupby("part"):
+            path = self.folder / str(name)
+            table = parquet.read_table(path)
+            keys = pd.Series(table[self.key].to_pylist(), dtype=object)
+            left = table.filter(pa.array(~keys.isin(rows[self.key])))
+            if len(left):
+                # Under the name of what is left; then the old one may go.
+                self.write(left)
+            path.unlink(missing_ok=True)
+
+
+def stamps(sources: Collection) -> pd.DataFrame:
+    """Size and time of change of local files; null for all else."""
+    rows = []
+    for source in sources:
+        try:
+            status = Path(source).stat()
+            rows.append((status.st_size, status.st_mtime_ns))
+        except (OSError, TypeError, ValueError):
+            rows.append((pd.NA, pd.NA))
+    return pd.DataFrame(rows, columns=list(STAMPS), dtype="Int64")

@@ -1,0 +1,114 @@
+"""One batch: its columns, its bad rows, and the type that it came in."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics
+from diffqa_features.distributed import BatchExtractor, BatchPredictor
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Five pictures, of which the third is damaged."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(5)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    paths[2].write_bytes(paths[2].read_bytes()[:400])
+    return [str(path) for path in paths]
+
+
+GOOD = [0, 1, 3, 4]
+
+
+def test_columns_are_those_of_the_estimator(files):
+    features = NaturalSceneStatistics()
+    extractor = pickle.loads(pickle.dumps(BatchExtractor(features)))
+    done = extractor({"path": files, "id": np.arange(5)})
+    names = list(features.get_feature_names_out())
+    assert list(done) == ["path", "id", *names, "reason"]
+    matrix = np.stack([done[name] for name in names], 1)
+    good = [files[i] for i in GOOD]
+    np.testing.assert_array_equal(matrix[GOOD], features.fit_transform(good))
+    assert np.isnan(matrix[2]).all()
+    assert [bool(reason) for reason in done["reason"]] == [False] * 2 + [True] + [
+        False
+    ] * 2
+    assert files[2] not in done["reason"][2]  # the row says which; this says why
+    assert features.on_error == "raise"
+    assert done["id"].tolist() == list(range(5))
+
+
+def test_a_batch_comes_back_as_it_came(files):
+    extractor = BatchExtractor(NaturalSceneStatistics())
+    table = pd.DataFrame({"path": files}, index=list("edcba"))
+    frame = extractor(table)
+    assert frame.index.tolist() == list("edcba")
+    arrow = extractor(pa.table({"path": files}))
+    assert isinstance(arrow, pa.Table)
+    assert arrow.schema.field("reason").type == pa.string()
+    pd.testing.assert_frame_equal(
+        arrow.to_pandas(), frame.reset_index(drop=True), check_dtype=False
+    )
+
+
+def test_texts_of_other_columns_fill_prompts(files):
+    features = DiffusionQAFeatures(
+        prompts=["{caption}"], kinds="alignment", blocks="mid*", image_size=64
+    )
+    table = pd.DataFrame({"image": files[:2], "caption": ["a sharp photo", "fog"]})
+    done = BatchExtractor(features, media="image")(table)
+    rows = table.rename(columns={"image": "path"})
+    (name,) = features.get_feature_names_out()
+    expected = features.fit_transform(rows)[:, 0]
+    np.testing.assert_allclose(done[name], expected, rtol=1e-5)
+    assert done[name][0] != done[name][1]
+
+
+def test_what_is_kept(files):
+    table = {"path": files[:2], "id": [7, 8], "raw": [b"a", b"b"], "tags": [[1], [2]]}
+    done = BatchExtractor(NaturalSceneStatistics())(table)
+    assert list(done)[:2] == ["path", "id"]
+    assert {"raw", "tags"}.isdisjoint(done)
+    only = BatchExtractor(NaturalSceneStatistics(), keep=["id"])(table)
+    assert next(iter(only)) == "id"
+    assert "path" not in only
+    with pytest.raises(ValueError, match="no column 'name': it has 'path', 'id'"):
+        BatchExtractor(NaturalSceneStatistics(), keep=["name"])(table)
+    with pytest.raises(ValueError, match="'reason' of the table would be replaced"):
+        BatchExtractor(NaturalSceneStatistics())({**table, "reason": ["", ""]})
+
+
+def test_predictions_of_a_pipeline_that_refuses_nan(files):
+    model = make_pipeline(NaturalSceneStatistics(), StandardScaler(), Ridge())
+    good = [files[i] for i in GOOD]
+    model.fit(good, [1.0, 2.0, 3.0, 4.0])
+    done = BatchPredictor(model)({"path": files})
+    assert list(done) == ["path", "score", "reason"]
+    np.testing.assert_allclose(done["score"][GOOD], model.predict(good), rtol=1e-5)
+    assert np.isnan(done["score"][2])
+    assert done["reason"][2]
+    nothing = BatchPredictor(model)({"path": [files[2]]})
+    assert np.isnan(nothing["score"]).all()
+
+
+def test_errors_that_no_row_makes_are_raised(files):
+    failing = FunctionTransformer(fail, feature_names_out="one-to-one")
+    model = make_pipeline(NaturalSceneStatistics(), failing)
+    with pytest.raises(TypeError, match=r"needs an estimator with predict\(\)"):
+        BatchPredictor(model)
+    with pytest.raises(ValueError, match="on purpose"):
+        BatchExtractor(model)({"path": files[:1]})
+
+
+def fail(X):
+    raise ValueError("on purpose")

@@ -1,0 +1,243 @@
+"""Whole tables through the engines themselves, on this machine with two workers."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics
+from diffqa_features.distributed import BatchExtractor, extract
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Pictures of skewed sizes; one is damaged and one is missing."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    paths = [str(folder / f"{number}.png") for number in range(COUNT)]
+    for number, path in enumerate(paths[:-1]):
+        side = 256 if number == 3 else 32 + number % 7
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(path)
+    os.truncate(paths[5], 60)
+    return pd.DataFrame({"path": paths, "id": np.arange(COUNT) * 10})
+
+
+@pytest.fixture(scope="module")
+def expected(table):
+    return read(table, BatchExtractor(NaturalSceneStatistics())(table))
+
+
+def read(table, found):
+    """In the order of the table, without stamps."""
+    found = found.set_index("id").loc[table["id"]].reset_index()
+    return found.drop(columns=["size", "modified"], errors="ignore")
+
+
+def same(out, table, expected):
+    found = read(table, pd.read_parquet(out))
+    pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False)
+
+
+def test_here(table, expected, tmp_path):
+    report = extract(table, NaturalSceneStatistics(), tmp_path / "x", batch_size=16)
+    assert report == {"rows": 40, "found": 0, "computed": 40, "bad": 2, "removed": 0}
+    same(tmp_path / "x", table, expected)
+    assert len(list((tmp_path / "x").glob("part-*"))) == 3
+
+
+def test_what_is_there_is_not_computed_again(table, tmp_path):
+    out, features = tmp_path / "x", NaturalSceneStatistics()
+    mine = tmp_path / "mine.png"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(mine)
+    small = pd.concat(
+        [table[:9], pd.DataFrame({"path": [str(mine)], "id": [999]})], ignore_index=True
+    )
+    extract(small[3:], features, out, batch_size=4)
+    report = extract(small, features, out, batch_size=4)
+    assert (report["found"], report["computed"]) == (7, 3)
+    parts = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    # One file changes: its row goes from its part, and comes back.
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(mine)
+    report = extract(small, features, out, batch_size=4)
+    assert (report["found"], report["computed"]) == (9, 1)
+    same(out, small, read(small, BatchExtractor(features)(small)))
+    kept = [path for path in parts if path.exists()]
+    assert len(kept) >= 2
+    assert all(path.stat().st_mtime_ns == parts[path] for path in kept)
+    # What the table no longer has stays, unless it is asked to go.
+    assert extract(small[:5], features, out)["removed"] == 0
+    assert len(pd.read_parquet(out)) == 10
+    assert extract(small[:5], features, out, prune=True)["removed"] == 5
+    same(out, small[:5], read(small[:5], BatchExtractor(features)(small[:5])))
+
+
+def test_a_folder_holds_one_kind_of_results(table, tmp_path):
+    out = tmp_path / "x"
+    features = NaturalSceneStatistics()
+    extract(table[:2], features, out)
+    extract(table[:3], NaturalSceneStatistics(memory=tmp_path / "store"), out)
+    with pytest.raises(FileExistsError, match=r"other settings .*max_frames"):
+        extract(table[:3], NaturalSceneStatistics(max_frames=3), out)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("a")
+    with pytest.raises(FileExistsError, match=r"'a.txt' and no _settings.json"):
+        extract(table[:2], features, tmp_path / "photos")
+    with pytest.raises(FileExistsError, match="is a file"):
+        extract(table[:2], features, tmp_path / "photos" / "a.txt")
+
+
+def test_a_column_that_is_empty_in_a_batch_keeps_its_type(table, tmp_path):
+    texts = [None] * 20 + ["a"] * 20
+    notes = table.assign(note=texts, tags=[[1]] * COUNT)
+    extract(notes, NaturalSceneStatistics(), tmp_path / "x", batch_size=10)
+    found = pd.read_parquet(tmp_path / "x").sort_values("id")
+    assert found["note"].tolist()[20:] == ["a"] * 20
+    assert found["note"].isna().tolist()[:20] == [True] * 20
+    assert "tags" not in found
+
+
+def test_shards_are_disjoint_and_stay(table, expected, tmp_path):
+    features = NaturalSceneStatistics()
+    counts = [
+        extract(table, features, tmp_path / "x", shard=(i, 3))["rows"] for i in range(3)
+    ]
+    assert sum(counts) == COUNT
+    assert min(counts) > 5
+    same(tmp_path / "x", table, expected)
+    # Rows that are added do not move the others to another shard.
+    half = [
+        extract(table[::2], features, tmp_path / "x", shard=(i, 3)) for i in range(3)
+    ]
+    assert all(report["computed"] == 0 for report in half)
+    with pytest.raises(ValueError, match=r"0 <= i < n. Got \(3, 3\)"):
+        extract(table, features, tmp_path / "x", shard=(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda t: pd.concat([t, t[:1]]), {}, "not in rows 0 and 40"),
+        (lambda t: t.assign(id=1), {"key": "id"}, r"'id' must .* rows 0 and 1 \(1\)"),
+        (lambda t: t, {"media": "image"}, "no column 'image', only 'path', 'id'"),
+        (lambda t: t, {"key": "name"}, "no column 'name'"),
+        (lambda t: t, {"engine": "flink"}, "engine must be one of"),
+    ],
+)
+def test_bad_tables_are_refused_before_any_work(
+    table, tmp_path, change, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        extract(change(table), NaturalSceneStatistics(), tmp_path / "x", **options)
+    assert not (tmp_path / "x").exists()
+
+
+SCRIPT = """
+    import sys
+    from diffqa_features import NaturalSceneStatistics
+    from diffqa_features.distributed import extract
+    print(extract(sys.argv[1], NaturalSceneStatistics(), sys.argv[2], batch_size=2))
+"""
+
+
+def test_killed_many_times_it_ends_as_undisturbed(table, expected, tmp_path):
+    out, source = tmp_path / "x", tmp_path / "table.csv"
+    table.to_csv(source, index=False)
+    words = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(source), str(out)]
+    for wanted in (2, 6):
+        process = subprocess.Popen(words)
+        deadline = time.monotonic() + 120
+        while len(list(out.glob("part-*"))) < wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = len(pd.read_parquet(out))
+    assert 0 < before < COUNT
+    report = extract(source, NaturalSceneStatistics(), out, batch_size=2)
+    assert (report["found"], report["computed"]) == (before, COUNT - before)
+    same(out, table, expected)
+
+
+@pytest.fixture(scope="module")
+def ray():
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def dask():
+    distributed = pytest.importorskip("distributed")
+    with distributed.Client(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def spark():
+    sql = pytest.importorskip("pyspark.sql")
+    builder = sql.SparkSession.builder.master("local[2]")
+    session = builder.config("spark.ui.enabled", "false").getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.mark.parametrize(
+    "engine", ["ray", "dask", pytest.param("spark", marks=pytest.mark.spark)]
+)
+def test_an_engine_gives_what_one_process_gives(
+    engine, request, table, expected, tmp_path
+):
+    request.getfixturevalue(engine)
+    options = {"engine": engine, "batch_size": 6, "n_workers": 2}
+    features = NaturalSceneStatistics()
+    report = extract(table[:30], features, tmp_path / "x", **options)
+    assert report == {"rows": 30, "found": 0, "computed": 30, "bad": 1, "removed": 0}
+    report = extract(table, features, tmp_path / "x", **options)
+    assert (report["found"], report["computed"]) == (30, 10)
+    same(tmp_path / "x", table, expected)
+
+
+def test_a_worker_that_is_killed_loses_nothing(dask, table, expected, tmp_path):
+    """With -9, while it computes; Dask starts another one."""
+    marker = tmp_path / "killed"
+    extractor = KillsItsWorker(NaturalSceneStatistics(), marker)
+    report = extract(
+        table, extractor, tmp_path / "x", engine="dask", batch_size=5, n_workers=2
+    )
+    assert marker.exists()
+    assert report["computed"] == COUNT
+    same(tmp_path / "x", table, expected)
+
+
+class KillsItsWorker(BatchExtractor):
+    """The first process to compute row 20 is gone."""
+
+    def __init__(self, features, marker):
+        super().__init__(features)
+        self.marker = marker
+
+    def __call__(self, batch):
+        if 200 in batch["id"].tolist() and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(batch)
+
+
+def test_the_backbone_is_not_shipped():
+    features = DiffusionQAFeatures(image_size=64)
+    features.fit_transform([np.zeros((64, 64, 3), np.uint8)])
+    assert len(pickle.dumps(BatchExtractor(features))) < 2000
