@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -172,7 +173,14 @@ def test_killed_many_times_it_ends_as_undisturbed(table, expected, tmp_path):
 @pytest.fixture(scope="module")
 def ray():
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # Its workers import this module, too.
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+    )
     yield ray
     ray.shutdown()
 
@@ -189,12 +197,27 @@ def dask():
 @pytest.fixture(scope="module")
 def spark():
     sql = pytest.importorskip("pyspark.sql")
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = sql.SparkSession.builder.master("local[2]")
     session = builder.config("spark.ui.enabled", "false").getOrCreate()
     yield session
     session.stop()
 
 
+OF_ENGINES = [  # what they tell themselves
+    pytest.mark.filterwarnings(f"ignore::{kind}:{module}")
+    for kind in ("DeprecationWarning", "FutureWarning")
+    for module in ("ray", "pyspark")
+]
+
+
+def of_engines(test):
+    for mark in OF_ENGINES:
+        test = mark(test)
+    return test
+
+
+@of_engines
 @pytest.mark.parametrize(
     "engine", ["ray", "dask", pytest.param("spark", marks=pytest.mark.spark)]
 )
@@ -211,12 +234,17 @@ def test_an_engine_gives_what_one_process_gives(
     same(tmp_path / "x", table, expected)
 
 
-def test_a_worker_that_is_killed_loses_nothing(dask, table, expected, tmp_path):
-    """With -9, while it computes; Dask starts another one."""
+@of_engines
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_a_worker_that_is_killed_loses_nothing(
+    engine, request, table, expected, tmp_path
+):
+    """With -9, while it computes; the engine starts another one."""
+    request.getfixturevalue(engine)
     marker = tmp_path / "killed"
     extractor = KillsItsWorker(NaturalSceneStatistics(), marker)
     report = extract(
-        table, extractor, tmp_path / "x", engine="dask", batch_size=5, n_workers=2
+        table, extractor, tmp_path / "x", engine=engine, batch_size=5, n_workers=2
     )
     assert marker.exists()
     assert report["computed"] == COUNT
