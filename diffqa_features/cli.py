@@ -29,7 +29,9 @@ def main(argv=None):
     int
         0 success, 1 no output, 2 invalid arguments, 3 some files were unreadable.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
+    args.argv = argv
     # File names can contain characters that the terminal's encoding lacks.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -86,7 +88,7 @@ def _parser():
     version = f"diffqa-features {__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_info, _add_extract, _add_fit, _add_score):
+    for add in (_add_demo, _add_info, _add_extract, _add_merge, _add_fit, _add_score):
         add(commands)
     return parser
 
@@ -144,9 +146,10 @@ def _add_extract(commands):
         commands,
         "extract",
         "Compute the features of pictures and videos and write them to a table.",
-        "INPUT [INPUT ...] -o FILE [options]",
+        "INPUT [INPUT ...] -o FILE_OR_FOLDER [options]",
         [
             "diffqa extract photos/ --out features.parquet",
+            "diffqa extract photos/ --out features/ --shard 3/8",
             "diffqa extract 'photos/*.jpg' -o features.csv --timesteps 20 50",
             "diffqa extract scores.csv -o f.npz --path-column image --memory store",
             "diffqa extract photos/ -o up.parquet --blocks 'up*' mid.0 --kinds query",
@@ -159,12 +162,38 @@ def _add_extract(commands):
     add("-o", "--out", required=True, metavar="FILE",
         help=".parquet, .csv or .npz: the column path, then one per feature. Parquet "
         "and npz also hold the settings. An interrupted run leaves FILE.part behind "
-        "and resumes from there when restarted")  # fmt: skip
+        "and resumes from there when restarted. A folder gets Parquet files of "
+        "--chunk-size rows; only new or changed files are computed")  # fmt: skip
+    add("--shard", type=_shard, metavar="I/N",
+        help="compute the I-th of N shares only (from 0), by a hash of the path: "
+        "several processes or machines fill one folder")  # fmt: skip
+    add(
+        "--prune",
+        action="store_true",
+        help="remove rows of files that are no longer among INPUT from the folder",
+    )
+    add("--gpus", type=_gpus, metavar="N",
+        help="start one process per GPU of this machine, N or 'all', each with its "
+        "share; for a folder")  # fmt: skip
     _add_bad_files(extract, "FILE.bad.csv")
     add("--chunk-size", type=_positive, default=64, metavar="N",
         help="number of files after which results are saved to FILE.part "
         "(default: 64)")  # fmt: skip
     _add_features(extract)
+
+
+def _add_merge(commands):
+    merge = _add_command(
+        commands,
+        "merge",
+        "Make one table of the folders that 'diffqa extract' filled.",
+        "FOLDER [FOLDER ...] -o FILE",
+        ["diffqa merge features/ -o features.parquet"],
+    )
+    add = merge.add_argument
+    add("inputs", nargs="+", metavar="FOLDER", help="folders of one extraction")
+    add("-o", "--out", required=True, metavar="FILE",
+        help=".parquet or .csv: the good rows, sorted by path")  # fmt: skip
 
 
 def _add_fit(commands):
@@ -303,6 +332,19 @@ def _add_machine(command):
     add("--reader", metavar="NAME",
         help="video reader: auto, decord or imageio (default: auto)")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def _shard(text):
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(
+            f"must be I/N with I from 0 to N - 1, not {text}"
+        )
+    return int(index), int(count)
+
+
+def _gpus(text):
+    return text if text == "all" else _positive(text)
 
 
 def _positive(text):

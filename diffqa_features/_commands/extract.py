@@ -17,6 +17,11 @@ from diffqa_features._commands._estimator import (
     prompt_columns,
     transform_files,
 )
+from diffqa_features._commands._folder import (
+    extract_on_gpus,
+    extract_to_folder,
+    is_folder,
+)
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
 from diffqa_features._utils.files import whole_file
@@ -25,6 +30,17 @@ from diffqa_features._utils.tables import quote_formulas
 
 def run(args):
     """Run the command; argument errors are raised before any work."""
+    if is_folder(args.out):
+        if args.gpus is not None:
+            return extract_on_gpus(args)
+        features = make_features(args)
+        return extract_to_folder(args, features, prompt_columns(features))
+    if args.shard or args.prune or args.gpus:
+        raise ValueError(
+            "--shard, --prune and --gpus need a folder as --out, which several "
+            f"processes can write. Got the file {args.out!r}; 'diffqa merge' makes one "
+            "file of a folder."
+        )
     out = check_output(args.out, tuple(_WRITERS), args.inputs)
     features = make_features(args)
     files = collect_files(

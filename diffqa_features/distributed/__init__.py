@@ -8,5 +8,6 @@ The engines' libraries are extras and load inside their function.
 
 from diffqa_features.distributed._batch import BatchExtractor, BatchPredictor
 from diffqa_features.distributed._engines import extract
+from diffqa_features.distributed._parts import read_parts
 
-__all__ = ["BatchExtractor", "BatchPredictor", "extract"]
+__all__ = ["BatchExtractor", "BatchPredictor", "extract", "read_parts"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +61,10 @@ class Parts:
             return
         before = json.loads(path.read_text(encoding="utf-8"))
         if before != settings:
-            changed = [
-                name
-                for name in sorted({*before, *settings})
-                if before.get(name) != settings.get(name)
-            ]
             raise FileExistsError(
                 f"'{self.folder}' holds results of other settings "
-                f"({', '.join(changed)} differ). Name a new folder, or delete this one."
+                f"({', '.join(differing(before, settings))} differ). Name a new "
+                "folder, or delete this one."
             )
 
     def __iter__(self) -> Iterator[Path]:
@@ -104,6 +100,57 @@ class Parts:
                 # Under the name of what is left; then the old one may go.
                 self.write(left)
             path.unlink(missing_ok=True)
+
+
+def read_parts(folders: Sequence[str | os.PathLike]) -> pa.Table:
+    """Read folders that `extract` wrote as one table, sorted by key.
+
+    Parameters
+    ----------
+    folders : sequence of paths
+        Folders of one extraction, for example of its shards.
+
+    Returns
+    -------
+    pyarrow.Table
+        Every row once, with its features, ``size``, ``modified`` and ``reason``.
+
+    Raises
+    ------
+    ValueError
+        If a folder was not made by an extraction, if their settings differ, or if two
+        hold the same row.
+    """
+    tables, first = [], None
+    for folder in map(Path, folders):
+        path = folder / _SETTINGS
+        if not path.is_file():
+            raise ValueError(
+                f"'{folder}' holds no {_SETTINGS}: it was not made by an extraction."
+            )
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        first = first or settings
+        if settings != first:
+            raise ValueError(
+                f"'{folder}' and '{folders[0]}' hold results of different settings "
+                f"({', '.join(differing(first, settings))}); they are not one table."
+            )
+        tables += [parquet.read_table(part) for part in Parts(folder, first["key"])]
+    if not tables:
+        raise ValueError(f"There is no finished part in '{folders[0]}'.")
+    table = pa.concat_tables(tables).sort_by(first["key"])
+    keys = table[first["key"]].to_pandas()
+    if keys.duplicated().any():
+        raise ValueError(
+            f"The row {keys[keys.duplicated()].iloc[0]!r} is there twice. Leave out "
+            "the folder that is older."
+        )
+    return table
+
+
+def differing(one: dict, other: dict) -> list[str]:
+    """Names under which two settings differ."""
+    return [n for n in sorted({*one, *other}) if one.get(n) != other.get(n)]
 
 
 def stamps(sources: Collection) -> pd.DataFrame:

@@ -1,0 +1,90 @@
+"""`diffqa extract -o FOLDER/`: files in, Parquet parts out; shards share the work."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+
+from diffqa_features._commands._estimator import check_name
+from diffqa_features._commands._inputs import collect_files
+from diffqa_features._commands._outputs import note, report_bad
+from diffqa_features._utils.files import local_path
+from diffqa_features.distributed import BatchExtractor, extract
+
+
+def is_folder(out):
+    """Whether an --out names a folder: it is one, or its name has no ending."""
+    path = local_path(out, "--out")
+    return path.is_dir() or not path.suffix or out.endswith(("/", os.sep))
+
+
+def extract_to_folder(args, features, columns):
+    """Compute what `args.out` lacks; returns the exit code."""
+    files = collect_files(
+        args.inputs,
+        path_column=args.path_column,
+        recursive=args.recursive,
+        columns=columns,
+    )
+    table = files.rename(columns={"path": "file"}).reset_index(names="path")
+    bad = []
+    for name in table["path"]:
+        try:
+            check_name(name)
+        except ValueError as error:
+            bad.append((name, str(error)))
+    table = table[~table["path"].isin([name for name, _ in bad])]
+    table = table.drop_duplicates("path")
+    if bad and args.on_error == "raise":
+        raise RuntimeError(": ".join(bad[0]))
+    out = local_path(args.out, "--out")
+    report = extract(
+        table,
+        BatchExtractor(features, media="file", keep=["path"]),
+        out,
+        key="path",
+        batch_size=args.chunk_size,
+        shard=args.shard or (0, 1),
+        prune=args.prune,
+        verbose=not args.quiet,
+    )
+    found = pd.read_parquet(out, columns=["path", "reason"])
+    found = found[(found["reason"] != "") & found["path"].isin(table["path"])]
+    bad += list(zip(found["path"], found["reason"], strict=True))
+    if bad and args.on_error == "raise":
+        raise RuntimeError(": ".join(bad[0]))
+    code = report_bad(bad, len(table), out, args.quote_formulas)
+    removed = f", {report['removed']} removed" if report["removed"] else ""
+    note(
+        f"{out}: {report['rows']} files, {report['computed']} computed now, "
+        f"{report['found']} were there{removed}"
+    )
+    return code
+
+
+def extract_on_gpus(args):
+    """Run this command once per GPU, each with its share of the files."""
+    place = next(i for i, word in enumerate(args.argv) if word.startswith("--gpus"))
+    taken = 1 if "=" in args.argv[place] else 2
+    argv = args.argv[:place] + args.argv[place + taken :]
+    gpus = args.gpus
+    if args.shard:
+        raise ValueError("--gpus divides the files itself; leave out --shard.")
+    if gpus == "all":
+        from torch.cuda import device_count
+
+        gpus = device_count()
+        if not gpus:
+            raise ValueError("--gpus all: there is no CUDA device. Leave it out.")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = visible if len(visible) >= gpus and visible[0] else range(gpus)
+    processes = []
+    for index, name in zip(range(gpus), names):
+        words = [sys.executable, "-m", "diffqa_features.cli", *argv]
+        words += ["--shard", f"{index}/{gpus}"]
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(name)}
+        processes.append(subprocess.Popen(words, env=env))
+    codes = [process.wait() for process in processes]
+    # 3 says that some files are bad; anything else but 0 is worse.
+    return max(codes, key=lambda code: (code not in (0, 3), code))
