@@ -353,7 +353,7 @@ def _positive(text):
     return int(text)
 
 
-_BACKBONE = "tiny, sd15, sd21-base, a hub id or a folder (default: tiny)"
+_BACKBONE = "tiny, sd15, sd21-base, sdxl, a hub id or a folder (default: tiny)"
 _DEVICE = "cpu, cuda, cuda:1 or mps (default: the first accelerator, else the CPU)"
 _RELATIVE = (
     "Relative paths in a table are resolved against the working directory or, if not "

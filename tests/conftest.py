@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from random_models import KINDS, write_model
+from random_models import KINDS, XL_KINDS, write_model
 
 # How long an example takes says nothing of what is right.
 settings.register_profile("no deadline", deadline=None)
@@ -25,6 +25,12 @@ def model_folders(tmp_path_factory):
     """Folders of random models by kind: ``sd1``, ``sd2``, ``odd``, ``deep``."""
     root = tmp_path_factory.mktemp("models")
     return {kind: write_model(root / kind, kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="session", params=sorted(XL_KINDS))
+def xl_folder(request, tmp_path_factory):
+    """Each small model of the Stable Diffusion XL kind, with two text encoders."""
+    return write_model(tmp_path_factory.mktemp("xl") / request.param, request.param)
 
 
 @pytest.fixture(scope="session", params=sorted(KINDS))

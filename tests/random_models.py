@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import diffqa_features
 
@@ -118,6 +118,49 @@ _DEEP = {
     "scheduler": {"_class_name": "EulerDiscreteScheduler", **_SCHEDULER},
     "tokenizer": {"length": 16},
 }
+# Stable Diffusion XL, a tenth as wide: two text encoders, pooled text and sizes, up to
+# ten layers per block (here three), none in the first level.
+_XL_SECOND = {
+    "hidden_size": 40,
+    "intermediate_size": 80,
+    "projection_dim": 24,
+    "hidden_act": "gelu",
+}
+_XL = {
+    "unet": {
+        "sample_size": 16,
+        "down_block_types": (
+            "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D",
+        ),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (16, 32, 64),
+        "layers_per_block": 2,
+        "norm_num_groups": 8,
+        "attention_head_dim": (1, 2, 4),
+        "transformer_layers_per_block": (1, 2, 3),
+        "use_linear_projection": True,
+        "cross_attention_dim": _TEXT_DIM + _XL_SECOND["hidden_size"],
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": _XL_SECOND["projection_dim"] + 6 * 8,
+    },
+    "vae": {**_KL, "scaling_factor": 0.13025, "force_upcast": True},
+    "scheduler": {"_class_name": "EulerDiscreteScheduler", **_SCHEDULER},
+    "tokenizer": {"length": 77},
+}  # fmt: skip
+# Pruned as Segmind's SSD-1B: no attention in the middle, layers listed per block and
+# another list on the way up.
+_SSD = {
+    **_XL,
+    "unet": {
+        **_XL["unet"],
+        "mid_block_type": "UNetMidBlock2D",
+        "transformer_layers_per_block": (1, (2, 1), (3, 1)),
+        "reverse_transformer_layers_per_block": ((1, 1, 2), (2, 1, 1), 1),
+    },
+}
+# Two text encoders; the tests of models with one take `KINDS`.
+XL_KINDS = {"sdxl": _XL, "ssd": _SSD}
 KINDS = {"sd1": _SD1, "sd2": _SD2, "odd": _ODD, "deep": _DEEP}
 
 
@@ -131,7 +174,7 @@ def write_model(folder, kind, seed=0, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
         part: {**config, **changes.get(part, {})}
-        for part, config in KINDS[kind].items()
+        for part, config in {**KINDS, **XL_KINDS}[kind].items()
     }
     ids = write_tokenizer(folder / "tokenizer", **parts["tokenizer"])
     with torch.random.fork_rng(devices=[]):
@@ -151,6 +194,11 @@ def write_model(folder, kind, seed=0, **changes):
             **changes.get("text", {}),
         }
         CLIPTextModel(CLIPTextConfig(**text)).save_pretrained(folder / "text_encoder")
+        if kind in XL_KINDS:
+            write_tokenizer(folder / "tokenizer_2", 77, pad_token="!</w>")
+            second = CLIPTextConfig(**{**text, **_XL_SECOND})
+            model = CLIPTextModelWithProjection(second)
+            model.save_pretrained(folder / "text_encoder_2")
     write_json(folder / "scheduler" / "scheduler_config.json", parts["scheduler"])
     return folder
 

@@ -5,6 +5,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +13,8 @@ from diffqa_features._backbone.capture import Adapter, Tap, run_unet
 from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._backbone.info import BackboneInfo, describe_backbone
 from diffqa_features._backbone.weights import (
-    load_text,
+    latent_scale,
+    load_texts,
     load_unet,
     load_vae,
     quiet,
@@ -123,7 +125,9 @@ class Backbone:
             vae_dtype = torch.float32 if _wants_upcast(info, dtype) else dtype
             self._vae = _place_vae(load_vae(info), device, vae_dtype)
             self._vae_float32 = None
-            self._tokenizer, self._text_encoder = load_text(info, device)
+            # The second, if there is one, adds to the states of the first.
+            self._texts = load_texts(info, device)
+            self._tokenizer, self._text_encoder = self._texts[0]
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -206,12 +210,14 @@ class Backbone:
             The UNet's output (see :meth:`to_noise`); None if the pass stopped early. No
             hooks are left in the modules, even after an exception.
         """
+        factor = self.info.latent_factor
+        conditioning = conditioning.to(self.dtype).expand(len(noisy))
         with self.lock:
             return run_unet(
                 self.unet if unet is None else unet,
                 noisy.to(self.dtype),
                 t,
-                conditioning.to(self.dtype).expand(len(noisy)),
+                conditioning.for_size(*(factor * side for side in noisy.shape[2:])),
                 taps,
                 whole=whole,
                 adapters=adapters,
@@ -232,20 +238,35 @@ class Backbone:
             raise TypeError(f"prompts must be a list of str. Got {prompts!r} instead.")
         if not len(prompts):
             raise ValueError("prompts must hold at least one prompt.")
-        ids, attended = self.tokenize(list(prompts))
+        prompts = list(prompts)
+        ids, attended = self.tokenize(prompts)
         content = _mark_content(ids, attended, self._tokenizer)
-        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
-        states = []
+        told = []
         with torch.inference_mode():
-            for i in range(0, len(ids), _PROMPTS_PER_BATCH):
+            for i in range(0, len(prompts), _PROMPTS_PER_BATCH):
                 rows = slice(i, i + _PROMPTS_PER_BATCH)
-                mask = attended[rows].long().to(self.device) if masked else None
-                with self._text_lock:
-                    output = self._text_encoder(
-                        ids[rows].to(self.device), attention_mask=mask
-                    )
-                states.append(output.last_hidden_state.to(self.dtype))
-        return Conditioning(torch.cat(states).clone(), content)
+                first = self._encode_text(0, ids[rows], attended[rows])
+                if not self.info.two_texts:
+                    told.append(Conditioning(first.last_hidden_state))
+                    continue
+                second = self._encode_text(1, *self._pad(1, prompts[rows]))
+                # As Stable Diffusion XL was trained: the states before the last layer.
+                states = [each.hidden_states[-2] for each in (first, second)]
+                told.append(
+                    Conditioning(torch.cat(states, -1), pooled=second.text_embeds)
+                )
+            whole = Conditioning.stack(told).to(self.dtype)
+        return replace(whole.clone(), content=content)
+
+    def _encode_text(self, which, ids, attended):
+        encoder = self._texts[which][1]
+        masked = getattr(encoder.config, "use_attention_mask", False)
+        with self._text_lock:
+            return encoder(
+                ids.to(self.device),
+                attention_mask=attended.long().to(self.device) if masked else None,
+                output_hidden_states=self.info.two_texts,
+            )
 
     def encode_embeddings(
         self,
@@ -257,7 +278,9 @@ class Backbone:
 
         Gradients flow to what `edit` inserts. `attended` is true at start, words and
         end. Returns K rows in float32 on the backbone's device, without a content mask.
+        Only for models with one text encoder (`BackboneInfo.two_texts`).
         """
+        self.info.require_one_text("Editing embeddings")
         table = self._text_encoder.get_input_embeddings()
         with self._text_lock:
             handle = table.register_forward_hook(lambda module, args, out: edit(out))
@@ -336,17 +359,8 @@ class Backbone:
     def tokenize(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids (K, L) padded to L, and a mask of the non-padding tokens."""
         length = self.info.text_length
-        # Rust tokenizers keep their truncation setting in themselves and refuse a
-        # second thread ("Already borrowed").
         with self._tokenizer_lock:
             whole = self._tokenizer(prompts, verbose=False)["input_ids"]
-            batch = self._tokenizer(
-                prompts,
-                padding="max_length",
-                max_length=length,
-                truncation=True,
-                return_tensors="pt",
-            )
         cut = [(p, len(ids)) for p, ids in zip(prompts, whole) if len(ids) > length]
         for prompt, count in cut[:_CUT_NAMED]:
             logger.warning(
@@ -357,6 +371,19 @@ class Backbone:
             )
         if len(cut) > _CUT_NAMED:
             logger.warning("So it is with %d more prompts.", len(cut) - _CUT_NAMED)
+        return self._pad(0, prompts)
+
+    def _pad(self, which, prompts):
+        # Rust tokenizers keep their truncation setting in themselves and refuse a
+        # second thread ("Already borrowed").
+        with self._tokenizer_lock:
+            batch = self._texts[which][0](
+                prompts,
+                padding="max_length",
+                max_length=self.info.text_length,
+                truncation=True,
+                return_tensors="pt",
+            )
         return batch["input_ids"], batch["attention_mask"].bool()
 
 
@@ -399,8 +426,8 @@ def _encode(vae: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     output = vae.encode(pixels.to(weight.device, weight.dtype, memory_format=layout))
     is_kl = hasattr(output, "latent_dist")
     latents = output.latent_dist.mode() if is_kl else output.latents
-    latents = latents.float() - (vae.config.get("shift_factor") or 0.0)
-    return (latents * vae.config["scaling_factor"]).contiguous()
+    shift, scale = latent_scale(vae.config, latents.device)
+    return ((latents.float() - shift) * scale).contiguous()
 
 
 def _mark_content(

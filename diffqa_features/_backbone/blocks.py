@@ -46,8 +46,8 @@ def list_blocks(config: dict[str, Any]) -> tuple[Block, ...]:
 
     Computed from the configuration alone, so column names and block patterns are known
     without loading a model. ``down1.0`` is the first block of the second down level; if
-    a Transformer2DModel has several transformer layers, a third number counts them
-    (``down1.0.0 down1.0.1``).
+    a Transformer2DModel has several transformer layers, as in Stable Diffusion XL, a
+    third number counts them (``down1.0.0 down1.0.1``), and ``down1.0`` selects all.
     """
     widths, downs, mid, ups = _levels(config)
     count = len(widths)
@@ -99,7 +99,8 @@ def select_blocks(
     Parameters
     ----------
     patterns : str or iterable of str
-        Names, shell patterns (``"up*"``, ``"down[01].*"``), or ``"all"``.
+        Names, shell patterns (``"up*"``, ``"down[01].*"``), or ``"all"``. Of a block
+        with several layers, ``"down1.0.3"`` is one and ``"down1.0"`` all.
     names : iterable of str
         All names, in execution order.
 
@@ -127,9 +128,7 @@ def select_blocks(
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"A block pattern must be a str. Got {pattern!r} instead.")
-        found = [
-            name for name in names if pattern == "all" or fnmatchcase(name, pattern)
-        ]
+        found = [name for name in names if _matches(name, pattern)]
         if not found:
             close = get_close_matches(pattern, names, n=3, cutoff=0.0)
             raise ValueError(
@@ -139,6 +138,11 @@ def select_blocks(
             )
         chosen.update(found)
     return tuple(name for name in names if name in chosen)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    block = ".".join(name.split(".")[:2])
+    return pattern == "all" or fnmatchcase(name, pattern) or fnmatchcase(block, pattern)
 
 
 def _levels(config: dict[str, Any]) -> tuple[list[int], list[bool], bool, list[bool]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -23,10 +24,17 @@ class Conditioning:
     content : bool tensor of shape (K, L) or None, on the CPU
         True at a prompt's own words; False at start, end and padding. None if the
         states do not come from a prompt.
+    pooled : tensor of shape (K, P) or None
+        One vector per prompt beside its states, of Stable Diffusion XL and its family.
+    sizes : float32 tensor of shape (K, 6) or None
+        What such a model is told of the picture, in pixels: height and width of the
+        original, top and left of the crop, height and width wanted.
     """
 
     states: torch.Tensor
     content: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.states)
@@ -51,6 +59,22 @@ class Conditioning:
             lambda value: value.to(dtype) if value.is_floating_point() else value
         )
 
+    def for_size(self, height: int, width: int) -> Conditioning:
+        """Filled in for a whole picture of this size; unchanged if none is asked for.
+
+        A view is its own original: nothing is cropped, and no other size is wanted.
+        """
+        if self.pooled is None:
+            return self
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
+        return replace(
+            self, sizes=sizes.to(self.pooled.device).expand(len(self), len(sizes))
+        )
+
+    def clone(self) -> Conditioning:
+        """A copy, which autograd takes if it is made outside inference mode."""
+        return self._map(torch.clone)
+
     @staticmethod
     def stack(parts: Sequence[Conditioning]) -> Conditioning:
         """Concatenate the rows of several, in order."""
@@ -60,9 +84,13 @@ class Conditioning:
             **{name: torch.cat([getattr(p, name) for p in parts]) for name in names}
         )
 
-    def arguments(self) -> dict[str, torch.Tensor]:
+    def arguments(self) -> dict[str, Any]:
         """Keyword arguments of a diffusers UNet or ControlNet."""
-        return {"encoder_hidden_states": self.states}
+        values = {"encoder_hidden_states": self.states}
+        if self.pooled is not None:
+            added = {"text_embeds": self.pooled, "time_ids": self.sizes}
+            values["added_cond_kwargs"] = added
+        return values
 
     def _map(self, change):
         values = {f.name: getattr(self, f.name) for f in fields(self)}

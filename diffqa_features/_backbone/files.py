@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # nothing else is there, so that what is loaded does not depend on the dtype asked for.
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 _STEMS["text_encoder"] = "model"
+# Of models with two text encoders, as Stable Diffusion XL.
+_SECOND = "text_encoder_2"
 _VARIANTS = (None, "fp16", "bf16")
 _TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 _TOKENIZER_EXTRA = ("tokenizer_config.json", "special_tokens_map.json")
@@ -40,7 +42,10 @@ def list_parts(names: Iterable[str]) -> Parts:
     """
     names = set(names)
     configs, weights, problems = [], [], []
-    for part, stem in _STEMS.items():
+    stems, tokenizers = _STEMS, ("tokenizer",)
+    if f"{_SECOND}/config.json" in names:
+        stems, tokenizers = {**_STEMS, _SECOND: "model"}, ("tokenizer", "tokenizer_2")
+    for part, stem in stems.items():
         _require(f"{part}/config.json", names, configs, problems)
         variant, files = _find_weights(part, stem, names)
         if files:
@@ -51,13 +56,14 @@ def list_parts(names: Iterable[str]) -> Parts:
             problems.append(f"{part}/{stem}.safetensors is missing")
     _require("scheduler/scheduler_config.json", names, configs, problems)
 
-    present = [f for f in _TOKENIZER if f"tokenizer/{f}" in names]
-    if "tokenizer.json" not in present and len(present) < 2:
-        problems.append(
-            "tokenizer/ has neither tokenizer.json nor vocab.json + merges.txt"
-        )
-    extra = [f for f in _TOKENIZER_EXTRA if f"tokenizer/{f}" in names]
-    configs += [f"tokenizer/{f}" for f in present + extra]
+    for folder in tokenizers:
+        present = [f for f in _TOKENIZER if f"{folder}/{f}" in names]
+        if "tokenizer.json" not in present and len(present) < 2:
+            problems.append(
+                f"{folder}/ has neither tokenizer.json nor vocab.json + merges.txt"
+            )
+        extra = [f for f in _TOKENIZER_EXTRA if f"{folder}/{f}" in names]
+        configs += [f"{folder}/{f}" for f in present + extra]
     return Parts(tuple(configs), tuple(weights), tuple(problems))
 
 

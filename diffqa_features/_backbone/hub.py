@@ -13,8 +13,9 @@ logger = logging.getLogger(__name__)
 _TINY = Path(__file__).parents[1] / "tiny"
 
 # Alias -> hub repositories, best first, with the commit where public documents name it.
-# The original repositories (last in each row) were deleted from the hub in August 2024
-# and November 2025; their names stay because many machines still have them cached.
+# The original repositories of sd15 and sd21-base (last in each row) were deleted from
+# the hub in August 2024 and November 2025; their names stay because many machines still
+# have them cached.
 MIRRORS = {
     "sd15": (
         "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -27,6 +28,13 @@ MIRRORS = {
         "Manojb/stable-diffusion-2-1-base@0094d483a120f3f33dafbd187ea4aa60d10de75c",
         "stabilityai/stable-diffusion-2-1-base",
     ),
+    "sd-turbo": ("stabilityai/sd-turbo",),
+    "sdxl": (
+        "stabilityai/stable-diffusion-xl-base-1.0"
+        "@462165984030d82259a11f4367a4eed129e94a7b",
+    ),
+    "sdxl-turbo": ("stabilityai/sdxl-turbo",),
+    "ssd-1b": ("segmind/SSD-1B",),
 }
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")

@@ -23,6 +23,7 @@ from diffqa_features._backbone.settings import (
 )
 
 _MOST_BLOCKS = 4096
+_SIZES = 6  # of a picture, that a model of the SDXL kind is told
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class BackboneInfo:
     vae_class : {'AutoencoderKL', 'AutoencoderTiny'}
     settings : dict of str to dict
         The settings used from the configurations, by part: ``unet``, ``vae``,
-        ``text_encoder``, ``schedule``, ``tokenizer``.
+        ``text_encoder``, ``schedule``, ``tokenizer``; with two text encoders also
+        ``text_encoder_2`` and ``tokenizer_2``.
     """
 
     name: str
@@ -74,6 +76,19 @@ class BackboneInfo:
     parts: Parts = field(repr=False)
     vae_class: str
     settings: dict[str, dict[str, Any]] = field(repr=False, compare=False)
+
+    @property
+    def two_texts(self) -> bool:
+        """Whether prompts pass two text encoders, as in Stable Diffusion XL."""
+        return "text_encoder_2" in self.settings
+
+    def require_one_text(self, what: str) -> None:
+        """Refuse a model with two text encoders, where `what` edits the only one."""
+        if self.two_texts:
+            raise ValueError(
+                f"{what} needs a backbone with one text encoder, and {self.name!r} has "
+                "two. Choose one of the Stable Diffusion 1 or 2 kind, such as 'sd15'."
+            )
 
     @cached_property
     def identity(self) -> str:
@@ -97,21 +112,24 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
     ------
     ValueError
         If the name is unknown or the model is not a text-to-image latent diffusion
-        model of the Stable Diffusion 1 or 2 type.
+        model of the Stable Diffusion 1, 2 or XL type.
     OSError
         If files are missing.
     """
     name, folder = find_folder(name)
     unet = read_json(folder / "unet/config.json")
     vae = read_json(folder / "vae/config.json")
-    text = _text_config(folder / "text_encoder/config.json")
+    texts = {"text_encoder": _text_config(folder / "text_encoder/config.json")}
+    second = folder / "text_encoder_2/config.json"
+    if unet.get("addition_embed_type") and second.is_file():
+        texts["text_encoder_2"] = _text_config(second)
     scheduler = read_json(folder / "scheduler/scheduler_config.json")
-    problem = _find_problem(unet, vae, text, scheduler)
+    problem = _find_problem(unet, vae, list(texts.values()), scheduler)
     if problem:
         raise ValueError(f"The backbone {name!r} is not supported: {problem}")
     vae_class = vae["_class_name"]
-    settings = _check_all(folder, unet, vae, text, scheduler)
-    unet, vae, text = (settings[part] for part in ("unet", "vae", "text_encoder"))
+    settings = _check_all(folder, unet, vae, texts, scheduler)
+    unet, vae = settings["unet"], settings["vae"]
 
     try:
         blocks, stages = list_blocks(unet), list_stages(unet)
@@ -143,7 +161,10 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
         image_size=_sample_size(unet, vae, folder, factor),
         multiple=factor * 2 ** (levels - 1),
         prediction_type=scheduler.get("prediction_type", "epsilon"),
-        text_length=_text_length(settings["tokenizer"], text),
+        text_length=min(
+            _text_length(settings[part.replace("text_encoder", "tokenizer")], text)
+            for part, text in texts.items()
+        ),
         parts=list_parts(list_files(folder)),
         vae_class=vae_class,
         settings=settings,
@@ -158,29 +179,28 @@ def _text_config(path: Path) -> dict[str, Any]:
     return inner
 
 
-def _check_all(folder: Path, unet: dict, vae: dict, text: dict, scheduler: dict):
+def _check_all(folder: Path, unet: dict, vae: dict, texts: dict, scheduler: dict):
     """The checked settings of each file."""
-    tokenizer = folder / "tokenizer/tokenizer_config.json"
     wanted = {
         "unet": (unet, UNET, folder / "unet/config.json"),
         "vae": (vae, VAES[vae["_class_name"]], folder / "vae/config.json"),
-        "text_encoder": (text, TEXT_ENCODER, folder / "text_encoder/config.json"),
         "schedule": (scheduler, SCHEDULE, folder / "scheduler/scheduler_config.json"),
-        "tokenizer": (
-            read_json(tokenizer) if tokenizer.is_file() else {},
-            TOKENIZER,
-            tokenizer,
-        ),
     }
+    for part, text in texts.items():
+        wanted[part] = text, TEXT_ENCODER, folder / part / "config.json"
+        words = part.replace("text_encoder", "tokenizer")
+        path = folder / words / "tokenizer_config.json"
+        wanted[words] = read_json(path) if path.is_file() else {}, TOKENIZER, path
     return {part: check_settings(*each) for part, each in wanted.items()}
 
 
-def _find_problem(unet: dict, vae: dict, text: dict, scheduler: dict) -> str | None:
+def _find_problem(
+    unet: dict, vae: dict, texts: list[dict], scheduler: dict
+) -> str | None:
     """Why these configurations are not supported, or None."""
     if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         return f"its UNet is a {unet['_class_name']}, not a UNet2DConditionModel."
     for key in (
-        "addition_embed_type",
         "class_embed_type",
         "num_class_embeds",
         "encoder_hid_dim",
@@ -190,7 +210,7 @@ def _find_problem(unet: dict, vae: dict, text: dict, scheduler: dict) -> str | N
         if unet.get(key):
             return (
                 f"its UNet wants a condition beside the prompt ({key}={unet[key]!r}), "
-                "as Stable Diffusion XL and unCLIP models do."
+                "as unCLIP models do."
             )
     if unet.get("attention_type", "default") != "default":
         return f"its UNet has attention_type={unet['attention_type']!r}."
@@ -208,16 +228,47 @@ def _find_problem(unet: dict, vae: dict, text: dict, scheduler: dict) -> str | N
         )
     if out_channels != in_channels:
         return f"its UNet takes {in_channels} channels and returns {out_channels}."
-    if text.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
-        return f"its text encoder is a {text['model_type']!r}, not a CLIP text model."
-    made, taken = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
-    if any(made != dim for dim in (taken if isinstance(taken, list) else [taken])):
-        return f"its text encoder makes {made} channels and its UNet takes {taken}."
+    problem = _find_text_problem(unet, texts)
+    if problem:
+        return problem
     if not (scheduler.get("beta_schedule") or scheduler.get("trained_betas")):
-        return f"its scheduler {scheduler.get('_class_name')} names no betas."
+        return (
+            f"its scheduler {scheduler.get('_class_name')} names no betas; continuous "
+            "schedules (EDM, as in Playground 2.5) have no integer timesteps."
+        )
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction", "sample"):
         return f"its scheduler has prediction_type={prediction!r}."
+    return None
+
+
+def _find_text_problem(unet: dict, texts: list[dict]) -> str | None:
+    for text in texts:
+        kind = text.get("model_type", "clip_text_model")
+        if kind not in ("clip_text_model", "clip"):
+            return f"its text encoder is a {kind!r}, not a CLIP text model."
+    added = unet.get("addition_embed_type")
+    if added and (added != "text_time" or len(texts) < 2):
+        return (
+            f"its UNet wants a condition beside the prompt (addition_embed_type="
+            f"{added!r}), which is known of models of the Stable Diffusion XL kind, "
+            "with text_encoder_2/ and tokenizer_2/."
+        )
+    made = sum(text.get("hidden_size", 512) for text in texts)
+    taken = unet.get("cross_attention_dim", 1280)
+    if any(made != dim for dim in (taken if isinstance(taken, list) else [taken])):
+        return f"its text encoder makes {made} channels and its UNet takes {taken}."
+    if not added:
+        return None
+    pooled = texts[1].get("projection_dim", 512)
+    size = pooled + _SIZES * unet.get("addition_time_embed_dim", 256)
+    if unet.get("projection_class_embeddings_input_dim") != size:
+        return (
+            "its UNet's projection_class_embeddings_input_dim is "
+            f"{unet.get('projection_class_embeddings_input_dim')}, where pooled text "
+            f"and {_SIZES} sizes make {size}. The refiner of Stable Diffusion XL is "
+            "such a model; take its base."
+        )
     return None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from diffqa_features._backbone.backbone import Backbone
+from diffqa_features._backbone.weights import latent_scale
 
 
 def walk_back(
@@ -36,7 +37,7 @@ def walk_back(
 
 def decode(decoder, latents: torch.Tensor) -> np.ndarray:
     """Decode one latent (1, C, h, w) to a picture uint8 (H, W, 3)."""
-    shift = decoder.config.get("shift_factor") or 0.0
-    pixels = decoder.decode(latents / decoder.config["scaling_factor"] + shift).sample
+    shift, scale = latent_scale(decoder.config, latents.device)
+    pixels = decoder.decode(latents / scale + shift).sample
     pixels = (pixels[0].float().clamp(-1, 1) + 1) * 127.5
     return pixels.round().byte().permute(1, 2, 0).cpu().numpy()

@@ -199,6 +199,9 @@ UNET = {
     "conv_out_kernel": _KERNEL,
     "mid_block_only_cross_attention": _or_null(_FLAG),
     "cross_attention_norm": _one_of(None, "layer_norm", "group_norm"),
+    "addition_embed_type": _one_of(None, "text_time"),
+    "addition_time_embed_dim": _or_null(_WIDTH),
+    "projection_class_embeddings_input_dim": _or_null(_WIDTH),
 }
 
 _VAE = {
@@ -208,6 +211,8 @@ _VAE = {
     "scaling_factor": _POSITIVE,
     "shift_factor": _or_null(_NUMBER),
     "force_upcast": _FLAG,
+    "latents_mean": _or_null(_each(_NUMBER, most=64)),
+    "latents_std": _or_null(_each(_POSITIVE, most=64)),
 }
 VAES = {
     "AutoencoderKL": {

@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -151,6 +151,20 @@ def _load_whole_vae(info: BackboneInfo) -> torch.nn.Module:
     )
 
 
+def latent_scale(
+    config: Mapping, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shift and scale of a VAE's latents, one each or one per channel: (1, C, 1, 1)."""
+    scale = torch.tensor(config["scaling_factor"], device=device)
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return torch.tensor(config.get("shift_factor") or 0.0, device=device), scale
+    mean, std = (
+        torch.tensor(value, device=device).view(1, -1, 1, 1) for value in (mean, std)
+    )
+    return mean, scale / std
+
+
 def _rename_attention(name: str) -> str:
     # The published VAE of Stable Diffusion 1 has the names of older versions.
     if ".attentions." in name:
@@ -162,20 +176,25 @@ def _rename_attention(name: str) -> str:
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def load_text(info: BackboneInfo, device: torch.device) -> tuple:
-    """Load the tokenizer, and the text encoder in float32."""
-    from transformers import CLIPTextModel
+def load_texts(info: BackboneInfo, device: torch.device) -> list[tuple]:
+    """Load each tokenizer with its text encoder in float32: one, or two as in SDXL."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    settings = info.settings["text_encoder"]
-    encoder = load_text_model(
-        CLIPTextModel,
-        settings,
-        info.folder / "text_encoder/config.json",
-        _files_of(info, "text_encoder"),
-        device,
-    )
-    tokenizer = load_tokenizer(info.folder / "tokenizer", encoder.config.vocab_size)
-    return tokenizer, encoder
+    parts = [("text_encoder", "tokenizer", CLIPTextModel)]
+    if info.two_texts:
+        parts.append(("text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection))
+    loaded = []
+    for part, words, kind in parts:
+        encoder = load_text_model(
+            kind,
+            info.settings[part],
+            info.folder / part / "config.json",
+            _files_of(info, part),
+            device,
+        )
+        tokenizer = load_tokenizer(info.folder / words, encoder.config.vocab_size)
+        loaded.append((tokenizer, encoder))
+    return loaded
 
 
 def load_text_model(

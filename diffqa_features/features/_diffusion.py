@@ -21,9 +21,9 @@ class DiffusionQAFeatures(BackboneTransformer):
     ----------
     backbone : str or path, default="tiny"
         The latent diffusion model: an alias (``"tiny"``, which ships with the package
-        and works offline, ``"sd15"``, ``"sd21-base"``), a hub id (``"owner/name"`` or
-        ``"owner/name@revision"``), or a local folder in diffusers layout. It is loaded
-        on first use, once per process, and never pickled.
+        and works offline, ``"sd15"``, ``"sd21-base"``, ``"sdxl"``), a hub id
+        (``"owner/name"`` or ``"owner/name@revision"``), or a local folder in diffusers
+        layout. It is loaded on first use, once per process, and never pickled.
 
     timesteps : int or sequence of int, default=(50,)
         DDPM training steps in [0, 999] to noise the picture to. Each adds columns and

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from full_size import UNETS
-from random_models import KINDS
+from random_models import KINDS, XL_KINDS
 
 from diffqa_features._backbone.blocks import list_blocks, list_stages, select_blocks
 from diffqa_features._backbone.info import describe_backbone
@@ -23,7 +23,7 @@ ONLY_CROSS = {
     "only_cross_attention": [True, False, True, False],
 }
 CONFIGS = {
-    **{kind: parts["unet"] for kind, parts in KINDS.items()},
+    **{kind: parts["unet"] for kind, parts in {**KINDS, **XL_KINDS}.items()},
     **UNETS,
     "no mid block": NO_MID,
     "nested depths": NESTED,
@@ -45,10 +45,19 @@ def case(request):
             if name == "mid_block" and module is not None:
                 module.register_forward_hook(_record(calls["stages"], name))
         side = 2 ** len(unet.config.block_out_channels)
+        added = None
+        if unet.config.addition_embed_type:
+            sizes = 6 * unet.config.addition_time_embed_dim
+            pooled = unet.config.projection_class_embeddings_input_dim - sizes
+            added = {
+                "text_embeds": torch.empty(1, pooled),
+                "time_ids": torch.empty(1, 6),
+            }
         unet(
             torch.empty(1, unet.config.in_channels, side, side),
             torch.zeros(1),
             torch.empty(1, 7, unet.config.cross_attention_dim),
+            added_cond_kwargs=added,
         )
     return unet, json.loads(unet.to_json_string()), calls
 
@@ -95,7 +104,19 @@ def test_stages_are_the_levels_with_the_channels_that_leave_them(case):
     assert [(stage.module, stage.channels) for stage in stages] == calls["stages"]
 
 
-@pytest.mark.parametrize("version", sorted(UNETS))
+def test_stable_diffusion_xl_has_seventy_layers():
+    blocks = list_blocks(UNETS["sdxl"])
+    assert len(blocks) == 70
+    assert [block.name for block in blocks[:4]] == [
+        "down1.0.0", "down1.0.1", "down1.1.0", "down1.1.1",
+    ]  # fmt: skip
+    assert {(block.channels, block.heads) for block in blocks} == {
+        (640, 10),
+        (1280, 20),
+    }
+
+
+@pytest.mark.parametrize("version", sorted(UNETS.keys() - {"sdxl"}))
 def test_stable_diffusion_has_the_sixteen_blocks_of_the_design(version):
     names = [block.name for block in list_blocks(UNETS[version])]
     assert (

@@ -24,7 +24,7 @@ SCRIPT = """
         image_size=256,
         kinds=("alignment", "query", "attended", "hidden", "error"),
         device="cpu",
-        dtype="float32",
+        dtype=sys.argv[2],
     )
     matrix = features.fit_transform([image])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -94,10 +94,11 @@ TRAINING = """
 """
 
 
-def run(script, version, folder):
+def run(script, version, folder, dtype="float32"):
     write_full_size(folder / version, version)
+    path = str(folder / version)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(folder / version)],
+        [sys.executable, "-c", textwrap.dedent(script), path, dtype],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -117,6 +118,21 @@ def test_full_shapes_run_inside_8_gib(version, tmp_path):
     assert result["names"] == width
     assert result["finite"]
     assert result["peak_gib"] < 8
+
+
+@pytest.mark.full_size
+def test_sdxl_runs_inside_16_gib_in_bfloat16(tmp_path):
+    result = run(SCRIPT, "sdxl", tmp_path, "bfloat16")
+    # 70 layers: 4 + 20 down, 10 in the middle, 30 + 6 up; heads are 64 wide.
+    layers = 24 + 10 + 36
+    wide = 10 + 20 + 30
+    channels = wide * 1280 + 10 * 640
+    stages = 320 + 640 + 1280 + 1280 + 1280 + 640 + 320
+    width = layers * 2 + channels + 2 * channels + stages + 2 * 4 + 1
+    assert result["shape"] == [1, width]
+    assert result["names"] == width
+    assert result["finite"]
+    assert result["peak_gib"] < 16
 
 
 @pytest.mark.full_size

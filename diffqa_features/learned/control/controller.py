@@ -402,6 +402,7 @@ class DiffusionController(BackboneModel):
 
     def _check_parameters(self):
         info = super()._check_parameters()
+        info.require_one_text(type(self).__name__)
         self._stages(info)
         self._statistics()
         self._frame_statistics()

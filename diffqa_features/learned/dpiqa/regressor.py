@@ -478,6 +478,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
     def _check_parameters(self):
         info = super()._check_parameters()
+        info.require_one_text(type(self).__name__)
         self._grid_of_prompts(info)
         epochs = list(self.milestones)
         if not all(isinstance(e, Integral) and e > 0 for e in epochs):

@@ -451,6 +451,8 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
             )
         self._ensemble()
         self._chosen(info)
+        if self.n_context:
+            info.require_one_text("Learned context (n_context above 0)")
         return info
 
     def _chosen(self, info):
