@@ -61,7 +61,7 @@ class BatchExtractor:
     """
 
     _method = "transform"
-    dtype = np.float32
+    _dtype = np.float32
 
     def __init__(self, features, media: str = "path", keep=None):
         if not hasattr(features, self._method):
@@ -110,7 +110,7 @@ class BatchExtractor:
             )
         values, reasons = self._compute(self._rows(table))
         names = self.columns
-        kept = table[self.kept(table)].reset_index(drop=True)
+        kept = table[kept_columns(table, self.keep)].reset_index(drop=True)
         twice = set(kept.columns) & {*names, _REASON}
         if twice:
             raise ValueError(
@@ -130,23 +130,17 @@ class BatchExtractor:
         rows.insert(0, "path", pd.Series(media, dtype=object))
         return rows
 
-    def kept(self, table: pd.DataFrame) -> list[str]:
-        """Names of the columns of a table that are passed on."""
-        if self.keep is not None:
-            return list(self.keep)
-        return [name for name in table.columns if _is_plain(table[name])]
-
     def _compute(self, rows):
         # A copy: settings of the estimator that was handed in are its owner's.
         model = copy.copy(self.features)
         call = getattr(model, self._method)
         width = len(self.columns)
         if "on_error" not in model.get_params(deep=False):
-            return _without_bad(call, rows, width, self.dtype)
+            return _without_bad(call, rows, width, self._dtype)
         model.set_params(on_error="nan")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"\d+ of \d+ rows could not be read")
-            values = np.asarray(call(rows), self.dtype).reshape(len(rows), width)
+            values = np.asarray(call(rows), self._dtype).reshape(len(rows), width)
         reasons = [""] * len(rows)
         labels = as_rows(rows)
         for index, message in model.failed_:
@@ -182,7 +176,7 @@ class BatchPredictor(BatchExtractor):
     """
 
     _method = "predict"
-    dtype = np.float64
+    _dtype = np.float64
 
     @property
     def columns(self) -> list[str]:
@@ -198,6 +192,13 @@ def _as_frame(batch) -> tuple[pd.DataFrame, Callable]:
         return batch.to_pandas(), partial(pa.Table.from_pandas, preserve_index=False)
     table = pd.DataFrame({name: pd.Series(list(v)) for name, v in batch.items()})
     return table, lambda t: {name: t[name].to_numpy() for name in t.columns}
+
+
+def kept_columns(table: pd.DataFrame, keep: Sequence[str] | None) -> list[str]:
+    """Names of the columns of a table that are passed on."""
+    if keep is not None:
+        return list(keep)
+    return [name for name in table.columns if _is_plain(table[name])]
 
 
 def _is_plain(column: pd.Series) -> bool:

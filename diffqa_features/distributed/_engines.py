@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from diffqa_features import __version__
 from diffqa_features._utils.hashing import make_seed
 from diffqa_features._utils.tables import read_csv
-from diffqa_features.distributed._batch import BatchExtractor
+from diffqa_features.distributed._batch import BatchExtractor, kept_columns
 from diffqa_features.distributed._parts import STAMPS, Parts, stamps
 from diffqa_features.learned.student.teacher import fingerprint
 
@@ -118,7 +118,7 @@ def extract(
     _check_keys(table, key)
     if extractor.keep is None:  # the same in all batches
         extractor = copy.copy(extractor)
-        extractor.keep = list(dict.fromkeys([key, *extractor.kept(table)]))
+        extractor.keep = list(dict.fromkeys([key, *kept_columns(table, None)]))
     parts = Parts(out, key)
     settings = _settings(extractor, key)
     parts.begin(settings)
@@ -169,7 +169,7 @@ class BatchWriter:
 
 def _schema(extractor, table, settings):
     kept = pa.Schema.from_pandas(table[extractor.keep], preserve_index=False)
-    made = pa.from_numpy_dtype(extractor.dtype)
+    made = pa.from_numpy_dtype(extractor._dtype)
     added = [(name, made) for name in extractor.columns]
     added += [(name, pa.int64()) for name in STAMPS]
     schema = pa.schema([*kept.remove_metadata(), *added, ("reason", pa.string())])

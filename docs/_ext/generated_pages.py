@@ -22,6 +22,7 @@ ROOMS = {
     "metrics": "Metrics",
     "evaluation": "Evaluation",
     "inspection": "Displays",
+    "distributed": "Many processes and machines",
 }
 
 
