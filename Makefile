@@ -1,4 +1,4 @@
-# make demo | test | lint | docs | clean. Each makes the environment first if it is not there.
+# make demo | test | gpu | lint | docs | clean. Each makes the environment first if it is not there.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -24,13 +24,16 @@ EXTRAS ?= test,plot
 # file stays with one of them, which then fits its shared models once.
 WORKERS ?= 2
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test gpu lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/diffqa demo --out demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --minutes 10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

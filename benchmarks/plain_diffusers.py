@@ -5,7 +5,7 @@ forward hooks on the queries and keys. It shares no code with the library but th
 noise, which has to be the same for the numbers to be.
 """
 
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ LAMBDA = 0.14
 class PlainLoop:
     """The models of one folder in diffusers layout, at work image by image."""
 
-    def __init__(self, folder, dtype="float32"):
-        self.dtype = getattr(torch, dtype)
+    def __init__(self, folder, dtype="float32", device="cpu"):
+        self.dtype, self.device = getattr(torch, dtype), device
         vae_class = self._vae_class(folder)
         self.vae = vae_class.from_pretrained(folder / "vae", torch_dtype=self.dtype)
         self.unet = UNet.from_pretrained(folder / "unet", torch_dtype=self.dtype)
@@ -32,11 +32,11 @@ class PlainLoop:
             folder / "text_encoder", dtype=torch.float32
         )
         for model in (self.vae, self.unet, self.text_encoder):
-            model.eval().requires_grad_(False)
+            model.eval().requires_grad_(False).to(device)
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
         self.alphas = scheduler.alphas_cumprod
         self.prediction_type = scheduler.config.prediction_type
-        self.noise = cache(partial(draw_noise, 0))
+        self.noise = cache(lambda t, shape: draw_noise(0, t, shape).to(device))
 
     @staticmethod
     def _vae_class(folder):
@@ -51,7 +51,7 @@ class PlainLoop:
         tokens = self.tokenizer(
             PROMPTS, padding="max_length", truncation=True, return_tensors="pt"
         )
-        text = self.text_encoder(tokens.input_ids)[0].to(self.dtype)
+        text = self.text_encoder(tokens.input_ids.to(self.device))[0].to(self.dtype)
         rows = []
         for image in images:
             row = []
@@ -60,12 +60,12 @@ class PlainLoop:
                 if latents is None or encode_again:
                     latents = self._encode(image)
                 row += self._pass(latents, t, text)
-            rows.append(torch.cat(row).numpy())
+            rows.append(torch.cat(row).cpu().numpy())
         return np.stack(rows).astype(np.float32)
 
     def _encode(self, image):
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
-        output = self.vae.encode(pixels.to(self.dtype))
+        output = self.vae.encode(pixels.to(self.device, self.dtype))
         if hasattr(output, "latents"):
             latents = output.latents
         else:
