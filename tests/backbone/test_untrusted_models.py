@@ -22,7 +22,7 @@ from diffqa_features import (
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._backbone.weights import (
-    load_text,
+    load_texts,
     load_unet,
     load_vae,
     read_schedule,
@@ -379,8 +379,8 @@ def test_a_hundred_damaged_models_load_or_say_which_file(sd1_folder, tmp_path):
     load_part = {
         "unet": lambda info: load_unet(info, cpu, torch.float32),
         "vae": load_vae,
-        "text_encoder": lambda info: load_text(info, cpu),
-        "tokenizer": lambda info: load_text(info, cpu),
+        "text_encoder": lambda info: load_texts(info, cpu),
+        "tokenizer": lambda info: load_texts(info, cpu),
         "scheduler": read_schedule,
     }
     loaded = 0
