@@ -96,7 +96,7 @@ def find_folder(name: str | os.PathLike) -> tuple[str, Path]:
             "is a folder in diffusers layout, a hub id 'owner/name', or one of "
             f"{_aliases()}."
         )
-    if _HUB_ID.fullmatch(text):
+    if is_hub_id(text):
         return text, _from_mirrors(text, (text,))
     close = get_close_matches(text, ["tiny", *MIRRORS], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -104,6 +104,11 @@ def find_folder(name: str | os.PathLike) -> tuple[str, Path]:
         f"The 'backbone' parameter must be one of {_aliases()}, a hub id 'owner/name' "
         f"or a folder that exists. Got {text!r} instead.{hint}"
     )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a repository: owner/name or owner/name@revision."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def find_commit(folder: Path) -> str | None:

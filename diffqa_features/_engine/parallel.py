@@ -53,8 +53,12 @@ def map_rows(
             return [(range(len(rows)), result)], failed
         _refuse_shared_gpu(device, jobs)
         tasks = _split(rows)
+        # joblib's Ray backend hands back all results at the end.
+        streams = get_active_backend()[0].supports_return_generator
         parallel = Parallel(
-            n_jobs=n_jobs, return_as="generator", pre_dispatch="2*n_jobs"
+            n_jobs=n_jobs,
+            return_as="generator" if streams else "list",
+            pre_dispatch="2*n_jobs",
         )
         results, failed = [], []
         parts = parallel(

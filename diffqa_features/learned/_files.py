@@ -4,12 +4,14 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from diffqa_features._backbone.hub import is_hub_id
 from diffqa_features._backbone.settings import (
     FITTED,
     check_settings,
@@ -70,6 +72,42 @@ class SavedModel(BaseEstimator):
         }
         save(folder, config, self.weights_)
 
+    def push_to_hub(self, repo_id, *, card="", licence="other", private=None):
+        """Save to a repository of the Hugging Face hub, with a model card.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"owner/name"``, created if necessary. ``HF_TOKEN`` and ``HF_ENDPOINT``
+            work as usual.
+        card : str, default=""
+            Markdown for the model card: training data, split, figures with intervals,
+            and what is known to fail. The rest is written from the estimator.
+        licence : str, default="other"
+            The hub's name of a licence, such as ``"apache-2.0"``.
+        private : bool, default=None
+            Whether a repository that is created is private; None is the owner's
+            default.
+
+        Returns
+        -------
+        str
+            Address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory(prefix="diffqa-") as folder:
+            self.save_pretrained(folder)
+            text = model_card(self, str(repo_id), card, licence)
+            Path(folder, "README.md").write_text(text, encoding="utf-8")
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            message = f"{type(self).__name__} by diffqa_features"
+            info = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=message
+            )
+        return info.commit_url
+
     @classmethod
     def from_pretrained(cls, folder, **parameters):
         """Load an estimator saved by `save_pretrained`.
@@ -77,7 +115,8 @@ class SavedModel(BaseEstimator):
         Parameters
         ----------
         folder : str or path
-            Folder with the two files.
+            Folder with the two files, or a repository of the Hugging Face hub,
+            ``"owner/name"`` or ``"owner/name@revision"``, of which these two are read.
         **parameters : object
             Parameters that override the saved ones, such as `backbone` (another
             location of the same model), `device` or `memory`. The last two, and
@@ -204,7 +243,7 @@ def load(folder):
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
-    folder = Path(folder).expanduser()
+    folder = _find(folder)
     path = folder / _WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(
@@ -253,6 +292,70 @@ def load(folder):
                 "prediction. Restore it from a copy, or fit again."
             )
     return config, weights
+
+
+def _find(folder):
+    """The folder of a saved model, which may be a repository of the hub."""
+    path, text = Path(folder).expanduser(), os.fspath(folder)
+    if path.exists() or not isinstance(text, str) or not is_hub_id(text):
+        return path
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = text.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=[_CONFIG, _WEIGHTS]
+            )
+        )
+    # What its transport raises differs between its versions.
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise OSError(
+            f"There is no folder '{path}', and the hub does not give {text!r}: "
+            f"{reason} Download it with 'hf download {name}' and pass that folder."
+        ) from error
+
+
+def model_card(model, name, text, licence):
+    """A model card: what the hub reads, then what a reader wants to know."""
+    origin = model._origin()
+    parameters = {
+        key: value
+        for key, value in model.get_params(deep=False).items()
+        if key not in _LOCAL
+    }
+    kind = type(model).__name__
+    lines = [
+        "---",
+        "library_name: diffqa_features",
+        f"license: {licence}",
+        "tags: [image-quality-assessment, no-reference, diffusion, scikit-learn]",
+        "---",
+        "",
+        f"# {name.rpartition('/')[2]}",
+        "",
+        f"A `{kind}` of diffqa_features, for no-reference quality assessment. Higher "
+        "predictions are better; they are in the units of the scores that it was "
+        "trained on, and are not clipped to their range.",
+        "",
+        "```python",
+        f"from diffqa_features import {kind}",
+        "",
+        f'model = {kind}.from_pretrained("{name}")',
+        'model.predict(["photo.jpg"])',
+        "```",
+        "",
+        text.strip()
+        or "No data, split or figures are stated. Do not trust it blindly.",
+        "",
+        "## Parameters",
+        "",
+        *(f"- `{key}`: `{value!r}`" for key, value in sorted(parameters.items())),
+        *(f"- {key}: `{value}`" for key, value in sorted(origin.items())),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _sha256(content):
