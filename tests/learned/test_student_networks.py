@@ -18,7 +18,7 @@ from sklearn.frozen import FrozenEstimator
 from torchvision_layout import EfficientNet, ReleasedStudent, randomised
 from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
-from diffqa_features import DistilledStudentRegressor, DPIQARegressor
+from diffqa_features import DistilledStudentRegressor, DPIQARegressor, __version__
 from diffqa_features.learned.student.efficientnet import (
     VARIANTS,
     EfficientNetBody,
@@ -281,6 +281,11 @@ def test_onnx_agrees_with_torch(tiny, exported, images):
     onnxruntime = pytest.importorskip("onnxruntime")
     assert [path.name for path in exported.parent.iterdir()] == ["student.onnx"]
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["direction"] == "higher is better"
+    assert facts["library"] == f"diffqa_features {__version__}"
+    assert f"{tiny.image_size_} x {tiny.image_size_}" in facts["preprocessing"]
+    assert facts["range"].startswith("unbounded")
     for count in (1, 5, 2):
         (scores,) = session.run(["score"], {"pixels": np.stack(images[:count])})
         assert scores.shape == (count,)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from diffqa_features import __version__
 from diffqa_features._utils.files import write_whole
 from diffqa_features.learned.student.network import Scorer
 
@@ -16,6 +17,7 @@ from diffqa_features.learned.student.network import Scorer
 def export(student, path):
     """Write the file atomically."""
     try:
+        import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
@@ -41,8 +43,23 @@ def export(student, path):
                 external_data=False,
                 verbose=False,
             )
-        content = whole.read_bytes()
-    write_whole(Path(path).expanduser(), content)
+        model = onnx.load(whole)
+    for key, value in _metadata(student).items():
+        model.metadata_props.add(key=key, value=value)
+    write_whole(Path(path).expanduser(), model.SerializeToString())
+
+
+def _metadata(student):
+    """What a reader of the file needs beside its graph; all values are text."""
+    return {
+        "library": f"diffqa_features {__version__}",
+        "direction": "higher is better",
+        "range": "unbounded, in the units of the scores of its training",
+        "preprocessing": (
+            f"RGB, stretched to {student.image_size_} x {student.image_size_} pixels "
+            "with antialiasing; uint8 (N, H, W, 3)"
+        ),
+    }
 
 
 class _quiet(warnings.catch_warnings):
