@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils._param_validation import validate_params
 
+from diffqa_features._media.remote import check_url, is_url
 from diffqa_features._utils.files import expand_user, local_path
 from diffqa_features._utils.tables import read_csv
 from diffqa_features.datasets._folder import some
@@ -133,8 +134,13 @@ def from_table(
             f"The column '{path_column}' of '{source}' must hold paths. Got "
             f"{frame['path'].iloc[odd[0]]!r} in row {odd[0]}."
         )
-    paths = [str(source.parent / expand_user(path)) for path in frame["path"]]
-    absent = [path for path in paths if not Path(path).is_file()]
+    for path in filter(is_url, frame["path"]):
+        check_url(path, from_table=True)
+    paths = [
+        path if is_url(path) else str(source.parent / expand_user(path))
+        for path in frame["path"]
+    ]
+    absent = [path for path in paths if not is_url(path) and not Path(path).is_file()]
     if absent:
         raise FileNotFoundError(
             f"{len(absent):,} of {len(paths):,} files of '{source}' are not there: "
