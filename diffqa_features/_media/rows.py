@@ -305,8 +305,8 @@ def _name(source) -> str:
         return "PIL image"
     if isinstance(source, np.ndarray):
         return "array"
-    if isinstance(source, Cell) and source.column is not None:
-        return f"column '{source.column}'"
+    if isinstance(source, Cell):
+        return str(source)
     if isinstance(source, Mapping) and isinstance(source.get("path"), str):
         return _name(source["path"])
     return type(source).__name__

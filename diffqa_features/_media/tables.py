@@ -33,6 +33,11 @@ class Cell:
     index: int
     column: str | None = None
 
+    def __str__(self) -> str:
+        if self.column is not None:
+            return f"column '{self.column}'"
+        return f"element of a {type(self.holder).__name__}"
+
     def load(self) -> object:
         """The element; rows are read in several threads, and datasets need not be."""
         with _LOCKS[id(self.holder) % len(_LOCKS)]:
