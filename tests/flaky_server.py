@@ -12,7 +12,7 @@ class FlakyServer(ThreadingHTTPServer):
 
     ``/ok/a.png``; ``/drops/2/a.png`` breaks off two answers in the middle;
     ``/stalls/1/a.png`` keeps silent in the first one; ``/fails/2/a.png`` answers 503
-    twice; ``/secret/a.png`` wants the password ``user:word`` or the query ``key=word``;
+    twice; ``/secret/a.png`` wants the password ``user:hush`` or the query ``key=hush``;
     ``/endless/`` never ends and does not say how long it is; ``/page/`` is HTML.
     """
 
@@ -64,8 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         if how == "fails" and fault:
             return self.send_error(503)
         if how == "secret":
-            word = "Basic " + base64.b64encode(b"user:word").decode()
-            if query != "key=word" and self.headers.get("Authorization") != word:
+            word = "Basic " + base64.b64encode(b"user:hush").decode()
+            if query != "key=hush" and self.headers.get("Authorization") != word:
                 return self.send_error(403)
         content = self.server.files.get(name)
         if content is None or how not in ("ok", "drops", "stalls", "fails", "secret"):

@@ -198,18 +198,19 @@ def collect(file, raw: bool = False) -> bytes | Path:
 
 def _insist(work, source):
     """The result of `work`, tried several times; an error that holds no secret."""
-    attempts = 0
-    for wait in (*_WAITS, None):
-        attempts += 1
+    for attempt, wait in enumerate((*_WAITS, None), start=1):
         try:
             return work()
         except Exception as error:
-            failure = error
-        if wait is None or not _may_pass(failure):
-            break
+            if wait is None or not _may_pass(error):
+                failure = _explained(error, source, attempt)
+                break
         time.sleep(wait)
     # Outside of the handler: as a context, the library's error would be printed too.
-    raise _explained(failure, source, attempts)
+    try:
+        raise failure
+    finally:
+        del failure  # a cycle, in which callers' variables live on
 
 
 @contextmanager

@@ -132,9 +132,9 @@ def test_each_bad_url_is_one_bad_row(server, folder):
     X = [f"{server.address}/{name}" for name in ("ok/a.png", "ok/b.png", "page/a.png")]
     with pytest.warns(RuntimeWarning, match="2 of 3 rows could not be read"):
         matrix = features.transform(X)
-    np.testing.assert_array_equal(matrix[0], features.transform([folder / "a.png"])[0])
-    assert np.isnan(matrix[1:]).all()
     assert [index for index, _ in features.failed_] == [1, 2]
+    assert np.isnan(matrix[1:]).all()
+    np.testing.assert_array_equal(matrix[:1], features.transform([folder / "a.png"]))
 
 
 # -- secrets --
@@ -142,18 +142,18 @@ def test_each_bad_url_is_one_bad_row(server, folder):
 
 def test_passwords_work_and_are_in_no_message(server, folder):
     host = server.address.removeprefix("http://")
-    for secret in (f"http://user:word@{host}/secret/", f"http://{host}/secret/"):
-        end = "" if "@" in secret else "?key=word"
+    for secret in (f"http://user:hush@{host}/secret/", f"http://{host}/secret/"):
+        end = "" if "@" in secret else "?key=hush"
         check_same(f"{secret}a.png{end}", folder / "a.png")
         for bad in ("none.png", "a.png"):
-            url = f"{secret}{bad}{end}".replace("word", "wordword" * (bad == "a.png"))
+            url = f"{secret}{bad}{end}".replace("hush", "hush" * (1 + (bad == "a.png")))
             with pytest.raises(OSError) as info:
                 media_of(url)
             text = "".join(traceback.format_exception(info.value))
-            assert "word" not in text
+            assert "hush" not in text
             assert f"'http://{host}/secret/{bad}'" in text
             (row,) = as_rows([url])
-            assert "word" not in f"{row} {row!r}"
+            assert "hush" not in f"{row} {row!r}"
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def bucket(folder):
     with pytest.MonkeyPatch.context() as patch:
         options = {
             "key": "key",
-            "secret": "word",
+            "secret": "hush",
             "endpoint_url": f"http://{host}:{port}",
         }
         patch.setitem(conf, "s3", options)
