@@ -202,6 +202,8 @@ def _insist(work, source):
         try:
             return work()
         except Exception as error:
+            # Libraries keep errors in cycles, and with them the callers' variables.
+            error.__traceback__ = None
             if wait is None or not _may_pass(error):
                 failure = _explained(error, source, attempt)
                 break
@@ -210,7 +212,7 @@ def _insist(work, source):
     try:
         raise failure
     finally:
-        del failure  # a cycle, in which callers' variables live on
+        del failure  # a cycle too
 
 
 @contextmanager
@@ -290,7 +292,8 @@ def _explained(error: Exception, source, attempts: int) -> Exception:
     if isinstance(error, ImportError):
         name = redact_url(str(source)).partition("://")[0]
         return ImportError(f"URLs of '{name}' need another package: {text}.")
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
+    # Older versions of fsspec say KeyError of what an archive does not hold.
+    if isinstance(error, (FileNotFoundError, KeyError)) or status in (404, 410):
         return FileNotFoundError("no such file there; check the URL, or drop the row.")
     if isinstance(error, PermissionError) or status in (401, 403):
         return PermissionError(
