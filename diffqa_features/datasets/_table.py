@@ -103,7 +103,8 @@ def from_table(
     FileNotFoundError
         If the table or a file that it lists is missing.
     ValueError
-        If a column is missing, there are no rows, or scores are not numbers.
+        If a column is missing, there are no rows, scores are not numbers, or a URL is
+        not one that is read.
 
     Examples
     --------
@@ -134,8 +135,14 @@ def from_table(
             f"The column '{path_column}' of '{source}' must hold paths. Got "
             f"{frame['path'].iloc[odd[0]]!r} in row {odd[0]}."
         )
-    for path in filter(is_url, frame["path"]):
-        check_url(path, from_table=True)
+    for k, path in enumerate(frame["path"]):
+        try:
+            if is_url(path):
+                check_url(path, from_table=True)
+        except ValueError as error:
+            raise ValueError(
+                f"The column '{path_column}' of '{source}', row {k}: {error}"
+            ) from error
     paths = [
         path if is_url(path) else str(source.parent / expand_user(path))
         for path in frame["path"]

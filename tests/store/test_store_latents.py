@@ -8,8 +8,13 @@ import pytest
 from counting import counting
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore
+from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._engine.latents import encode_rows
+from diffqa_features._engine.passes import Passes
+from diffqa_features._engine.request import FrameSpec
+from diffqa_features._media.rows import as_rows
 from diffqa_features._store.disks import network_disk
-from diffqa_features._store.store import as_store
+from diffqa_features._store.store import as_store, wants_half
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,30 @@ def test_rounded_latents_have_keys_of_their_own(features, images, sd1_folder, tm
     with counting(sd1_folder) as count:
         np.testing.assert_array_equal(features.transform(images), exact)
     assert count.vae_rows == count.unet_rows == 0
+
+
+def test_encoded_rows_follow_the_store(sd1_folder, images, tmp_path):
+    """As learned methods encode; the features find the same latents."""
+    info = describe_backbone(str(sd1_folder))
+    passes = Passes(str(sd1_folder), "cpu", "float32", seed=0)
+    rows, found = as_rows(images), {}
+    for latents in ("keep", "drop", "float16"):
+        store = FeatureStore(tmp_path / latents, latents=latents)
+        half = wants_half(store)
+        spec = FrameSpec(info.identity, "stretch", 64, info.multiple, half=half)
+        with counting(sd1_folder) as count:
+            for _ in range(2):
+                encoded = encode_rows(rows, spec, passes, store=store)
+                found.setdefault(latents, []).append(
+                    np.concatenate([row.latents for row in encoded])
+                )
+        assert count.vae_rows == len(images) * (2 if latents == "drop" else 1)
+    for one, two in found.values():
+        np.testing.assert_array_equal(one, two)
+        assert one.dtype == np.float32
+    exact = found["keep"][0]
+    np.testing.assert_array_equal(found["drop"][0], exact)
+    np.testing.assert_array_equal(found["float16"][0], exact.astype(np.float16))
 
 
 def test_latents_is_a_parameter_like_the_others(tmp_path):
