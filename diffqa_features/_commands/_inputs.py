@@ -155,7 +155,10 @@ def _at_url(url):
             f"INPUT {redact_url(url)!r} is a table or a folder, and URLs are those of "
             "single files. Download the table, or pass a pattern: 's3://bucket/*.jpg'."
         )
-    found = expand_url(url)
+    try:
+        found = expand_url(url)
+    except OSError as error:
+        raise OSError(f"INPUT {redact_url(url)!r}: {error}") from error
     if not found:
         raise ValueError(f"No file matches {redact_url(url)!r}.")
     return found

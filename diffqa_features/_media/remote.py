@@ -105,7 +105,7 @@ def expand_url(url: str) -> list[str]:
     """The URLs that a pattern matches, sorted; the URL itself if it is no pattern."""
     scheme, _, rest = url.partition("://")
     pattern, chain, outer = rest.partition("::")
-    if scheme not in _LISTED or not re.search(r"[*?\[]", pattern):
+    if scheme not in _LISTED or not re.search(r"[*\[]", pattern):
         return [url]
 
     def match():

@@ -48,7 +48,7 @@ def from_table(
     table : str or path-like
         A .csv or .parquet file. Paths in it are relative to its folder.
     path_column : str, default="path"
-        Column with the paths.
+        Column with the paths or URLs.
     target_column : str, default="target"
         Column with the scores.
     group_column : str or None, default=None

@@ -68,6 +68,7 @@ def test_urls_that_are_no_files(photos, archive, run):
         ("s3://bucket/photos/", "is a table or a folder"),
         ("ftp://host/a.png", "URLs of 'ftp' are not read"),
         (f"zip://*.gif{archive}", "No file matches"),
+        ("zip://*.gif::none.zip", "INPUT 'zip://*.gif::none.zip': no such file there"),
     ]:
         code, _, stderr = run("extract", word, "-o", "o.csv")
         assert code != 0
