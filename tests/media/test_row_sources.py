@@ -300,7 +300,7 @@ def test_a_dataset_of_torch_is_read_row_by_row(rgb):
 
 
 def test_a_dataset_of_hugging_face_is_not_decoded(picture, rgb):
-    datasets = pytest.importorskip("datasets", reason="needs datasets")
+    datasets = pytest.importorskip("datasets", "4.0", reason="needs datasets")
     X = datasets.Dataset.from_dict(
         {"image": [str(picture)] * 3, "label": [0, 1, 2]}
     ).cast_column("image", datasets.Image())

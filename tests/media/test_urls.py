@@ -265,7 +265,7 @@ def test_tables_do_not_lead_to_this_machine(folder, server):
 # -- the store, and an object store --
 
 
-def test_one_picture_is_one_entry(server, folder, sd1_folder, tmp_path):
+def test_one_picture_is_one_entry(folder, sd1_folder, tmp_path):
     data = (folder / "a.png").read_bytes()
     features = DiffusionQAFeatures(
         str(sd1_folder), image_size=64, memory=tmp_path / "s"
@@ -274,7 +274,7 @@ def test_one_picture_is_one_entry(server, folder, sd1_folder, tmp_path):
     X = [
         data,
         {"bytes": data, "path": "b.png"},
-        f"{server.address}/ok/a.png",
+        f"file://{folder}/a.png",
         f"zip://inside/a.png::{folder}/archive.zip",
     ]
     with counting(sd1_folder) as count:
