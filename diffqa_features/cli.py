@@ -261,9 +261,9 @@ def _add_score(commands):
 def _add_inputs(command):
     add = command.add_argument
     add("inputs", nargs="+", metavar="INPUT",
-        help="a picture or video, a folder, a pattern in quotes ('a/**/*.png'), or a "
-        f"CSV or Parquet table of paths. {_RELATIVE} Inputs come before the "
-        "options")  # fmt: skip
+        help="a picture or video, its URL, a folder, a pattern in quotes "
+        "('a/**/*.png', 's3://bucket/*.png'), or a CSV or Parquet table of paths and "
+        f"URLs. {_RELATIVE} Inputs come before the options")  # fmt: skip
     add("-r", "--recursive", action="store_true", help="include subfolders")
     add("--path-column", default="path", metavar="NAME",
         help="table column with the paths (default: path)")  # fmt: skip

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from diffqa_features import DiffusionQAFeatures
+from diffqa_features._media.remote import redact_url
 from diffqa_features._media.rows import as_rows
 
 _NAMES = (
@@ -59,7 +60,7 @@ def transform_files(features, files):
         except (ValueError, OSError) as error:
             if not hasattr(error, "row_index"):
                 raise
-            name = chosen.index[error.row_index] or "(no path)"
+            name = redact_url(chosen.index[error.row_index]) or "(no path)"
             raise RuntimeError(f"{name}: {error.cause}") from error
         rows = as_rows(chosen)
         for index, message in features.failed_:

@@ -1,4 +1,4 @@
-"""INPUT arguments in, a table of files out, named as the user wrote them."""
+"""INPUT arguments in, a table of files and URLs out, named as the user wrote them."""
 
 import fnmatch
 import glob
@@ -8,6 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from diffqa_features._commands._outputs import note
+from diffqa_features._media.remote import (
+    TypedUrl,
+    check_url,
+    expand_url,
+    is_url,
+    redact_url,
+)
 from diffqa_features._utils.files import expand_user, local_path, walk
 from diffqa_features._utils.tables import read_csv
 
@@ -26,11 +33,14 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
     """Expand INPUT arguments.
 
     Returns a DataFrame for `transform`: a column ``path`` that can be opened, and the
-    `columns` named in prompts; its index holds the paths as given.
+    `columns` named in prompts; its index holds the paths and URLs as given.
     """
     tables = []
     loose = {}  # each file once, in order
     for text in inputs:
+        if is_url(text):
+            loose.update(dict.fromkeys(_at_url(text)))
+            continue
         path = local_path(text, "INPUT")
         if path.suffix.lower() in _TABLES:
             tables.append(_from_table(path, path_column, columns))
@@ -54,7 +64,7 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
         )
     if loose:
         names = list(loose)
-        openable = list(map(expand_user, names))
+        openable = [TypedUrl(n) if is_url(n) else expand_user(n) for n in names]
         tables.append(_frame(openable, names))
     files = _joined(tables)
     if files.empty:
@@ -129,10 +139,29 @@ def _joined(tables):
 def _resolve(value, folder):
     if not isinstance(value, str):
         return None  # empty; reading it says so
+    if is_url(value):
+        return value
     path = Path(expand_user(value))
     if not path.is_absolute() and not path.exists() and (folder / path).exists():
         path = folder / path
     return str(path)
+
+
+def _at_url(url):
+    """URLs of files; a table or folder must be on this machine."""
+    check_url(url)
+    if url.partition("?")[0].lower().endswith((*_TABLES, "/")):
+        raise ValueError(
+            f"INPUT {redact_url(url)!r} is a table or a folder, and URLs are those of "
+            "single files. Download the table, or pass a pattern: 's3://bucket/*.jpg'."
+        )
+    try:
+        found = expand_url(url)
+    except OSError as error:
+        raise OSError(f"INPUT {redact_url(url)!r}: {error}") from error
+    if not found:
+        raise ValueError(f"No file matches {redact_url(url)!r}.")
+    return found
 
 
 def _from_table(path, path_column, columns):

@@ -5,6 +5,7 @@ import io
 import sys
 from pathlib import Path
 
+from diffqa_features._media.remote import redact_url
 from diffqa_features._utils.files import expand_user, local_path, write_whole
 from diffqa_features._utils.tables import quote_formulas
 
@@ -48,9 +49,10 @@ def check_output(text, suffixes, inputs=()):
 def report_bad(bad, total, out=None, quote=False):
     """List bad files (path, reason) beside `out` and on stderr; return the exit code.
 
-    `quote` escapes names that a spreadsheet would run as formulas. RuntimeError if none
-    of the `total` files was good.
+    `quote` escapes names that a spreadsheet would run as formulas; passwords and query
+    strings of URLs are left out. RuntimeError if none of the `total` files was good.
     """
+    bad = [(redact_url(name), reason) for name, reason in bad]
     listing = None if out is None else _listing(out)
     if not bad:
         if listing is not None:

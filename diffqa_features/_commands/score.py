@@ -15,6 +15,7 @@ from diffqa_features._commands._estimator import (
 )
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._media.remote import redact_url
 from diffqa_features._utils.files import local_path, whole_file
 from diffqa_features._utils.tables import quote_formulas
 
@@ -103,12 +104,15 @@ def _with_scorer(args):
         for name, path in rows["path"].items():
             try:
                 check_name(name)
-                found.append(scorer.assess([path]))
+                # As a table, which is trusted less than a list.
+                one = pd.DataFrame({"path": [path]}, dtype=object)
+                found.append(scorer.assess(one))
                 names.append(name)
             except (ValueError, OSError, TypeError) as error:
                 reason = getattr(error, "cause", str(error))
                 if args.on_error == "raise":
-                    raise RuntimeError(f"{name or '(no path)'}: {reason}") from error
+                    name = redact_url(name) or "(no path)"
+                    raise RuntimeError(f"{name}: {reason}") from error
                 failed.append((name, str(reason)))
         if not found:
             return pd.DataFrame({"path": [], "score": []}), failed

@@ -9,6 +9,11 @@ from functools import partial
 import numpy as np
 
 from diffqa_features._engine.kinds import Kind
+from diffqa_features._engine.latents import (
+    keep_latents,
+    recall_latent,
+    round_latents,
+)
 from diffqa_features._engine.parallel import (
     map_rows,
     put_or_disable,
@@ -217,11 +222,10 @@ class _Run:
             self.request.record_key(frame.key, *cell): cell
             for cell in self._cells(texts)
         }
-        latent_key = self.request.frames.key(frame.key)
         found = store.get(list(keys))
         frame.records = {keys[key]: value for key, value in found.items()}
         if len(found) < len(keys):
-            frame.latent = store.get([latent_key]).get(latent_key)
+            frame.latent = recall_latent(store, self.request.frames, frame.key)
 
     # -- computing -------------------------------------------------------------------
 
@@ -261,10 +265,13 @@ class _Run:
         frames = self._unique_frames(group)
         blank = [frame for frame, _ in frames if frame.latent is None]
         if blank:
+            spec = self.request.frames
             latents = self.passes.latents([frame.view for frame in blank])
+            latents = round_latents(latents, spec)
             for frame, latent in zip(blank, latents, strict=True):
                 frame.latent, frame.view = latent, None
-            self._keep({self.request.frames.key(f.key): f.latent for f in blank})
+            new = {frame.key: frame.latent for frame in blank}
+            self.store = keep_latents(self.store, spec, new)
         # Passes that lack the same kinds at the same timestep go together.
         wanted: dict[tuple, list[tuple[_Frame, str]]] = {}
         for frame, texts in frames:

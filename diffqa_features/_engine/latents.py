@@ -60,11 +60,40 @@ def encode_rows(
         new = [key for key in views if key not in known]
         if new:
             latents = passes.latents([views[key] for key in new], spec.normalization)
+            latents = round_latents(latents, spec)
             known.update(zip(new, latents, strict=True))
-            store = put_or_disable(store, {spec.key(key): known[key] for key in new})
+            store = keep_latents(store, spec, {key: known[key] for key in new})
         latents = np.stack([known[key] for key in keys])
         encoded.append(Encoded(index, keys, latents, *places))
     return encoded
+
+
+def round_latents(latents: Sequence[np.ndarray], spec: FrameSpec) -> list[np.ndarray]:
+    """The latents as they would come back from the store, float32."""
+    if not spec.half:
+        return list(latents)
+    return [latent.astype(np.float16).astype(np.float32) for latent in latents]
+
+
+def keep_latents(
+    store: FeatureStore | None, spec: FrameSpec, latents: dict[str, np.ndarray]
+) -> FeatureStore | None:
+    """Store latents by frame key, if the store takes them; see `put_or_disable`."""
+    if store is None or store.latents == "drop":
+        return store
+    dtype = np.float16 if spec.half else np.float32
+    return put_or_disable(
+        store, {spec.key(key): value.astype(dtype) for key, value in latents.items()}
+    )
+
+
+def recall_latent(
+    store: FeatureStore, spec: FrameSpec, frame_key: str
+) -> np.ndarray | None:
+    """The stored latent of a frame, float32; None if there is none."""
+    key = spec.key(frame_key)
+    latent = store.get([key]).get(key)
+    return None if latent is None else latent.astype(np.float32, copy=False)
 
 
 def _open(row, spec, store, view_all):
@@ -75,10 +104,10 @@ def _open(row, spec, store, view_all):
     still_file = media.is_still and not media.is_array
     if still_file and store is not None and not view_all:
         # What is stored is not decoded again.
-        found = store.get([spec.key(media.key)])
-        if found:
+        latent = recall_latent(store, spec, media.key)
+        if latent is not None:
             places = np.zeros(1, int), None
-            return (media.key,), {}, {media.key: next(iter(found.values()))}, places
+            return (media.key,), {}, {media.key: latent}, places
     keys, views, found = [], {}, {}
     chosen, clock = _choose(media, spec), media.times()
     for pixels in media.read(chosen):
@@ -86,10 +115,10 @@ def _open(row, spec, store, view_all):
         keys.append(key)
         if key in views or key in found:
             continue
-        stored = {} if store is None else store.get([spec.key(key)])
-        if stored:
-            found[key] = next(iter(stored.values()))
-        if not stored or view_all:
+        latent = None if store is None else recall_latent(store, spec, key)
+        if latent is not None:
+            found[key] = latent
+        if latent is None or view_all:
             views[key] = view_frames(
                 pixels[None], spec.view, spec.image_size, spec.multiple
             )[0]

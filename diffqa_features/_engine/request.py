@@ -36,6 +36,8 @@ class FrameSpec:
     n_frames: int | None = None
     """So many over the whole video instead, first and last included."""
     reader: str = "auto"
+    half: bool = False
+    """Whether latents are rounded to float16, as the store keeps them."""
 
     def key(self, frame_key: str) -> str:
         """Store key of the latent of one frame."""
@@ -48,7 +50,8 @@ class FrameSpec:
     def facts(self, frame_key: str) -> tuple:
         """What every value computed from a frame depends on."""
         # `multiple` is the backbone's, and so in its identity.
-        return frame_key, self.view, self.image_size, self.identity, self.dtype
+        facts = frame_key, self.view, self.image_size, self.identity, self.dtype
+        return (*facts, "float16 latents") if self.half else facts
 
 
 class Layout(Protocol):

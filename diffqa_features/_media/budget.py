@@ -13,6 +13,8 @@ N_READER_THREADS = 3
 STILL = 24
 """Bytes per pixel that a still takes at most: decoded, RGBA, composed on white, RGB."""
 
+_COPY = 4  # budgets that the temporary copy of a video may take on disk
+
 
 def check_budget(
     width: int, height: int, frames: float = 1, bytes_per_pixel: float = STILL
@@ -52,3 +54,14 @@ def most_pixels(bytes_per_pixel: float) -> int | None:
     """Pixels of the largest frame within the budget; None: no limit."""
     limit = Image.MAX_IMAGE_PIXELS
     return None if limit is None else int(limit * STILL / bytes_per_pixel)
+
+
+def check_video_size(size: int) -> None:
+    """Reject a video from elsewhere whose local copy would take too much disk."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and size > _COPY * limit * STILL:
+        raise ValueError(
+            f"is a video of more than {_COPY * limit * STILL / 2**30:.1f} GiB, and "
+            "what has no path is copied to a temporary file. Download it and pass its "
+            "path, set PIL.Image.MAX_IMAGE_PIXELS = None, or drop the row."
+        )

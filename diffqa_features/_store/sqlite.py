@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from diffqa_features._store.disks import network_disk
+
 try:
     import fcntl
 except ImportError:  # Windows, which itself refuses to rename a file in use
@@ -52,6 +54,7 @@ class SharedFile:
         self.identity = None  # device and inode: the name may come to mean another file
         self.ready = False
         self.touched: set[str] = set()  # keys whose use is yet to be written down
+        self.looked = False  # at the disk it is on
 
     def run(self, work: Callable, warn: Callable, create: bool = False):
         """Result of `work(self)` on an intact file, or None; may raise OSError.
@@ -59,6 +62,14 @@ class SharedFile:
         A file found corrupt, before or during the work, is set aside with a warning
         through `warn`; the work then starts again.
         """
+        if not self.looked:
+            self.looked = True
+            if kind := network_disk(self.path.parent):
+                warn(
+                    f"is on a network disk ({kind}), where SQLite can lock files at "
+                    "best between processes of one machine; use it from one machine at "
+                    "a time, or choose a folder on a local disk"
+                )
         give_up = time.monotonic() + _PATIENCE
         failures = 0
         while True:

@@ -25,6 +25,7 @@ from diffqa_features._utils.files import local_path
 _CHUNK = 500  # SQLite before 3.32 allows 999 variables
 _LARGEST = 900_000_000  # bytes; SQLite's own limit is 1e9 with all columns
 _MANY = 10_000
+_LATENTS = ("keep", "drop", "float16")
 _DELETE = "DELETE FROM entries WHERE rowid = ?"
 
 
@@ -46,6 +47,15 @@ class FeatureStore:
         evicted when it would grow larger, and the file shrinks. The journal comes on
         top: normally about 4 MiB, at most one batch of values. A value larger than
         `max_size` is not stored. ``None`` sets no limit.
+    latents : {"keep", "drop", "float16"}, default="keep"
+        What is done with the latents of pictures and frames, by far the largest
+        values. They are needed again only for another timestep, prompt or kind.
+
+        ``"keep"`` stores them in float32. ``"drop"`` does not: what needs one again
+        decodes and encodes the picture again, to the same numbers. ``"float16"``
+        stores them in half the size, and computes from the rounded ones from the
+        start, so that a second run gives the numbers of the first; these differ a
+        little from those of the other two, and have keys of their own.
 
     See Also
     --------
@@ -55,7 +65,8 @@ class FeatureStore:
     -----
     *Processes and threads* can share a store, also across ``fork``. A store object
     holds no connection: copies, clones and pickles compare equal and work on the same
-    folder, which is resolved relative to the working directory.
+    folder. A relative one starts in the working directory, and as `memory` of an
+    estimator in that of the process that calls it, also for its workers.
 
     *Crashes.* A batch of values is one transaction. After ``kill -9`` at any moment,
     exactly the committed batches are present. After a power failure the last few
@@ -68,8 +79,9 @@ class FeatureStore:
     warning, never deleted, and a new one is started.
 
     *Disks.* The folder must be on a local disk: SQLite's WAL needs shared memory
-    between processes, which NFS and other network file systems do not provide. A
-    read-only store still serves the values it has.
+    between processes, which NFS and other network file systems do not provide. On
+    Linux, a warning says so where the folder is on one. A read-only store still serves
+    the values it has.
 
     *Recency* is tracked only with a `max_size`, in memory, and written with the next
     `put` or `close`, so reading never writes.
@@ -90,9 +102,10 @@ class FeatureStore:
     0
     """
 
-    def __init__(self, path, max_size=None):
+    def __init__(self, path, max_size=None, latents="keep"):
         self.path = path
         self.max_size = max_size
+        self.latents = latents
 
     def get(self, keys):
         """Look values up.
@@ -185,19 +198,27 @@ class FeatureStore:
     def __getstate__(self):
         # As text: a saved model loads on any system, and holds no connection.
         path = os.fspath(self.path) if isinstance(self.path, Path) else self.path
-        return {"path": path, "max_size": self.max_size}
+        return {"path": path, "max_size": self.max_size, "latents": self.latents}
+
+    def __setstate__(self, state):
+        # Saved models of earlier versions have no latents.
+        self.__dict__.update({"latents": "keep", **state})
 
     def __eq__(self, other):
         if not isinstance(other, FeatureStore):
             return NotImplemented
-        return (str(self.path), self.max_size) == (str(other.path), other.max_size)
+        return self._facts() == other._facts()
 
     def __hash__(self):
-        return hash((str(self.path), self.max_size))
+        return hash(self._facts())
 
     def __repr__(self):
         size = "" if self.max_size is None else f", max_size={self.max_size!r}"
-        return f"FeatureStore({str(self.path)!r}{size})"
+        latents = "" if self.latents == "keep" else f", latents={self.latents!r}"
+        return f"FeatureStore({str(self.path)!r}{size}{latents})"
+
+    def _facts(self):
+        return str(self.path), self.max_size, self.latents
 
     def _folder(self):
         if not isinstance(self.path, (str, os.PathLike)) or not str(self.path):
@@ -213,6 +234,11 @@ class FeatureStore:
                     "The 'max_size' parameter of FeatureStore must be an int in the "
                     f"range [1, inf) or None. Got {size!r} instead."
                 )
+        if self.latents not in _LATENTS:
+            raise ValueError(
+                "The 'latents' parameter of FeatureStore must be a str among "
+                f"{_LATENTS}. Got {self.latents!r} instead."
+            )
         return local_path(self.path, "The folder of a feature store").absolute()
 
     def _run(self, work, create=False):
@@ -279,12 +305,20 @@ class StoreInfo(NamedTuple):
 
 
 def as_store(memory):
-    """The store of a `memory` parameter: None, a folder or a store."""
-    if memory is None or isinstance(memory, FeatureStore):
-        return memory
+    """The store of a `memory` parameter: None, a folder or a store.
+
+    Its folder is absolute: processes that it is sent to may have another working
+    directory, and mean the same folder.
+    """
+    if memory is None:
+        return None
+    if isinstance(memory, FeatureStore):
+        folder = memory._folder()
+        if Path(memory.path) == folder:
+            return memory
+        return FeatureStore(str(folder), memory.max_size, memory.latents)
     if isinstance(memory, (str, os.PathLike)):
-        local_path(memory, "The 'memory' parameter")
-        return FeatureStore(memory)
+        return FeatureStore(local_path(memory, "The 'memory' parameter").absolute())
     hint = ""
     if type(memory).__module__.startswith("joblib"):
         hint = (
@@ -295,6 +329,11 @@ def as_store(memory):
         "The 'memory' parameter must be a str, a pathlib.Path, a FeatureStore or None. "
         f"Got {memory!r} instead.{hint}"
     )
+
+
+def wants_half(memory) -> bool:
+    """Whether a `memory` parameter is a store of latents in float16."""
+    return isinstance(memory, FeatureStore) and memory.latents == "float16"
 
 
 def _check_keys(keys) -> "list[str]":

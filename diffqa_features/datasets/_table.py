@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils._param_validation import validate_params
 
+from diffqa_features._media.remote import check_url, is_url
 from diffqa_features._utils.files import expand_user, local_path
 from diffqa_features._utils.tables import read_csv
 from diffqa_features.datasets._folder import some
@@ -47,7 +48,7 @@ def from_table(
     table : str or path-like
         A .csv or .parquet file. Paths in it are relative to its folder.
     path_column : str, default="path"
-        Column with the paths.
+        Column with the paths or URLs.
     target_column : str, default="target"
         Column with the scores.
     group_column : str or None, default=None
@@ -102,7 +103,8 @@ def from_table(
     FileNotFoundError
         If the table or a file that it lists is missing.
     ValueError
-        If a column is missing, there are no rows, or scores are not numbers.
+        If a column is missing, there are no rows, scores are not numbers, or a URL is
+        not one that is read.
 
     Examples
     --------
@@ -133,8 +135,19 @@ def from_table(
             f"The column '{path_column}' of '{source}' must hold paths. Got "
             f"{frame['path'].iloc[odd[0]]!r} in row {odd[0]}."
         )
-    paths = [str(source.parent / expand_user(path)) for path in frame["path"]]
-    absent = [path for path in paths if not Path(path).is_file()]
+    for k, path in enumerate(frame["path"]):
+        try:
+            if is_url(path):
+                check_url(path, from_table=True)
+        except ValueError as error:
+            raise ValueError(
+                f"The column '{path_column}' of '{source}', row {k}: {error}"
+            ) from error
+    paths = [
+        path if is_url(path) else str(source.parent / expand_user(path))
+        for path in frame["path"]
+    ]
+    absent = [path for path in paths if not is_url(path) and not Path(path).is_file()]
     if absent:
         raise FileNotFoundError(
             f"{len(absent):,} of {len(paths):,} files of '{source}' are not there: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ import pyarrow as pa
 from sklearn.utils import _safe_indexing
 
 from diffqa_features._media.rows import as_rows
+from diffqa_features._utils.files import local_path
 
 _REASON = "reason"
 
@@ -72,6 +74,19 @@ class BatchExtractor:
         self.features = features
         self.media = media
         self.keep = keep
+
+    def __getstate__(self) -> dict:
+        """What is sent to a worker, whose working directory is another one."""
+        stores = {
+            name: str(local_path(value, f"The {name!r} parameter").absolute())
+            for name, value in self.features.get_params().items()
+            if name.rpartition("__")[2] == "memory"
+            and isinstance(value, (str, os.PathLike))
+        }
+        features = self.features
+        if stores:
+            features = copy.deepcopy(features).set_params(**stores)
+        return {**vars(self), "features": features}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.features!r}, media={self.media!r})"

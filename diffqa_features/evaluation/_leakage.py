@@ -1,19 +1,29 @@
 """Media of both sides of a split in, an error out if they overlap."""
 
+import hashlib
 import os
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
+from diffqa_features._media.remote import is_url
 from diffqa_features._media.rows import as_rows, pixel_key
+from diffqa_features._media.tables import (
+    Cell,
+    is_content,
+    is_missing,
+    is_tensor,
+    tensor_array,
+)
 from diffqa_features._utils.files import expand_user
 
 
 def identities(X) -> np.ndarray:
     """Identity of each row, if it is cheap to find; else None.
 
-    A file is the same under all its names, links included; an array of pixels is
-    identified by its content. Feature rows and other kinds are not checked.
+    A file is the same under all its names, links included; pixels and the bytes of a
+    file are identified by their content. Feature rows and other kinds are not checked.
     """
     try:
         rows = [] if _is_features(X) else as_rows(X)
@@ -48,7 +58,16 @@ def _is_features(X) -> bool:
 
 
 def _identity(source):
-    if isinstance(source, str | bytes | os.PathLike):
+    if isinstance(source, Cell):
+        return _identity(source.load())
+    if isinstance(source, Mapping):
+        data = source.get("bytes")
+        return _identity(source.get("path") if is_missing(data) else data)
+    if is_content(source):
+        return hashlib.blake2b(source, digest_size=16).hexdigest()
+    if is_url(source):
+        return source
+    if isinstance(source, str | os.PathLike):
         path = os.path.realpath(expand_user(os.fsdecode(source)))
         try:
             status = os.stat(path)  # noqa: PTH116  what realpath gives is text
@@ -57,6 +76,8 @@ def _identity(source):
         return status.st_dev, status.st_ino
     if isinstance(source, Image.Image):
         return f"object {id(source)}"
+    if is_tensor(source):
+        source = tensor_array(source)
     if isinstance(source, np.ndarray) and source.ndim in (3, 4):
         return pixel_key(source)
     return None

@@ -16,7 +16,7 @@ from diffqa_features._engine.request import FrameSpec, Request
 from diffqa_features._media.rows import as_rows
 from diffqa_features._media.video.video import VIDEO_BACKENDS
 from diffqa_features._media.views import VIEWS
-from diffqa_features._store.store import FeatureStore, as_store
+from diffqa_features._store.store import FeatureStore, as_store, wants_half
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._parameters import BackboneParameters, MediaParameters
 
@@ -130,6 +130,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
             frame_rate=float(self.frame_rate),
             max_frames=None if self.max_frames is None else int(self.max_frames),
             reader=self.reader,
+            half=wants_half(self.memory),
         )
         recipe, layout = self._recipe_and_layout(info)
         return Request(

@@ -239,9 +239,12 @@ class DiffusionQAFeatures(BackboneTransformer):
         Parameters
         ----------
         X : list, array, Series or DataFrame of N media rows
-            Each row a path of an image or video, a ``PIL.Image``, an array (H, W),
-            (H, W, 3) or (T, H, W, 3) of uint8 or of floats in [0, 1]; or an array
-            (N, H, W, 3); or a DataFrame with the media in its column ``path``.
+            Each row a path or URL of an image or video, the bytes of one, a
+            ``PIL.Image``, an array (H, W), (H, W, 3) or (T, H, W, 3) or a tensor
+            (C, H, W) or (T, C, H, W), of uint8 or of floats in [0, 1]; or an array
+            (N, H, W, 3) or a tensor (N, C, H, W); or a table with the media in its
+            column ``path``, ``bytes``, ``image`` or ``video``, of pandas, polars, Arrow
+            or Hugging Face.
 
         Returns
         -------

@@ -109,8 +109,7 @@ class NaturalSceneStatistics(MediaTransformer):
         Parameters
         ----------
         X : list, array, Series or DataFrame of N media rows
-            Paths of images or videos, PIL pictures, or arrays of shape (H, W, 3) or
-            (T, H, W, 3).
+            See `DiffusionQAFeatures.transform`.
 
         Returns
         -------

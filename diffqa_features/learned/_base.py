@@ -20,7 +20,7 @@ from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.latents import encode_rows
 from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import as_rows
-from diffqa_features._store.store import as_store
+from diffqa_features._store.store import as_store, wants_half
 from diffqa_features._utils.files import local_path
 from diffqa_features._utils.hashing import hash_values
 from diffqa_features.features._base import BackboneTransformer
@@ -353,6 +353,7 @@ class BackboneModel(BackboneParameters, TransformerMixin, LearnedModel):
             image_size=self._checked_image_size(info),
             multiple=info.multiple,
             normalization=self.normalization,
+            half=wants_half(self.memory),
             **more,
         )
 

@@ -169,9 +169,8 @@ class MotionFeatures(MediaTransformer):
         Parameters
         ----------
         X : list, array, Series or DataFrame of N media rows
-            Each row a path, a ``PIL.Image``, an array (H, W), (H, W, 3) or
-            (T, H, W, 3) of uint8 or of floats in [0, 1]; or an array
-            (N, T, H, W, 3); or a DataFrame with the media in its column ``path``.
+            See `DiffusionQAFeatures.transform`; clips of one size as an array
+            (N, T, H, W, 3).
 
         Returns
         -------

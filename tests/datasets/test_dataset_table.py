@@ -145,3 +145,15 @@ def test_other_bad_input(frame, write, tmp_path):
         from_table(tmp_path / "scores.json")
     with pytest.raises(ValueError, match="'table' parameter of from_table"):
         from_table(frame)
+
+
+def test_urls_are_left_as_they_are_and_lead_away(write):
+    table = pd.DataFrame({"path": ["s3://bucket/a.png"], "target": [1.0]})
+    assert from_table(write(table)).data == ["s3://bucket/a.png"]
+    for url, message in [
+        ("file:///a.png", "write the path itself"),
+        ("zip://a.png::b.zip", "a chain of URLs"),
+        ("ftp://host/a.png", "URLs of 'ftp' are not read"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            from_table(write(table.assign(path=[url])))

@@ -1,6 +1,7 @@
 """One batch: its columns, its bad rows, and the type that it came in."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,27 @@ def test_columns_are_those_of_the_estimator(files):
     assert files[2] not in done["reason"][2]  # the row says which; this says why
     assert features.on_error == "raise"
     assert done["id"].tolist() == list(range(5))
+
+
+def test_a_relative_store_is_that_of_the_sender(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = make_pipeline(NaturalSceneStatistics(memory="store"), StandardScaler())
+    sent = pickle.loads(pickle.dumps(BatchExtractor(model)))
+    assert sent.features[0].memory == str(tmp_path / "store")
+    assert model[0].memory == "store"
+
+
+def test_pictures_by_content(files):
+    """As Ray's `read_binary_files` and Hugging Face's undecoded images come."""
+    content = [Path(files[i]).read_bytes() for i in GOOD]
+    extractor = BatchExtractor(NaturalSceneStatistics(), media="image")
+    expected = extractor({"image": [files[i] for i in GOOD]})
+    names = extractor.columns
+    for rows in (content, [{"bytes": c, "path": None} for c in content]):
+        done = extractor({"image": rows, "id": GOOD})
+        assert "image" not in done
+        for name in names:
+            np.testing.assert_array_equal(done[name], expected[name])
 
 
 def test_a_batch_comes_back_as_it_came(files):

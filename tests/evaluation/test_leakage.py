@@ -1,9 +1,12 @@
 """One file on both sides of a split, under whatever name, and rows without a group."""
 
 import os
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
@@ -95,3 +98,18 @@ def test_a_row_without_a_group(empty):
         repeated_splits(Ridge(), X, X[:, 0], groups=groups)
     with pytest.raises(ValueError, match="The group of row 11 is missing"):
         bootstrap_interval(X[:, 0], X[:, 0], groups=groups)
+
+
+def test_content_is_known_whatever_holds_it(files):
+    data = Path(files[0]).read_bytes()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    tensor = torch.from_numpy(pixels).movedim(-1, 0)
+    X = [data, memoryview(data), {"bytes": data, "path": "x.png"}, pixels, tensor]
+    one, two, three, four, five = identities(X)
+    assert one == two == three
+    assert four == five
+    assert identities(pa.array([data])) == [one]
+    (named, path) = identities([{"bytes": None, "path": files[0]}, files[0]])
+    assert named == path
+    url = "s3://bucket/a.png"
+    assert identities([url]) == [url]

@@ -141,8 +141,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : list, array, Series or DataFrame of N pictures
-            Each row a path, a ``PIL.Image`` or an array (H, W) or (H, W, 3), at least
-            32 pixels a side.
+            See `DiffusionQAFeatures.transform`; pictures of at least 32 pixels a side.
 
         Returns
         -------

@@ -1,0 +1,75 @@
+"""`diffqa extract` and `diffqa score` on URLs, typed or in a table."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import close, read
+from flaky_server import flaky_server
+
+from diffqa_features import load_scorer
+
+pytest_plugins = ["command_line_fixtures"]
+
+
+@pytest.fixture
+def archive(photos):
+    with zipfile.ZipFile("photos.zip", "w") as archive:
+        for name in ("a.png", "b.JPG", "d.png"):
+            archive.write(photos / name, name)
+    return "::photos.zip"
+
+
+def test_typed_urls(photos, archive, run, features):
+    url = f"file://{photos}/a.png"
+    code, _, _ = run("extract", f"zip://*.png{archive}", url, "-o", "o.csv", "--quiet")
+    assert code == 0
+    paths, matrix, _ = read(Path("o.csv"))
+    assert paths == [f"zip://a.png{archive}", f"zip://d.png{archive}", url]
+    names = [photos / name for name in ("a.png", "d.png", "a.png")]
+    close(matrix, features().transform(names))
+
+
+def test_urls_in_a_table(photos, archive, run, features):
+    """Those of this machine are bad rows there."""
+    pytest.importorskip("aiohttp", reason="needs aiohttp: pip install aiohttp")
+    content = {"a.png": (photos / "a.png").read_bytes()}
+    with flaky_server(content) as server:
+        far = f"{server.address}/ok/a.png?key=hush"
+        lost = f"{server.address}/ok/lost.png?key=hush"
+        near = [f"file://{photos}/a.png", f"zip://a.png{archive}"]
+        table = pd.DataFrame({"path": [far, lost, "photos/d.png", *near]})
+        table.to_csv("list.csv", index=False)
+        code, _, stderr = run("extract", "list.csv", "-o", "o.csv", "--quiet")
+        assert code == 3
+        listed = pd.read_csv("o.csv.bad.csv")
+        scored, _, errors = run("score", "list.csv", "-o", "scores.csv", "--quiet")
+        assert scored == 3
+    paths, matrix, _ = read(Path("o.csv"))
+    assert paths == [far, "photos/d.png"]
+    close(matrix, features().transform([photos / "a.png", photos / "d.png"]))
+    assert listed["path"].tolist() == [lost.partition("?")[0], *near]
+    for reason, part in zip(
+        listed["reason"], ["no such file there", "write the path itself", "a chain of"]
+    ):
+        assert part in reason
+    assert "hush" not in stderr + errors
+    scores = pd.read_csv("scores.csv")
+    assert scores["path"].tolist() == paths
+    expected = load_scorer().predict([photos / "a.png", photos / "d.png"])
+    np.testing.assert_allclose(scores["score"], expected, rtol=1e-5)
+
+
+def test_urls_that_are_no_files(photos, archive, run):
+    for word, message in [
+        ("https://host/list.csv", "is a table or a folder"),
+        ("s3://bucket/photos/", "is a table or a folder"),
+        ("ftp://host/a.png", "URLs of 'ftp' are not read"),
+        (f"zip://*.gif{archive}", "No file matches"),
+        ("zip://*.gif::none.zip", "INPUT 'zip://*.gif::none.zip': no such file there"),
+    ]:
+        code, _, stderr = run("extract", word, "-o", "o.csv")
+        assert code != 0
+        assert message in stderr
