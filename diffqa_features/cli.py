@@ -258,7 +258,7 @@ def _add_report(commands):
         "some 100 kB, and 5 kB in the list (default: 300)")  # fmt: skip
     _add_on_error(report, "the page")
     add("--chunk-size", type=_positive, default=64, metavar="N",
-        help="number of files that a --model scores together (default: 64)")  # fmt: skip
+        help="files that a --model scores together (default: 64)")  # fmt: skip
     _add_machine(report)
 
 

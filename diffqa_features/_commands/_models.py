@@ -33,23 +33,21 @@ def load_model(name, args):
     return model
 
 
-def refuse_without_model(args, names):
-    """ValueError where an option is given that says how a model computes."""
-    given = [_OPTIONS[name] for name in names if getattr(args, name) is not None]
+def refuse(args, names, why):
+    """ValueError where an option is given that would have no effect."""
+    given = [name for name in names if getattr(args, name) not in (None, False)]
     if given:
-        raise ValueError(
-            f"{', '.join(given)} would have no effect: the shipped scorer has no "
-            "passes of a UNet to batch, share or keep, and reads no videos. Leave it "
-            "out, or name a --model."
-        )
+        options = ", ".join(_SPELT.get(name, f"--{name}") for name in given)
+        raise ValueError(f"{options} would have no effect: {why} Leave it out.")
 
 
-_OPTIONS = {
-    "batch_size": "--batch-size",
-    "n_jobs": "--jobs",
-    "memory": "--memory",
-    "reader": "--reader",
-}
+_SPELT = {"batch_size": "--batch-size", "n_jobs": "--jobs"}
+
+NO_PASSES = (
+    "without a --model the shipped scorer looks at one picture after the other, and "
+    "there is nothing to batch, share or keep."
+)
+"""Why the shipped scorer takes none of the options that say how a UNet is run."""
 
 
 def _load(name):

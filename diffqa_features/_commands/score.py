@@ -13,8 +13,9 @@ from diffqa_features._commands._estimator import (
 )
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._models import (
+    NO_PASSES,
     load_model,
-    refuse_without_model,
+    refuse,
     split_model,
 )
 from diffqa_features._commands._outputs import check_output, note, report_bad
@@ -86,7 +87,8 @@ def _with_model(args, name):
 
 def _with_scorer(args):
     """The same with the shipped scorer, which needs no columns."""
-    refuse_without_model(args, ("batch_size", "n_jobs", "memory", "reader"))
+    refuse(args, ("batch_size", "n_jobs", "memory"), NO_PASSES)
+    refuse(args, ("reader",), "the shipped scorer reads no videos.")
     scorer = load_scorer(device=args.device)
 
     def predict(rows):

@@ -41,7 +41,9 @@ def join_tables(before, after, path_column):
         ]
         raise ValueError(f"{name!r} names {twice!r} twice; keep one of these rows.")
     first, second = keyed
-    pairs = first.join(second, how="inner", lsuffix="_before", rsuffix="_after")
+    pairs = first.merge(
+        second, left_index=True, right_index=True, suffixes=("_before", "_after")
+    )
     if pairs.empty:
         raise ValueError(
             f"No file of {before!r} has the name of one of {after!r}, endings and "
@@ -128,41 +130,43 @@ def summarise(pairs):
 
 
 def _signed(value):
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def compared_blocks(pairs, args):
+def compared_blocks(pairs, *, large_views, reader, quiet):
     """Yield the blocks: rows with both scores, and both pictures where they open."""
-    for index, (name, pair) in enumerate(
-        tqdm(pairs.iterrows(), total=len(pairs), unit="pair", disable=args.quiet)
-    ):
-        large = index < args.large_views
-        row = {
-            "name": shown(Path(pair["shown_after"]).name),
-            "folder": shown(Path(pair["shown_after"]).parent),
-            "pictures": index,
-            "before": round(pair["score_before"], 4),
-            "score": round(pair["score_after"], 4),
-            "change": round(pair["change"], 4),
-            "faults": [pair["fault_after"]] if pair["fault_after"] else [],
-        }
-        for side, prefix in (("after", ""), ("before", "before-")):
-            pixels = _middle_frame(pair[f"path_{side}"])
-            if pixels is None:
-                continue
-            row |= (
-                {"size": [pixels.shape[1], pixels.shape[0]]} if side == "after" else {}
-            )
-            yield f"{prefix}thumb-{index}", encode(pixels, THUMB)
-            if large:
-                yield f"{prefix}large-{index}", encode(pixels, LARGE)
-        yield f"row-{index}", row
+    with tqdm(total=len(pairs), unit="pair", disable=quiet) as progress:
+        for index, pair in enumerate(pairs.itertuples(index=False)):
+            yield from _pair_blocks(index, pair, index < large_views, reader)
+            progress.update()
 
 
-def _middle_frame(path):
-    """Pixels (H, W, 3) to recognise a file by; None if it is not there any more."""
+def _pair_blocks(index, pair, large, reader):
+    path = Path(pair.shown_after)
+    row = {
+        "name": shown(path.name),
+        "folder": shown(path.parent),
+        "pictures": index,
+        "before": round(pair.score_before, 4),
+        "score": round(pair.score_after, 4),
+        "change": round(pair.change, 4),
+        "faults": [pair.fault_after] if pair.fault_after else [],
+    }
+    for prefix, path in (("before-", pair.path_before), ("", pair.path_after)):
+        pixels = _middle_frame(path, reader)
+        if pixels is None:
+            continue
+        row["size"] = [pixels.shape[1], pixels.shape[0]]
+        yield f"{prefix}thumb-{index}", encode(pixels, THUMB)
+        if large:
+            yield f"{prefix}large-{index}", encode(pixels, LARGE)
+    yield f"row-{index}", row
+
+
+def _middle_frame(path, reader):
+    """Pixels (H, W, 3) to know a file by; None if it is not there any more."""
     try:
-        media = open_file(path)
+        media = open_file(path, reader)
         (pixels,) = media.read(media.choose(max_frames=1))
     except (ValueError, OSError, TypeError):
         return None

@@ -5,7 +5,6 @@ import pandas as pd
 
 from diffqa_features import load_scorer
 from diffqa_features._commands._estimator import prompt_columns, transform_files
-from diffqa_features._commands._models import load_model, refuse_without_model
 
 
 class ScorerJudge:
@@ -15,9 +14,8 @@ class ScorerJudge:
     best = 10.0
     columns = ()
 
-    def __init__(self, args):
-        refuse_without_model(args, ("batch_size", "n_jobs", "memory"))
-        self._scorer = load_scorer(device=args.device)
+    def __init__(self, device=None):
+        self._scorer = load_scorer(device=device)
 
     def whole(self, rows):
         """Scores of whole files and reasons of bad ones: none, frames say all."""
@@ -39,8 +37,8 @@ class ModelJudge:
     unit = "score"
     best = None
 
-    def __init__(self, args, name):
-        self._model = load_model(name, args)
+    def __init__(self, model):
+        self._model = model
         self.columns = prompt_columns(self._model[0])
         # Prompts that a table fills, and spreads over frames, say nothing of a frame.
         alone = tuple(np.atleast_1d(self._model[0].frame_pooling)) == ("mean",)

@@ -59,7 +59,7 @@ def write_page(path, *, title, settings, blocks, bad):
 
 
 def shown(text):
-    """Text that can be encoded: bytes of names that are not UTF-8 become ``\\udcff``."""
+    """Text that can be encoded: what is not UTF-8 in a name becomes ``\\udcff``."""
     return str(text).encode(errors="backslashreplace").decode()
 
 

@@ -18,9 +18,9 @@ _DETAIL = 312, 208  # pixels, width and height; shown one to one
 _QUALITY = {THUMB: 55, STRIP: 50, LARGE: 85}
 
 
-def open_file(path, reader=None):
+def open_file(path, reader="auto"):
     """The media of one file."""
-    return open_media(Row(0, path), reader or "auto")
+    return open_media(Row(0, path), reader)
 
 
 def encode(pixels: np.ndarray, side: int) -> str:

@@ -33,23 +33,45 @@ class ReportRows:
         Of `collect_files`.
     judge : ScorerJudge or ModelJudge
         What scores.
-    args : Namespace
-        Of the command.
+    large_views : int
+        How many pictures, those of the lowest scores, can be seen large.
+    chunk_size : int
+        Files that a model scores together.
+    reader : str
+        Of videos.
+    stop : bool
+        Whether a bad file ends it with RuntimeError.
+    quiet : bool
+        Whether there is no progress bar.
     """
 
-    def __init__(self, files, judge, args):
+    def __init__(
+        self,
+        files,
+        judge,
+        *,
+        large_views,
+        chunk_size=64,
+        reader="auto",
+        stop=False,
+        quiet=False,
+    ):
         self.bad = []
         self.count = 0
         names = [shown(name) for name in files.index]
         self._files = files.set_axis(pd.Index(names, dtype=object))
-        self._judge = judge
-        self._args = args
+        self.judge = judge
+        self._large_views = large_views
+        self._chunk_size = chunk_size
+        self._reader = reader
+        self._stop = stop
+        self._quiet = quiet
         self._seen = {}  # content key -> index and facts of its first file
         # In a heap: (minus the score, index, path, frame, spot) of what is seen large.
         self._lowest = []
 
     def __iter__(self):
-        at_once = len(self._files) <= self._args.large_views
+        at_once = len(self._files) <= self._large_views
         for name, path, score, reason in self._scored():
             try:
                 if reason is None:
@@ -57,28 +79,27 @@ class ReportRows:
                     continue
             except (ValueError, OSError, TypeError) as error:
                 reason = shown(getattr(error, "cause", error))
-            if self._args.on_error == "raise":
+            if self._stop:
                 raise RuntimeError(f"{name or '(no path)'}: {reason}")
             self.bad.append((name, reason))
         if not at_once:
-            yield from self._large_views()
+            yield from self._open_again()
 
     def _scored(self):
         """Yield (name, path, score if known, reason if bad)."""
-        size = self._args.chunk_size
-        with tqdm(
-            total=len(self._files), unit="file", disable=self._args.quiet
-        ) as progress:
+        size = self._chunk_size
+        with tqdm(total=len(self._files), unit="file", disable=self._quiet) as progress:
             for start in range(0, len(self._files), size):
                 rows = self._files.iloc[start : start + size]
-                scores, reasons = self._judge.whole(rows)
+                scores, reasons = self.judge.whole(rows)
                 for place, (name, path) in enumerate(rows["path"].items()):
                     yield name, path, scores.get(place), reasons.get(place)
                     progress.update()
 
     def _row(self, name, path, score, large):
         """Yield the blocks of one file."""
-        media = open_file(path, self._args.reader)
+        media = open_file(path, self._reader)
+        size = Path(path).stat().st_size
         index, place = self.count, Path(name)
         first, facts = self._seen.get(media.key, (index, None))
         if facts is None:
@@ -90,25 +111,26 @@ class ReportRows:
             spot = None if loss is None else find_worst(loss)
             if large:
                 yield from _large(index, worst, spot)
-            elif self._args.large_views:
+            elif self._large_views:
                 self._remember((-facts["score"], index, path, facts["shown"], spot))
         elif score is not None:
             facts = facts | {"score": score}  # prompts filled from a table differ
         self.count += 1
-        where = {"name": place.name, "folder": str(place.parent), "pictures": first}
-        yield f"row-{index}", where | {"bytes": Path(path).stat().st_size} | facts
+        where = {"name": place.name, "folder": str(place.parent), "bytes": size}
+        yield f"row-{index}", where | {"pictures": first} | facts
 
     def _look(self, media, score):
         """The lowest frame, thumbnails if there are several, its map, what is known."""
         numbers = media.choose(_FRAME_RATE, _MAX_FRAMES)
         several = len(numbers) > 1
-        verdicts, strip, worst = [], [], None
+        verdicts, strip, worst, lowest = [], [], None, 0.0
         for pixels, at in zip(media.read(numbers), numbers):
             known = score is not None and not several
-            verdict = {"score": score} if known else self._judge.frame(pixels)
+            verdict = {"score": score} if known else self.judge.frame(pixels)
             verdicts.append(verdict)
-            if worst is None or verdict.get("score", 0) < lowest:
-                worst, worst_at, lowest = pixels, int(at), verdict.get("score", 0)
+            reached = verdict.get("score", 0.0)
+            if worst is None or reached < lowest:
+                worst, worst_at, lowest = pixels, int(at), reached
             if several:
                 strip.append(encode(pixels, STRIP))
         table = pd.DataFrame(verdicts)
@@ -118,7 +140,7 @@ class ReportRows:
             times = media.times()
             facts["times"] = None if times is None else _rounded(times[numbers])
             facts["scores"] = _rounded(table["score"]) if "score" in table else None
-        loss = self._judge.loss_map(worst)
+        loss = self.judge.loss_map(worst)
         if loss is not None:
             facts["map"] = encode_map(loss)
         return worst, strip, loss, facts
@@ -129,7 +151,7 @@ class ReportRows:
         facts = {"score": round(score, 4)}
         if "std" in verdict:
             reach = _SPREADS * float(verdict["std"])
-            high = min(score + reach, self._judge.best)
+            high = min(score + reach, self.judge.best)
             facts |= {"low": round(score - reach, 4), "high": round(high, 4)}
         chances = verdict.drop(["score", "std"], errors="ignore")
         chances = chances.sort_values(ascending=False, kind="stable")
@@ -139,21 +161,21 @@ class ReportRows:
 
     def _remember(self, entry):
         """Keep the files of the lowest scores, as many as are to be seen large."""
-        if len(self._lowest) < self._args.large_views:
+        if len(self._lowest) < self._large_views:
             heapq.heappush(self._lowest, entry)
         else:
             heapq.heappushpop(self._lowest, entry)
 
-    def _large_views(self):
+    def _open_again(self):
         """Open the files of the lowest scores once more: only now they are known."""
         for _, index, path, at, spot in tqdm(
             sorted(self._lowest, key=lambda entry: entry[1]),
             desc="large views",
             unit="file",
-            disable=self._args.quiet,
+            disable=self._quiet,
         ):
             try:
-                (pixels,) = open_file(path, self._args.reader).read([at])
+                (pixels,) = open_file(path, self._reader).read([at])
             except (ValueError, OSError):
                 continue  # it changed meanwhile; its thumbnail stands for it
             yield from _large(index, pixels, spot)
