@@ -209,12 +209,22 @@ class TestContent:
         assert f"{len(chosen)} files, " in stderr
         few = Page(out)
         lowest = sorted(few.rows, key=lambda row: row["score"])[:2]
-        large = {name for name in few.blocks if name.startswith("large-")}
-        assert large == {f"large-{row['pictures']}" for row in lowest}
-        for row in lowest:
-            (same,) = (r for r in page.rows if r["name"] == row["name"])
-            name = f"large-{row['pictures']}"
-            assert few.blocks[name] == page.blocks[f"large-{same['pictures']}"]
+        for kind in ("large", "map"):
+            found = {name for name in few.blocks if name.startswith(f"{kind}-")}
+            assert found == {f"{kind}-{row['pictures']}" for row in lowest}
+            for row in lowest:
+                (same,) = (r for r in page.rows if r["name"] == row["name"])
+                expected = page.blocks[f"{kind}-{same['pictures']}"]
+                assert few.blocks[f"{kind}-{row['pictures']}"] == expected
+
+    def test_maps(self, folder, page):
+        (row,) = (row for row in page.rows if row["name"] == TAG)
+        found = page.blocks[f"map-{row['pictures']}"]
+        levels = np.frombuffer(base64.b64decode(found["levels"]), np.uint8)
+        expected = load_scorer().quality_maps([folder / "photos" / TAG])[0, 0]
+        assert found["shape"] == list(expected.shape)
+        shares = np.clip(expected.ravel() / 6, 0, 1)
+        np.testing.assert_allclose(levels / 255, shares, atol=0.003)
 
     def test_a_table(self, folder, run):
         table = pd.DataFrame({"file": ["a.png", "wide.jpg", "", "gone.png"]})
@@ -264,7 +274,8 @@ class TestOwnModel:
             (expected,) = model.predict([str(photos / name)])
             assert row["score"] == pytest.approx(expected, rel=1e-3)
             assert (row["faults"], row["chances"]) == ([], [])
-            assert not {"map", "low"} & row.keys()
+            assert "low" not in row
+            assert f"map-{row['pictures']}" not in page.blocks
         assert len(found["clip.mp4"]["scores"]) == 5
 
 

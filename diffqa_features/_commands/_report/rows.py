@@ -67,7 +67,7 @@ class ReportRows:
         self._stop = stop
         self._quiet = quiet
         self._seen = {}  # content key -> index and facts of its first file
-        # In a heap: (minus the score, index, path, frame, spot) of what is seen large.
+        # In a heap: (minus the score, index, path, frame) of what is seen large.
         self._lowest = []
 
     def __iter__(self):
@@ -103,16 +103,15 @@ class ReportRows:
         index, place = self.count, Path(name)
         first, facts = self._seen.get(media.key, (index, None))
         if facts is None:
-            worst, strip, loss, facts = self._look(media, score)
+            worst, strip, facts = self._look(media, score)
             self._seen[media.key] = index, facts
             yield f"thumb-{index}", encode(worst, THUMB)
             if strip:
                 yield f"strip-{index}", strip
-            spot = None if loss is None else find_worst(loss)
             if large:
-                yield from _large(index, worst, spot)
+                yield from self._large(index, worst)
             elif self._large_views:
-                self._remember((-facts["score"], index, path, facts["shown"], spot))
+                self._remember((-facts["score"], index, path, facts["shown"]))
         elif score is not None:
             facts = facts | {"score": score}  # prompts filled from a table differ
         self.count += 1
@@ -120,7 +119,7 @@ class ReportRows:
         yield f"row-{index}", where | {"pictures": first} | facts
 
     def _look(self, media, score):
-        """The lowest frame, thumbnails if there are several, its map, what is known."""
+        """The lowest frame, thumbnails if there are several, and what is known."""
         numbers = media.choose(_FRAME_RATE, _MAX_FRAMES)
         several = len(numbers) > 1
         verdicts, strip, worst, lowest = [], [], None, 0.0
@@ -140,10 +139,7 @@ class ReportRows:
             times = media.times()
             facts["times"] = None if times is None else _rounded(times[numbers])
             facts["scores"] = _rounded(table["score"]) if "score" in table else None
-        loss = self.judge.loss_map(worst)
-        if loss is not None:
-            facts["map"] = encode_map(loss)
-        return worst, strip, loss, facts
+        return worst, strip, facts
 
     def _describe(self, verdict, score):
         """Score, interval and faults; the errors of frames are no independent ones."""
@@ -168,7 +164,7 @@ class ReportRows:
 
     def _open_again(self):
         """Open the files of the lowest scores once more: only now they are known."""
-        for _, index, path, at, spot in tqdm(
+        for _, index, path, at in tqdm(
             sorted(self._lowest, key=lambda entry: entry[1]),
             desc="large views",
             unit="file",
@@ -178,14 +174,16 @@ class ReportRows:
                 (pixels,) = open_file(path, self._reader).read([at])
             except (ValueError, OSError):
                 continue  # it changed meanwhile; its thumbnail stands for it
-            yield from _large(index, pixels, spot)
+            yield from self._large(index, pixels)
 
-
-def _large(index, pixels, spot):
-    """The blocks of one large view; what it makes smaller, it also shows in part."""
-    yield f"large-{index}", encode(pixels, LARGE)
-    if spot is not None and max(pixels.shape) > LARGE:
-        yield f"detail-{index}", encode_detail(pixels, spot)
+    def _large(self, index, pixels):
+        """Yield a picture to look at, its map, and a part at full resolution."""
+        yield f"large-{index}", encode(pixels, LARGE)
+        loss = self.judge.loss_map(pixels)
+        if loss is not None:
+            yield f"map-{index}", encode_map(loss)
+            if max(pixels.shape) > LARGE:
+                yield f"detail-{index}", encode_detail(pixels, find_worst(loss))
 
 
 def _rounded(values):

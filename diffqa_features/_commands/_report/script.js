@@ -335,10 +335,12 @@
     setPicture(byId("base"), compare ? before : after, compare ? `${row.name}, before` : row.name);
     setPicture(byId("other"), before ? after : null, `${row.name}, after`);
     if (compare && !before) setPicture(byId("base"), after, `${row.name}, after`);
-    if (row.map) drawMap(row);
-    byId("overlay").hidden = !row.map && !(before && after);
+    const map = read(`map-${row.pictures}`);
+    if (map) drawMap(row, map);
+    byId("map").dataset.drawn = map ? "1" : "";
+    byId("overlay").hidden = !map && !(before && after);
     byId("overlay-name").textContent = compare ? "Show after, over before" : "Show where loss is predicted";
-    byId("legend").hidden = !row.map;
+    byId("legend").hidden = !map;
     byId("overlay-on").checked = overlayOn;
     showOverlay();
   }
@@ -350,18 +352,18 @@
   }
   function showOverlay() {
     overlayOn = byId("overlay-on").checked;
-    byId("map").hidden = !overlayOn || !opened || !opened.map;
+    byId("map").hidden = !overlayOn || !byId("map").dataset.drawn;
     byId("other").hidden = !overlayOn || !byId("other").hasAttribute("src");
     byId("layers").style.setProperty("--opacity", String(Number(byId("opacity").value) / 100));
     byId("opacity").disabled = !overlayOn;
   }
-  function drawMap(row) {
+  function drawMap(row, map) {
     // On a canvas of the picture's proportions, so that both are fitted alike.
-    const [height, width] = row.map.shape;
+    const [height, width] = map.shape;
     const small = make("canvas", { width, height });
     const pen = small.getContext("2d");
     const pixels = pen.createImageData(width, height);
-    const levels = atob(row.map.levels);
+    const levels = atob(map.levels);
     for (let k = 0; k < levels.length; k += 1) {
       const level = levels.charCodeAt(k) / 255;
       pixels.data.set([...mix(MAP_TONES, level), Math.round(255 * Math.min(1, 1.3 * level))], 4 * k);
