@@ -544,6 +544,9 @@
     show();
   });
 
+  window.addEventListener("resize", showScatter);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showScatter);
+
   // -- once --
 
   function begin() {
