@@ -17,6 +17,7 @@ from diffqa_features._commands._report.comparison import (
 )
 from diffqa_features._commands._report.judges import ModelJudge, ScorerJudge
 from diffqa_features._commands._report.page import shown, write_page
+from diffqa_features._commands._report.pictures import MAP_TOP
 from diffqa_features._commands._report.rows import ReportRows
 from diffqa_features._utils.files import whole_file
 
@@ -74,6 +75,7 @@ def write_report(path, rows, inputs, model=None):
             "compare": False,
             "unit": rows.judge.unit,
             "best": rows.judge.best,
+            "map_top": MAP_TOP,
             "model": None if model is None else shown(Path(model).name),
         },
         blocks=rows,
@@ -103,6 +105,7 @@ def _compare(args, path):
             "compare": True,
             "unit": "",
             "best": None,
+            "map_top": None,
             "figures": summarise(pairs),
         },
         blocks=blocks,

@@ -11,7 +11,7 @@ from diffqa_features._media.rows import Row, open_media
 THUMB, STRIP, LARGE = 224, 112, 1024
 """Longest sides, pixels: in the list, of the frames of a video, by itself."""
 
-MAP_TOP = 6.0
+MAP_TOP = 4
 """Loss of a map's highest value, JOD; what is beyond it looks alike."""
 
 _DETAIL = 312, 208  # pixels, width and height; shown one to one

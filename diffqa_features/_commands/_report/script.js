@@ -4,7 +4,7 @@
   const BINS = 24;
   // Orange to blue, told apart by people with any colour vision; numbers stand beside.
   const TONES = [[178, 73, 15], [221, 139, 62], [160, 160, 152], [88, 150, 205], [38, 104, 178]];
-  const MAP_TONES = [[180, 50, 125], [255, 143, 63], [255, 243, 160]];
+  const MAP_TONES = [[150, 20, 170], [240, 60, 110], [255, 150, 50], [255, 244, 140]];
 
   const byId = (name) => document.getElementById(name);
   // Pictures stay text in their elements until somebody looks at them.
@@ -366,7 +366,7 @@
     const levels = atob(map.levels);
     for (let k = 0; k < levels.length; k += 1) {
       const level = levels.charCodeAt(k) / 255;
-      pixels.data.set([...mix(MAP_TONES, level), Math.round(255 * Math.min(1, 1.3 * level))], 4 * k);
+      pixels.data.set([...mix(MAP_TONES, level), Math.round(255 * Math.min(1, 1.6 * level))], 4 * k);
     }
     pen.putImageData(pixels, 0, 0);
     const canvas = byId("map");
