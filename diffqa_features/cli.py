@@ -255,7 +255,7 @@ def _add_report(commands):
         "other computer for anything")  # fmt: skip
     add("--large-views", type=_count, default=300, metavar="N",
         help="pictures that can be seen large, those of the lowest scores; each adds "
-        "some 100 kB, and 5 kB in the list (default: 300)")  # fmt: skip
+        "some 100 kB, and every file 7 kB (default: 300)")  # fmt: skip
     _add_on_error(report, "the page")
     add("--chunk-size", type=_positive, default=64, metavar="N",
         help="files that a --model scores together (default: 64)")  # fmt: skip

@@ -145,7 +145,7 @@ def _pair_blocks(index, pair, large, reader):
     path = Path(pair.shown_after)
     row = {
         "name": shown(path.name),
-        "folder": shown(path.parent),
+        "folder": shown(path.parent.as_posix()),
         "pictures": index,
         "before": round(pair.score_before, 4),
         "score": round(pair.score_after, 4),

@@ -75,6 +75,7 @@ class ReportRows:
         for name, path, score, reason in self._scored():
             try:
                 if reason is None:
+                    # All of them first: a file that fails leaves nothing behind.
                     yield from self._row(name, path, score, at_once)
                     continue
             except (ValueError, OSError, TypeError) as error:
@@ -97,26 +98,27 @@ class ReportRows:
                     progress.update()
 
     def _row(self, name, path, score, large):
-        """Yield the blocks of one file."""
+        """The blocks of one file."""
         media = open_file(path, self._reader)
-        size = Path(path).stat().st_size
-        index, place = self.count, Path(name)
-        first, facts = self._seen.get(media.key, (index, None))
+        place, index = Path(name), self.count
+        row = {"name": place.name, "folder": place.parent.as_posix()}
+        row["bytes"] = Path(path).stat().st_size
+        row["pictures"], facts = self._seen.get(media.key, (index, None))
+        blocks = []
         if facts is None:
             worst, strip, facts = self._look(media, score)
-            self._seen[media.key] = index, facts
-            yield f"thumb-{index}", encode(worst, THUMB)
+            blocks.append((f"thumb-{index}", encode(worst, THUMB)))
             if strip:
-                yield f"strip-{index}", strip
+                blocks.append((f"strip-{index}", strip))
             if large:
-                yield from self._large(index, worst)
+                blocks += self._large(index, worst)
             elif self._large_views:
                 self._remember((-facts["score"], index, path, facts["shown"]))
+            self._seen[media.key] = index, facts
         elif score is not None:
             facts = facts | {"score": score}  # prompts filled from a table differ
         self.count += 1
-        where = {"name": place.name, "folder": str(place.parent), "bytes": size}
-        yield f"row-{index}", where | {"pictures": first} | facts
+        return [*blocks, (f"row-{index}", row | facts)]
 
     def _look(self, media, score):
         """The lowest frame, thumbnails if there are several, and what is known."""
