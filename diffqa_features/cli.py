@@ -88,7 +88,10 @@ def _parser():
     version = f"diffqa-features {__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_info, _add_extract, _add_merge, _add_fit, _add_score):
+    for add in (
+        _add_demo, _add_info, _add_extract, _add_merge, _add_fit, _add_score,
+        _add_report,
+    ):  # fmt: skip
         add(commands)
     return parser
 
@@ -258,9 +261,42 @@ def _add_score(commands):
     _add_machine(score)
 
 
-def _add_inputs(command):
+def _add_report(commands):
+    report = _add_command(
+        commands,
+        "report",
+        "Write one HTML page to look at: pictures by predicted quality, and why.",
+        "INPUT [INPUT ...] -o FILE.html [options]",
+        [
+            "diffqa report photos/ -o report.html",
+            "diffqa report photos/ -r -o report.html --large-views 1000",
+            "diffqa report new/*.jpg --model model.skops -o report.html",
+            "diffqa report --compare before.csv after.csv -o change.html",
+        ],
+    )
+    _add_inputs(report, nargs="*")
+    add = report.add_argument
+    add("--model", metavar="MODEL",
+        help="what 'diffqa fit' wrote; without it the shipped scorer predicts visible "
+        "loss in JOD (10: none) and its kind and place")  # fmt: skip
+    add("--compare", nargs=2, metavar=("BEFORE", "AFTER"),
+        help="two tables of 'diffqa score' in place of INPUTs: what changed, file by "
+        "file, joined by name")  # fmt: skip
+    add("-o", "--out", required=True, metavar="FILE.html",
+        help="the page; it holds all it shows, small pictures included, and asks no "
+        "other computer for anything")  # fmt: skip
+    add("--large-views", type=_count, default=300, metavar="N",
+        help="pictures that can be seen large, those of the lowest scores; each adds "
+        "some 100 kB, and every file 7 kB (default: 300)")  # fmt: skip
+    _add_on_error(report, "the page")
+    add("--chunk-size", type=_positive, default=64, metavar="N",
+        help="files that a --model scores together (default: 64)")  # fmt: skip
+    _add_machine(report)
+
+
+def _add_inputs(command, nargs="+"):
     add = command.add_argument
-    add("inputs", nargs="+", metavar="INPUT",
+    add("inputs", nargs=nargs, metavar="INPUT",
         help="a picture or video, its URL, a folder, a pattern in quotes "
         "('a/**/*.png', 's3://bucket/*.png'), or a CSV or Parquet table of paths and "
         f"URLs. {_RELATIVE} Inputs come before the options")  # fmt: skip
@@ -270,18 +306,22 @@ def _add_inputs(command):
 
 
 def _add_bad_files(command, listing):
+    _add_on_error(command, listing)
+    command.add_argument(
+        "--quote-formulas",
+        action="store_true",
+        help="in CSV and TSV files, put ' before text that starts with = + - or @, as "
+        "file names can: spreadsheets would run it as a formula",
+    )
+
+
+def _add_on_error(command, listing):
     command.add_argument(
         "--on-error",
         choices=("skip", "raise"),
         default="skip",
         help=f"files that cannot be read: skip them and list them in {listing} "
         "(default, exit code 3), or stop at the first one",
-    )
-    command.add_argument(
-        "--quote-formulas",
-        action="store_true",
-        help="in CSV and TSV files, put ' before text that starts with = + - or @, as "
-        "file names can: spreadsheets would run it as a formula",
     )
 
 
@@ -345,6 +385,12 @@ def _shard(text):
 
 def _gpus(text):
     return text if text == "all" else _positive(text)
+
+
+def _count(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text}")
+    return int(text)
 
 
 def _positive(text):

@@ -1,8 +1,10 @@
-"""`diffqa demo`: distorted photographs in, a table against a baseline, pictures out."""
+"""`diffqa demo`: a folder scored as it is, then a model trained and compared."""
 
 import time
+from argparse import Namespace
 
 import pandas as pd
+from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline
@@ -12,6 +14,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from diffqa_features import DiffusionQAFeatures, datasets, metrics
 from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._commands import report, score
 from diffqa_features._commands._demo_pictures import draw_pictures
 from diffqa_features._utils.files import local_path, write_whole
 from diffqa_features.features import NaturalSceneStatistics
@@ -37,11 +40,12 @@ def run(args):
         args.backbone, image_size=size, device=args.device, memory=str(out / "store")
     ).fit()
     images = _make_images(out / "images", args.photos, size)
+    _score_folder(out, images, args.device)
 
     print(
-        f"\nFeatures of {args.backbone} at timesteps {', '.join(map(str, TIMESTEPS))}; "
-        f"they are kept in {out / 'store'}, so that\nthe search below and a second run "
-        "compute none of them again."
+        f"\nNow a model is trained on them. Features of {args.backbone} at timesteps "
+        f"{', '.join(map(str, TIMESTEPS))};\nthey are kept in {out / 'store'}, so that "
+        "the search below and a second run\ncompute none of them again."
     )
     clone(features).set_params(timesteps=TIMESTEPS, verbose=1).transform(images.data)
 
@@ -65,10 +69,54 @@ def run(args):
     _show(table)
     write_whole(out / "results.csv", table.to_csv(index=False))
     written = draw_pictures(out, search, features, images, predicted["diffusion"])
-    print(f"\nWritten to {out}: results.csv, {', '.join(written)}.")
+    written = ["scores.csv", "report.html", "results.csv", *written]
+    print(f"\nWritten to {out}: {', '.join(written)}.")
+    print(f"Look at {out / 'report.html'} in a browser.")
     print(f"Took {time.perf_counter() - started:.0f} s.")
     print(f"\nNext: diffqa extract {out / 'images'} --out features.parquet")
     return 0
+
+
+def _score_folder(out, images, device):
+    """What `diffqa score` and `diffqa report` make of the pictures."""
+    print(
+        f"\nScored without training, as 'diffqa score {out / 'images'} -r' and "
+        "'diffqa report' do:"
+    )
+    options = Namespace(
+        inputs=[str(out / "images")],
+        recursive=True,
+        path_column="path",
+        model=None,
+        compare=None,
+        large_views=40,
+        on_error="raise",
+        quote_formulas=False,
+        quiet=False,
+        chunk_size=64,
+        device=device,
+        batch_size=None,
+        n_jobs=None,
+        memory=None,
+        reader=None,
+    )
+    for command, name in ((score, "scores.csv"), (report, "report.html")):
+        command.run(Namespace(**vars(options), out=str(out / name)))
+    scores = pd.read_csv(out / "scores.csv").set_index("path")["score"]
+    table = pd.DataFrame(
+        {
+            "family": images.family,
+            "level": images.level,
+            "jod": scores[images.data].to_numpy(),
+        }
+    ).pivot_table(index="family", columns="level", values="jod")
+    untouched = scores.drop(images.data).median()
+    print(
+        f"\nJOD, 10 for no visible loss; the photographs as they are: {untouched:.1f}"
+    )
+    print(f"{'distortion':<16}" + "".join(f"{f'level {n}':>10}" for n in table))
+    for name, row in table.iterrows():
+        print(f"{name:<16}" + "".join(f"{value:>10.1f}" for value in row))
 
 
 def _make_images(folder, n_photos, size):
@@ -85,6 +133,10 @@ def _make_images(folder, n_photos, size):
         image_size=size,
         folder=folder,
     )
+    originals = folder / "originals"
+    originals.mkdir(exist_ok=True)
+    for name, photo in zip(photos.names[:n_photos], photos.data):
+        Image.fromarray(photo).save(originals / f"{name}.png")
     print(
         f"{len(images.data)} pictures of {size} x {size} pixels in {folder}: "
         f"{n_photos} photographs,\n{len(FAMILIES)} distortions, {LEVELS} levels. The "

@@ -3,20 +3,24 @@
 import sys
 
 import pandas as pd
-from sklearn.pipeline import Pipeline
-from skops import io as skops_io
 from tqdm import tqdm
 
-from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures, load_scorer
+from diffqa_features import load_scorer
 from diffqa_features._commands._estimator import (
     check_name,
     prompt_columns,
     transform_files,
 )
 from diffqa_features._commands._inputs import collect_files
+from diffqa_features._commands._models import (
+    NO_PASSES,
+    load_model,
+    refuse,
+    split_model,
+)
 from diffqa_features._commands._outputs import check_output, note, report_bad
 from diffqa_features._media.remote import redact_url
-from diffqa_features._utils.files import local_path, whole_file
+from diffqa_features._utils.files import whole_file
 from diffqa_features._utils.tables import quote_formulas
 
 
@@ -25,11 +29,7 @@ def run(args):
     out = None
     if args.out is not None:
         out = check_output(args.out, (".csv", ".tsv", ".parquet"), args.inputs)
-    model, inputs = args.model, args.inputs
-    if model is None and inputs[0].lower().endswith(".skops"):
-        model, *inputs = inputs  # as it was written when there was no other way
-        if not inputs:
-            raise ValueError(f"{model!r} is a model; give INPUTs too.")
+    model, inputs = split_model(args)
     predict, columns = _with_scorer(args) if model is None else _with_model(args, model)
     files = collect_files(
         inputs,
@@ -75,17 +75,8 @@ def _score(args, predict, files, out=None):
 
 def _with_model(args, name):
     """What predicts a table of files, and the columns that it needs."""
-    model = _load(name)
-    features = model[0].set_params(
-        reader=args.reader or "auto",
-        device=args.device,
-        batch_size=args.batch_size,
-        n_jobs=args.n_jobs,
-        memory=args.memory,
-        on_error="raise" if args.on_error == "raise" else "nan",
-        verbose=0,
-    )
-    features.fit()
+    model = load_model(name, args)
+    features = model[0]
 
     def predict(rows):
         matrix, good, failed = transform_files(features, rows)
@@ -97,6 +88,8 @@ def _with_model(args, name):
 
 def _with_scorer(args):
     """The same with the shipped scorer, which needs no columns."""
+    refuse(args, ("batch_size", "n_jobs", "memory"), NO_PASSES)
+    refuse(args, ("reader",), "the shipped scorer reads no videos.")
     scorer = load_scorer(device=args.device)
 
     def predict(rows):
@@ -123,31 +116,3 @@ def _with_scorer(args):
         return pd.DataFrame({**columns, "fault": likely}), failed
 
     return predict, ()
-
-
-def _load(name):
-    path = local_path(name, "MODEL")
-    if not path.is_file():
-        raise ValueError(f"There is no model {name!r}.")
-    try:
-        unknown = set(skops_io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES)
-    except Exception as error:  # skops raises many types on damage
-        raise ValueError(f"{name!r} is not a model of 'diffqa fit'.") from error
-    ours = sorted(kind for kind in unknown if kind.startswith("diffqa_features."))
-    if ours:
-        raise ValueError(
-            f"{name!r} was saved by another version of diffqa_features, which had "
-            f"{ours[0]}. Fit the model again with 'diffqa fit'."
-        )
-    if unknown:
-        raise ValueError(
-            f"{name!r} holds types that are not trusted: {', '.join(sorted(unknown))}. "
-            "If you know where it comes from, load it in Python with skops.io.load."
-        )
-    model = skops_io.load(path, trusted=list(TRUSTED_TYPES))
-    if not isinstance(model, Pipeline) or not isinstance(model[0], DiffusionQAFeatures):
-        raise ValueError(
-            f"{name!r} is not a Pipeline that begins with DiffusionQAFeatures, as "
-            "'diffqa fit' writes it. Use its predict in Python."
-        )
-    return model

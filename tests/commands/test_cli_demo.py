@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from diffqa_features import DiffusionQAFeatures, FeatureStore, metrics
+from diffqa_features import DiffusionQAFeatures, FeatureStore, load_scorer, metrics
 
 pytest_plugins = ["command_line_fixtures"]
 
@@ -24,6 +24,15 @@ class TestDemo:
         assert code == 0, stderr
         table = pd.read_csv(out / "results.csv", index_col="distortion")
         assert table["n"].tolist() == [48, *[8] * 6]
+        # First of all a folder is scored: these and the two photographs themselves.
+        scored = pd.read_csv(out / "scores.csv")
+        assert len(scored) == 50
+        expected = load_scorer().predict(scored["path"][:3].tolist())
+        np.testing.assert_allclose(scored["score"][:3], expected)
+        worst = scored[scored["path"].str.contains("white_noise_4")]["score"].mean()
+        assert f"{worst:.1f}" in re.search(r"^white_noise .*", stdout, re.M)[0]
+        report = (out / "report.html").read_text(encoding="utf-8")
+        assert report.count('id="row-') == 50
         for name in ("alignment_maps", "prediction", "grid"):
             with Image.open(out / f"{name}.png") as drawn:
                 assert min(drawn.size) > 300

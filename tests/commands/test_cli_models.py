@@ -264,3 +264,13 @@ class TestScoreWithoutModel:
         code, _, stderr = run("score", "photos", "--on-error", "raise")
         assert code == 1
         assert "diffqa: error: photos/bad.png: " in stderr
+
+    @pytest.mark.parametrize(
+        "option",
+        [("--memory", "m"), ("--jobs", 2), ("--batch-size", 8), ("--reader", "decord")],
+    )
+    def test_options_of_a_model_alone(self, photos, run, option):
+        code, _, stderr = run("score", "photos", "-o", "s.csv", *option)
+        assert code == 2
+        assert f"{option[0]} would have no effect" in stderr
+        assert not Path("s.csv").exists()

@@ -1,0 +1,69 @@
+"""Blocks in, one HTML file out, which asks nobody for anything."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from diffqa_features import __version__
+
+_HERE = Path(__file__).parent
+
+
+def write_page(path, *, title, settings, blocks, bad):
+    """Stream a page to `path`.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    title : str
+        What the report is about.
+    settings : dict
+        What the script has to know.
+    blocks : iterable of (str, object)
+        Names and what JSON can hold; one at a time is in memory.
+    bad : list of (str, str)
+        Files and reasons; complete when `blocks` has ended.
+    """
+    # Jinja escapes what stands in the text, and "<" in JSON too, so no name of a file
+    # becomes an element or ends a script.
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # What is no number is no JSON either, and would leave the page empty.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    style, script = (
+        (_HERE / name).read_text(encoding="utf-8")
+        for name in ("style.css", "script.js")
+    )
+    stream = environment.get_template("page.html").stream(
+        title=title,
+        settings=settings,
+        blocks=blocks,
+        bad=bad,
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        version=__version__,
+    )
+    with path.open("wb") as file:
+        stream.dump(file, encoding="utf-8")
+
+
+def shown(text):
+    """Text that can be encoded: what is not UTF-8 in a name becomes ``\\udcff``."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
+def _hash(text):
+    """What a content security policy calls this text, the only one that may run."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"sha256-{digest}"
