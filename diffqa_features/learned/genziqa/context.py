@@ -9,6 +9,9 @@ from torch import nn
 
 from diffqa_features._backbone.conditioning import Conditioning
 
+WORDS = "photo"
+"""What the context vectors start from, repeated; see docs/learned.rst for others."""
+
 
 class PromptContext(nn.Module):
     """Learned context vectors, shared by all prompts.
@@ -21,13 +24,11 @@ class PromptContext(nn.Module):
         K prompts.
     count : int
         Number of vectors; 0 leaves the prompts unchanged.
-    position : {"end", "front"}
-        Position of the prompt's own words: after the context, or before it.
-    generator : torch.Generator
-        Draws the initial vectors, N(0, 0.02²).
+    position : {"front", "end"}
+        Position of the prompt's own words: before the context, or after it.
     """
 
-    def __init__(self, backbone, prompts: Sequence[str], count, position, generator):
+    def __init__(self, backbone, prompts: Sequence[str], count, position):
         super().__init__()
         self._prompts = list(prompts)
         self._position = position
@@ -37,10 +38,7 @@ class PromptContext(nn.Module):
         self._ids, self._attended, self._at = _make_room(
             backbone, self._prompts, count, position, room
         )
-        width = backbone.condition([""]).states.shape[-1]
-        self.vectors = nn.Parameter(
-            0.02 * torch.randn(count, width, generator=generator)
-        )
+        self.vectors = nn.Parameter(_embed(backbone, WORDS, count))
 
     def condition(self, backbone) -> Conditioning:
         """The K prompts for `Backbone.run`, with gradient to the vectors."""
@@ -56,6 +54,13 @@ class PromptContext(nn.Module):
 
         with torch.autocast(backbone.device.type, enabled=False):
             return backbone.encode_embeddings(self._ids, self._attended, place)
+
+
+def _embed(backbone, words, count):
+    """Embeddings (count, C) of these words, again and again."""
+    ids, attended = backbone.tokenize([words])
+    ids = ids[0, 1 : int(attended[0].sum()) - 1]  # without start and end
+    return backbone.embed_tokens(ids.repeat(-(-count // len(ids)))[:count]).cpu()
 
 
 def _make_room(backbone, prompts, count, position, length):
