@@ -39,8 +39,8 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
 
     n_context : int, default=16
         Number of learned context vectors added to the words of each prompt; 0 keeps the
-        prompts fixed. They start as the embeddings of the word "photo". Vectors and
-        words together must fit into the text encoder's token limit.
+        prompts fixed. They start as the embeddings of the word "image" and of end
+        tokens. Vectors and words together must fit into the text encoder's token limit.
 
     context_position : {"front", "end"}, default="front"
         Position of a prompt's own words: ``"front"``, before the learned vectors, which

@@ -43,7 +43,8 @@ class GenzVQARegressor(GenzIQARegressor):
 
     n_context : int, default=16
         Number of learned context vectors added to the words of each prompt; 0 keeps the
-        prompts fixed. They start as the embeddings of the word "photo".
+        prompts fixed. They start as the embeddings of the word "image" and of end
+        tokens.
 
     context_position : {"front", "end"}, default="front"
         Position of a prompt's own words: before the learned vectors, or after them.
