@@ -168,16 +168,14 @@ def test_every_switch_changes_the_prediction(model, fitted, images):
 
 def test_weights_of_the_head_are_trained_recorded_and_saved(model, images, tmp_path):
     model.set_params(head="linear").fit(images, Y)
+    blocks = len(model._chosen(model._check_fitted()))
     for record in model.history_:
-        assert np.shape(record["head"]) == (
-            2,
-            len(model._chosen(model._check_fitted())),
-        )
+        assert np.shape(record["head"]) == (2, blocks)
         assert np.min(record["head"]) >= 0
         assert record["head_bias"] >= 0
     first, last = model.history_[0]["head"], model.history_[-1]["head"]
     assert np.abs(np.subtract(last, first)).max() > 1e-6
-    scores = model.transform(images)[:, : np.shape(first)[1]].astype(float)
+    scores = model.transform(images)[:, :blocks].astype(float)
     expected = model.intercept_ + model.slope_ * scores.mean(1)
     np.testing.assert_allclose(model.predict(images), expected, atol=1e-3)
     model.save_pretrained(tmp_path)
@@ -459,8 +457,8 @@ def test_learned_beats_zero_shot_on_photographs_never_seen():
 
 @pytest.fixture(scope="module")
 def graded():
-    """96 versions of photographs, and a model that is not trained on them."""
-    photos = datasets.load_sample_photos().data[:8]
+    """48 versions of photographs, and a model that is not trained on them."""
+    photos = datasets.load_sample_photos().data[:4]
     data = datasets.make_distorted_images(
         photos,
         families=("gaussian_blur", "white_noise", "pixelate"),
@@ -500,13 +498,12 @@ def test_the_direction_is_right_with_any_seed(graded, untrained, head):
     """Of few pictures, and in both directions of y."""
     data, model = graded
     rng = np.random.default_rng(0)
-    for seed in range(4):
+    for seed, sign in ((0, 1), (1, -1), (2, 1)):
         rows = rng.permutation(len(data.data))[:12]
         X, y = [data.data[row] for row in rows], data.target[rows]
         model = clone(model).set_params(random_state=seed, head=head)
-        for sign in (1, -1):
-            predicted = model.fit(X, sign * y).predict(X)
-            assert srcc_score(sign * y, predicted) > 0
-            # Where the second prompt fits better, the picture is worse.
-            assert model.slope_ * sign * (-1 if head == "mean" else 1) > 0
+        predicted = model.fit(X, sign * y).predict(X)
+        assert srcc_score(sign * y, predicted) > 0
+        # The mean falls with quality, since the bias of the released code does.
+        assert model.slope_ * sign * (-1 if head == "mean" else 1) > 0
     assert untrained > 0.5
