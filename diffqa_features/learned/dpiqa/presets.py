@@ -13,7 +13,7 @@ PRESETS = {
     "kadid": {**_PUBLISHED, "milestones": (5,)},
     "live": {**_PUBLISHED, "milestones": (2,)},
     "tid2013": {**_PUBLISHED, "milestones": (10,)},
-    # Ours, chosen on procedural pictures: `tools/evaluate_dpiqa.py`.
+    # Ours; docs/dpiqa.rst says what they come from.
     "tiny": {
         "learning_rate": 3e-4,
         "max_epochs": 8,
