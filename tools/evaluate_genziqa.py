@@ -3,6 +3,8 @@
     python tools/evaluate_genziqa.py choose       # settings, procedural pictures only
     python tools/evaluate_genziqa.py photographs  # the held-out test
     python tools/evaluate_genziqa.py table        # intervals and differences
+    python tools/evaluate_genziqa.py photographs --methods LoRA \\
+        "LoRA, empty prompts" "LoRA, exchanged prompts"   # ablation of the prompts
 
 Trained on distorted procedural pictures, asked about distorted photographs (the test of
 tools/evaluate_tiny.py, of which the central crop is read); target = minus the level.
@@ -37,6 +39,13 @@ METHODS = {
     "LoRA": {"n_context": 0},
     "prompts and LoRA": {},
     "prompts of 4 vectors and LoRA": {"n_context": 4},
+    "prompts, LoRA and linear head": {"head": "linear"},
+    # Ablations of the prompts' words; "LoRA" has them fixed.
+    "LoRA, empty prompts": {"n_context": 0, "prompts": ("", "")},
+    "LoRA, exchanged prompts": {
+        "n_context": 0,
+        "prompts": ("Bad Photo.", "Good Photo."),
+    },
 }
 TRAINED = list(METHODS)[2:]
 PROCEDURAL = 300_000  # a seed that no training of the backbone had

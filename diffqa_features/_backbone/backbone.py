@@ -293,6 +293,11 @@ class Backbone:
                 handle.remove()
         return Conditioning(output.last_hidden_state)
 
+    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings (..., C) of token ids, float32, before positions are added."""
+        table = self._text_encoder.get_input_embeddings().weight
+        return table.detach()[ids.to(table.device)].float().clone()
+
     def add_noise(
         self, latents: torch.Tensor, t: int | torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:

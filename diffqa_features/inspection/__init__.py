@@ -15,6 +15,7 @@ from diffqa_features.inspection._noise_round_trip import NoiseRoundTripDisplay
 from diffqa_features.inspection._prediction import PredictionDisplay
 from diffqa_features.inspection._search_heatmap import SearchHeatmapDisplay
 from diffqa_features.inspection._timestep_curve import TimestepCurveDisplay
+from diffqa_features.inspection._training_curve import TrainingCurveDisplay
 
 __all__ = [
     "AlignmentMapDisplay",
@@ -24,4 +25,5 @@ __all__ = [
     "PredictionDisplay",
     "SearchHeatmapDisplay",
     "TimestepCurveDisplay",
+    "TrainingCurveDisplay",
 ]

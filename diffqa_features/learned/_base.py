@@ -172,6 +172,10 @@ class LearnedModel(MediaParameters, SavedModel):
         """What the result depends on besides architecture, schedule and targets."""
         return ()
 
+    def _note(self, job):
+        """What the history of an epoch records besides loss and SRCC."""
+        return {}
+
     def _smallest_batch(self):
         """Minimum number of rows that the loss needs."""
         return 1
@@ -204,7 +208,7 @@ class LearnedModel(MediaParameters, SavedModel):
         from diffqa_features.learned import _training
 
         # A method lists the parameters that it has; the others stay the loop's own.
-        settings = {n: getattr(self, n) for n in _SCHEDULE if hasattr(self, n)}
+        settings = {n: self._value(n) for n in _SCHEDULE if hasattr(self, n)}
         if "milestones" in settings:
             settings["milestones"] = tuple(map(int, settings["milestones"]))
         device = self._where()
@@ -235,6 +239,7 @@ class LearnedModel(MediaParameters, SavedModel):
             schedule,
             device,
             self._validation(job),
+            lambda: self._note(job),
         )
 
     def _where(self):
@@ -314,7 +319,7 @@ class LearnedModel(MediaParameters, SavedModel):
 
     def _architecture(self):
         """Parameters that the weights belong to, comparable and serialisable."""
-        return {name: plain(getattr(self, name)) for name in self._ARCHITECTURE}
+        return {name: plain(self._value(name)) for name in self._ARCHITECTURE}
 
     def _check_fitted(self):
         check_is_fitted(self, "weights_")
@@ -352,7 +357,7 @@ class BackboneModel(BackboneParameters, TransformerMixin, LearnedModel):
             view=self.view,
             image_size=self._checked_image_size(info),
             multiple=info.multiple,
-            normalization=self.normalization,
+            normalization=self._value("normalization"),
             half=wants_half(self.memory),
             **more,
         )

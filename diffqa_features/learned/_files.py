@@ -63,8 +63,8 @@ class SavedModel(BaseEstimator):
             "library": f"diffqa_features {__version__}",
             "estimator": type(self).__name__,
             "parameters": {
-                name: plain(value)
-                for name, value in parameters.items()
+                name: plain(self._value(name))
+                for name in parameters
                 if name not in _LOCAL
             },
             **origin,
@@ -169,6 +169,10 @@ class SavedModel(BaseEstimator):
             ) from error
         estimator._check_fitted()
         return estimator
+
+    def _value(self, name):
+        """A parameter, or what its None stands for: files store what was used."""
+        return getattr(self, name)
 
     def _check_saved(self, weights, config, folder):
         """Reject what `save_pretrained` would not write, before building anything."""

@@ -81,6 +81,7 @@ class Pictures:
     def __init__(self, count: int):
         self.keys: list[str] = []
         self._count = count
+        self._larger, self._n_larger = None, 0
 
     def add(self, key: str, latents: np.ndarray, view: np.ndarray) -> None:
         """Add one picture."""
@@ -90,6 +91,19 @@ class Pictures:
         number = len(self.keys)
         self._latents[number], self._views[number] = latents, view
         self.keys.append(key)
+
+    def add_larger(self, view: np.ndarray) -> None:
+        """Add the larger view of the next picture, to crop from."""
+        if self._larger is None:
+            self._larger = scratch((self._count, *view.shape), view.dtype)
+        self._larger[self._n_larger] = view
+        self._n_larger += 1
+
+    def read_largest(self, numbers: Sequence[int]) -> np.ndarray:
+        """Larger views if there are any, else the views: uint8 (n, H, W, 3)."""
+        return np.array(
+            (self._views if self._larger is None else self._larger)[numbers]
+        )
 
     def read(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Latents float32 (n, C, h, w) and views uint8 (n, H, W, 3)."""

@@ -16,6 +16,8 @@ from diffqa_features._utils.groups import check_groups
 from diffqa_features.learned._base import LearnedModel
 from diffqa_features.metrics import srcc_score
 
+_FEW = 100  # training rows below which `fit` warns
+
 
 class LearnedRegressor(RegressorMixin, LearnedModel):
     """Base of estimators that learn scores; it has no constructor."""
@@ -109,11 +111,20 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
 
     @staticmethod
     def _check_divided(job):
-        """Require two training rows; report if there is nothing to learn."""
+        """Require two training rows; warn of few, and of nothing to learn."""
         if len(job.train) < 2:
             raise ValueError(
                 f"fit needs at least two rows that can be read and have a weight above "
                 f"0. Got {len(job.train)} sample."
+            )
+        if len(job.train) < _FEW:
+            warnings.warn(
+                f"Only {len(job.train)} rows train. A learned system needs hundreds at "
+                "least to rank new media well. With few, a support vector regressor on "
+                "the columns of DiffusionQAFeatures is usually better; compare both "
+                "with cross_val_score.",
+                UserWarning,
+                stacklevel=5,
             )
         for rows, where, effect in (
             (job.train, "rows that train", "there is nothing to learn"),

@@ -25,6 +25,7 @@ from diffqa_features._utils.hashing import make_seed
 from diffqa_features.metrics import srcc_score
 
 _SAVE_SECONDS = 120  # between checkpoints inside an epoch
+_STANDS_STILL = 0.01  # relative change of the loss below which nothing was learned
 
 Step = Callable[
     [np.ndarray, list[torch.Generator]], tuple[torch.Tensor, torch.Tensor | None]
@@ -59,6 +60,7 @@ def train(
     schedule: Schedule,
     device: torch.device,
     validate: Callable[[], float] | None = None,
+    note: Callable[[], dict] = dict,
 ) -> list[dict]:
     """Minimise a loss over rows with AdamW; return the history, one dict per epoch.
 
@@ -79,6 +81,8 @@ def train(
     device : torch.device
     validate : callable, default=None
         Returns the SRCC on held-out rows; called after every epoch.
+    note : callable, default=dict
+        Returns what else the history of an epoch records.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def train(
     """
     if not any(p.requires_grad for p in network.parameters()):
         return []
-    run = _Run(network, step, target, schedule, device, validate)
+    run = _Run(network, step, target, schedule, device, validate, note)
     run.resume()
     # A caller may be in inference mode.
     with torch.inference_mode(False), torch.enable_grad(), run.progress() as bar:
@@ -115,11 +119,12 @@ def mean_of(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
 class _Run:
     """State of a training run, all of which goes into a checkpoint."""
 
-    def __init__(self, network, step, target, schedule, device, validate):
+    def __init__(self, network, step, target, schedule, device, validate, note):
         self.network, self.step = network, step
         self.target = None if isinstance(target, int) else target
         self.rows = target if isinstance(target, int) else len(target)
-        self.schedule, self.device, self.validate = schedule, device, validate
+        self.schedule, self.device = schedule, device
+        self.validate, self.note = validate, note
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -174,6 +179,7 @@ class _Run:
             if time.monotonic() - self.saved_at > _SAVE_SECONDS:
                 self.save()
         self._end_epoch()
+        bar.set_postfix(loss=f"{self.history[-1]['loss']:.4f}", **self._last_srcc())
         self.save()
 
     def _update(self, rows):
@@ -232,15 +238,32 @@ class _Run:
                 self.best = {
                     "score": score, "epoch": self.done_epochs, "weights": weights
                 }  # fmt: skip
-        self.history.append(record)
+        self.history.append({**record, **self.note()})
+        self._warn_if_it_stands_still()
+
+    def _warn_if_it_stands_still(self):
+        """Once, when a second epoch shows how far the first one came."""
+        if self.done_epochs != 2:
+            return
+        before, after = (record["loss"] for record in self.history)
+        if abs(after - before) < _STANDS_STILL * abs(before):
+            warnings.warn(
+                f"The loss went from {before:.4g} in epoch 1 to {after:.4g} in epoch "
+                f"2, by less than {_STANDS_STILL:.0%}: learning_rate="
+                f"{self.schedule.learning_rate:g} teaches this network nothing here. "
+                "Stop, and choose a larger one (ten times, say); or a smaller one, if "
+                "the first loss is far above those of other rates.",
+                UserWarning,
+                stacklevel=6,
+            )
 
     def _last_srcc(self):
         if self.target is None:
             return {}
+        name = "srcc" if self.validate is None else "validation_srcc"
         if not self.history:
-            return {"srcc": "-"}
-        last = self.history[-1]
-        return {"srcc": f"{last.get('validation_srcc', last['srcc']):.3f}"}
+            return {name: "-"}
+        return {name: f"{self.history[-1][name]:.3f}"}
 
     def conclude(self):
         if self.best is not None:

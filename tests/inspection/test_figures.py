@@ -16,6 +16,7 @@ from diffqa_features.inspection import (
     PredictionDisplay,
     SearchHeatmapDisplay,
     TimestepCurveDisplay,
+    TrainingCurveDisplay,
 )
 
 mpl.use("agg")
@@ -91,6 +92,14 @@ def round_trip():
     )
 
 
+def training():
+    epochs = np.arange(1, 9)
+    srcc = 0.9 - 0.6 / epochs
+    return TrainingCurveDisplay(
+        epochs, 1 / epochs, srcc=srcc, validation_srcc=srcc - 0.02 * epochs
+    )
+
+
 MAKERS = [
     maps,
     maps_of_blocks,
@@ -101,6 +110,7 @@ MAKERS = [
     embedding,
     frame_scores,
     round_trip,
+    training,
 ]
 
 

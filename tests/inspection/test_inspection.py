@@ -1,6 +1,7 @@
 """Displays: they store what they are given, draw what it says, and import late."""
 
 import inspect
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -13,10 +14,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 
 from diffqa_features import (
     DiffusionQAFeatures,
+    GenzIQARegressor,
     PromptAlignmentMaps,
     datasets,
     inspection,
@@ -25,6 +28,7 @@ from diffqa_features.inspection import (
     AlignmentMapDisplay,
     PredictionDisplay,
     SearchHeatmapDisplay,
+    TrainingCurveDisplay,
 )
 from diffqa_features.metrics import LogisticMapping, srcc_scorer
 
@@ -55,6 +59,7 @@ def test_matplotlib_is_imported_in_plot_only():
         "FrameScoresDisplay(np.zeros(2), np.arange(2))\n"
         "TimestepCurveDisplay(np.arange(2), {}, {})\n"
         "NoiseRoundTripDisplay(*[np.zeros(1)] * 7)\n"
+        "TrainingCurveDisplay(np.arange(2), np.zeros(2))\n"
         "assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules"
     )
     child = python("-c", code)
@@ -383,3 +388,52 @@ class TestSearchHeatmapDisplay:
         inks = [text.get_color() for text in display.text_.ravel()]
         assert inks[0] == "white"
         assert inks[-1] == "black"
+
+
+class TestTrainingCurveDisplay:
+    HISTORY = (
+        {"epoch": 1, "loss": 0.9, "srcc": 0.1},
+        {"epoch": 2, "loss": 0.5, "srcc": 0.6, "validation_srcc": 0.7},
+        {"epoch": 3, "loss": 0.4, "srcc": 0.8, "validation_srcc": 0.5},
+    )
+
+    def fitted(self, history=HISTORY):
+        model = GenzIQARegressor()
+        model.history_ = list(history)
+        return model
+
+    def test_it_draws_the_history(self):
+        display = TrainingCurveDisplay.from_estimator(self.fitted())
+        assert sorted(display.lines_) == ["loss", "srcc", "validation_srcc"]
+        for name, line in display.lines_.items():
+            expected = [record.get(name, np.nan) for record in self.HISTORY]
+            np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
+            np.testing.assert_array_equal(line.get_ydata(), expected)
+        assert display.best_.get_xdata()[0] == 2
+        drawn(display)
+
+    def test_pipelines_and_searches_end_in_it(self):
+        model = self.fitted()
+        search = SimpleNamespace(best_estimator_=make_pipeline(model))
+        for estimator in (make_pipeline(model), search):
+            display = TrainingCurveDisplay.from_estimator(estimator)
+            np.testing.assert_array_equal(display.loss, [0.9, 0.5, 0.4])
+
+    def test_without_scores_there_is_one_curve(self):
+        history = [{"epoch": 1, "loss": 0.3}, {"epoch": 2, "loss": 0.2}]
+        display = TrainingCurveDisplay.from_estimator(self.fitted(history))
+        assert list(display.lines_) == ["loss"]
+        assert display.srcc_ax_ is display.best_ is None
+
+    def test_it_draws_on_axes_of_the_caller(self):
+        _, ax = plt.subplots()
+        display = TrainingCurveDisplay.from_estimator(self.fitted(), ax=ax)
+        assert display.ax_ is ax
+
+    def test_without_a_history_it_says_why(self):
+        with pytest.raises(NotFittedError, match="GenzIQARegressor has no history_"):
+            TrainingCurveDisplay.from_estimator(GenzIQARegressor())
+        with pytest.raises(NotFittedError, match="others train in no epochs"):
+            TrainingCurveDisplay.from_estimator(SVR())
+        with pytest.raises(ValueError, match="max_epochs=0"):
+            TrainingCurveDisplay.from_estimator(self.fitted([]))

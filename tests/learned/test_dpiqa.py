@@ -1,7 +1,9 @@
 """`DPIQARegressor` as its user meets it, and the authors' checkpoint."""
 
+import ast
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,9 @@ from test_dpiqa_parts import write_clip
 
 from diffqa_features import TRUSTED_TYPES, DPIQARegressor, FeatureStore, datasets
 from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features.learned._files import load, save
 from diffqa_features.learned.dpiqa.network import TextAdapter
+from diffqa_features.learned.dpiqa.presets import PRESETS, preset_of
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
@@ -128,7 +132,9 @@ def test_every_switch_changes_the_prediction(model, images):
         {"train_unet": True},
         {"decoder_width": 24},
         {"timestep": 500},
-        {"normalization": "vae"},
+        {"normalization": "unit"},
+        {"augmentation": "flips"},
+        {"augmentation": "flips and crops"},
         {"ranking_weight": 1.0},
         {"ranking_weight": 1.0, "ranking_margin": 2.0},
         {"milestones": (1,), "lr_decay": 0.5},
@@ -136,6 +142,59 @@ def test_every_switch_changes_the_prediction(model, images):
     ):
         other = clone(model).set_params(**change).fit(images, y).predict(images)
         assert np.abs(other - plain).max() > 1e-6, change
+
+
+@pytest.mark.parametrize("part", ["text", "image"])
+def test_an_adapter_that_is_off_is_not_built(model, images, part, tmp_path):
+    model.set_params(**{f"{part}_adapter": False}, train_unet=False).fit(images, Y)
+    kinds = {name.split(".")[0] for name in model.weights_}
+    off = {"text": "text", "image": "adapter"}[part]
+    assert kinds == {"tokens", "text", "adapter", "decoder"} - {off}
+    model.save_pretrained(tmp_path)
+    loaded = DPIQARegressor.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(images), model.predict(images))
+
+
+def test_files_from_before_the_switches_are_read(fitted, images, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    config, weights = load(tmp_path)
+    for name in ("text_adapter", "image_adapter", "augmentation", "preset"):
+        del config["parameters"][name]
+    save(tmp_path, config, weights)
+    loaded = DPIQARegressor.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(images), fitted.predict(images))
+
+
+def test_presets_stand_for_none(sd1_folder, fitted, tmp_path):
+    """By the backbone or by name; files hold what they stood for."""
+    model = DPIQARegressor(str(sd1_folder))
+    assert model._value("learning_rate") == PRESETS["tiny"]["learning_rate"]
+    assert model.set_params(preset="clive")._value("milestones") == (10,)
+    assert model.set_params(milestones=(3,))._value("milestones") == (3,)
+    wide = SimpleNamespace(blocks=[SimpleNamespace(channels=320)])
+    assert preset_of(wide) == "koniq"
+    assert fitted.normalization is None
+    fitted.save_pretrained(tmp_path)
+    loaded = DPIQARegressor.from_pretrained(tmp_path)
+    assert loaded.normalization == PRESETS["tiny"]["normalization"]
+    with pytest.raises(ValueError, match=r"'normalization' .* fitted with 'vae'"):
+        DPIQARegressor.from_pretrained(tmp_path, normalization="unit")
+
+
+def test_the_table_of_presets_is_the_code():
+    rows = [line.split() for line in DPIQARegressor.__doc__.splitlines()]
+    found = {}
+    for row in rows:
+        if row and row[-1] in ("unit", "vae"):
+            *names, rate, epochs, milestones, pixels = row
+            settings = {
+                "learning_rate": float(rate),
+                "max_epochs": int(epochs),
+                "normalization": pixels,
+                "milestones": ast.literal_eval(milestones),
+            }
+            found |= {name.strip(","): settings for name in names}
+    assert found == PRESETS
 
 
 def test_validation_keeps_the_best_epoch_and_stops(model, images):
@@ -299,6 +358,10 @@ def test_another_backbone_or_design_is_refused(fitted, images, sd2_folder):
         ({"distortions": [1, 2]}, "'distortions'"),
         ({"text_model": 3}, "'text_model'"),
         ({"train_unet": "yes"}, "'train_unet'"),
+        ({"text_adapter": None}, "'text_adapter'"),
+        ({"image_adapter": 1.5}, "'image_adapter'"),
+        ({"augmentation": "mirrors"}, "'augmentation'"),
+        ({"preset": "flive"}, "'preset'"),
         ({"decoder_width": 4}, "'decoder_width'"),
         ({"timestep": 1000}, "'timestep'"),
         ({"normalization": "clip"}, "'normalization'"),

@@ -1,5 +1,6 @@
 """DP-IQA's network against the released code's numbers and against plain diffusers."""
 
+import itertools
 import json
 import threading
 from functools import partial
@@ -24,6 +25,7 @@ from diffqa_features import FeatureStore
 from diffqa_features._backbone.backbone import Backbone, load_backbone
 from diffqa_features._backbone.weights import load_vae
 from diffqa_features.learned._pictures import Pictures
+from diffqa_features.learned.dpiqa.augmentation import vary_views
 from diffqa_features.learned.dpiqa.decoder import QualityDecoder
 from diffqa_features.learned.dpiqa.losses import margin_ranking_loss
 from diffqa_features.learned.dpiqa.network import (
@@ -387,3 +389,24 @@ def test_pictures_wait_on_disk(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found[1], views[some])
     assert pictures.keys[69] == "key 69"
     assert list(tmp_path.iterdir()) == []  # the file has no name
+
+
+def test_changes_of_a_view_are_its_own():
+    """Windows of the view, some mirrored; neighbours and order do not matter."""
+    views = np.random.default_rng(0).integers(0, 256, (9, 9, 9, 3), np.uint8)
+
+    def vary(rows):
+        generators = [torch.Generator().manual_seed(int(row)) for row in rows]
+        return vary_views(views[rows], 8, generators)
+
+    varied = vary(np.arange(9))
+    for order in (np.arange(9)[::-1], np.array([3]), np.array([5, 2])):
+        np.testing.assert_array_equal(vary(order), varied[order])
+    kinds = set()
+    for view, found in zip(views, varied, strict=True):
+        for top, left, step in itertools.product((0, 1), (0, 1), (1, -1)):
+            window = view[top : top + 8, left : left + 8][:, ::step]
+            if np.array_equal(window, found):
+                kinds.add((top, left, step))
+    assert {step for *_, step in kinds} == {1, -1}
+    assert len(kinds) > 3

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from diffqa_features import GenzIQARegressor
 from diffqa_features._backbone.info import describe_backbone
+from diffqa_features.learned._files import load, save
 
 Y = [1.0, 5.0, 2.0, 4.0, 3.0, 2.5]
 SETTINGS = {
@@ -76,6 +77,15 @@ def test_the_files_load_in_another_place(fitted, images, sd1_folder, tmp_path):
     elsewhere = shutil.copytree(sd1_folder, tmp_path / "backbone")
     fitted.save_pretrained(tmp_path / "model")
     loaded = GenzIQARegressor.from_pretrained(tmp_path / "model", backbone=elsewhere)
+    np.testing.assert_array_equal(loaded.predict(images), fitted.predict(images))
+
+
+def test_files_from_before_the_head_are_read(fitted, images, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    config, weights = load(tmp_path)
+    del config["parameters"]["head"]
+    save(tmp_path, config, weights)
+    loaded = GenzIQARegressor.from_pretrained(tmp_path)
     np.testing.assert_array_equal(loaded.predict(images), fitted.predict(images))
 
 

@@ -19,6 +19,7 @@ from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.learned.genziqa.block_scores import read_blocks
 from diffqa_features.learned.genziqa.context import PromptContext
+from diffqa_features.learned.genziqa.head import LinearHead
 from diffqa_features.learned.genziqa.low_rank import (
     LAYERS,
     LowRankAdapters,
@@ -134,7 +135,7 @@ def test_parameter_counts_of_stable_diffusion(version, lora, width):
     backbone = SimpleNamespace(
         info=info,
         unet=unet,
-        condition=lambda prompts: Conditioning(torch.empty(1, 77, width)),
+        embed_tokens=lambda ids: torch.empty(len(ids), width),
         tokenize=lambda prompts: (
             torch.zeros(len(prompts), 77, dtype=torch.long),
             (torch.arange(77) < 5).expand(len(prompts), 77),
@@ -179,9 +180,7 @@ def test_any_count_of_timesteps_is_distinct_and_in_range(width):
 @pytest.mark.parametrize("position", ["end", "front"])
 def test_context_made_of_words_is_the_prompt_with_these_words(backbone, position):
     """Where the vectors are embeddings of words, the text encoder itself tells."""
-    context = PromptContext(
-        backbone, ["photo."], 2, position, torch.Generator().manual_seed(0)
-    )
+    context = PromptContext(backbone, ["photo."], 2, position)
     ids, _ = backbone.tokenize(["sharp image"])
     table = backbone._text_encoder.get_input_embeddings()
     with torch.no_grad():
@@ -195,11 +194,42 @@ def test_context_made_of_words_is_the_prompt_with_these_words(backbone, position
     torch.testing.assert_close(states[:, :upto], expected[:, :upto])
 
 
+def test_context_starts_as_a_word_that_the_prompt_ends_with(backbone):
+    context = PromptContext(backbone, ["photo."], 4, "front")
+    conditioning = backbone.condition(["photo. image"])
+    upto = int(conditioning.content.sum()) + 2  # with start and end
+    states = context.condition(backbone).states
+    torch.testing.assert_close(states[:, :upto], conditioning.states[:, :upto])
+
+
+def test_linear_head_begins_as_the_contrast_and_stays_positive():
+    rng = np.random.default_rng(0)
+    alignments = rng.normal(40, [[[0.1, 2.0, 0.0]]], (5, 2, 3)).astype(np.float32)
+    bias = rng.normal(size=5).astype(np.float32)
+    inputs = torch.from_numpy(alignments), torch.from_numpy(bias)
+    head = LinearHead(2, 3, True)
+    head.begin(alignments)
+    contrast = (alignments[:, 0] - alignments[:, 1]) / 2 - bias[:, None]
+    np.testing.assert_allclose(head(*inputs).detach(), contrast, atol=1e-5)
+    # One step of training moves every block by as much of its spread.
+    spread = np.where(alignments.std(0) > 0, alignments.std(0), 1)
+    moved = alignments / spread * [[[0.1], [-0.1]]]
+    with torch.no_grad():
+        head.alignment += 0.1
+    expected = contrast + moved.sum(1)
+    np.testing.assert_allclose(head(*inputs).detach(), expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        head.alignment.mul_(-1)
+        head.bias.mul_(-1)
+    weights = head.weights()
+    assert np.min(weights["head"]) > 0
+    assert weights["head_bias"] == 1
+    np.testing.assert_allclose(head(*inputs).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_padding_does_not_see_padding(backbone):
     """As in the released code: the padding is masked beside the causal mask."""
-    context = PromptContext(
-        backbone, ["photo."], 2, "end", torch.Generator().manual_seed(0)
-    )
+    context = PromptContext(backbone, ["photo."], 2, "end")
     with torch.no_grad():
         plain = context.condition(backbone).states
         used = int(context._attended.sum())
@@ -223,8 +253,8 @@ def test_padding_does_not_see_padding(backbone):
 def test_context_that_does_not_fit_says_how_much_does(sd2_folder):
     backbone = load_backbone(str(sd2_folder), "cpu", "float32")
     with pytest.raises(ValueError, match="n_context of at most 15"):
-        PromptContext(backbone, ["Good Photo."], 16, "end", torch.Generator())
-    PromptContext(backbone, ["Good Photo."], 15, "end", torch.Generator())
+        PromptContext(backbone, ["Good Photo."], 16, "end")
+    PromptContext(backbone, ["Good Photo."], 15, "end")
 
 
 def test_gradients_reach_context_and_factors_only(backbone):

@@ -1,5 +1,7 @@
 """The one training loop on a network whose every step can be followed by hand."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,17 @@ def test_accumulation_gives_the_same_weights(n_parts):
     )
 
 
+def test_a_loss_that_stands_still_is_told():
+    with pytest.warns(UserWarning, match=r"less than 1%: learning_rate=1e-09 teaches"):
+        network = make_network()
+        step = make_step(network, noise=0.0)
+        fit(network=network, step=step, learning_rate=1e-9, max_epochs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit()  # learns
+        fit(learning_rate=1e-9, max_epochs=1)  # nothing to compare with
+
+
 def test_a_frozen_parameter_stays():
     network = make_network()
     network.bias.requires_grad_(False)
@@ -259,3 +272,13 @@ def test_progress_is_shown_when_asked(capsys):
     assert "9/9" in shown
     assert "loss=" in shown
     assert "srcc=" in shown
+    fit(validate=lambda: 0.25, verbose=1)
+    assert "validation_srcc=0.250" in capsys.readouterr().err
+
+
+def test_an_epoch_records_what_is_noted():
+    network = make_network()
+    step, schedule = make_step(network), make_schedule()
+    notes = iter([{"a": 1}, {"a": 2}, {"a": 3}])
+    history = train(network, step, TARGET, schedule, CPU, note=lambda: next(notes))
+    assert [record["a"] for record in history] == [1, 2, 3]

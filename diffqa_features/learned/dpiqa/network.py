@@ -41,6 +41,8 @@ class DPIQANetwork(nn.Module):
     tokens : tensor of shape (K, C)
         One per prompt. They are stored with the weights, so a trained network needs no
         text encoder.
+    text_adapter, image_adapter : bool
+        Whether they exist.
     own_unet : bool
         Train a copy of the UNet, without its unused output convolution.
     factor : int
@@ -56,7 +58,18 @@ class DPIQANetwork(nn.Module):
     """
 
     def __init__(
-        self, unet, tokens, *, own_unet, factor, grid, width=None, timestep=1, seed=0
+        self,
+        unet,
+        tokens,
+        *,
+        own_unet,
+        factor,
+        grid,
+        text_adapter=True,
+        image_adapter=True,
+        width=None,
+        timestep=1,
+        seed=0,
     ):
         super().__init__()
         from diffusers.models.adapter import FullAdapter
@@ -66,15 +79,19 @@ class DPIQANetwork(nn.Module):
         self.register_buffer("tokens", tokens)
         # On meta: torch would draw first weights from its global generator.
         with torch.device("meta"):
-            self.text = TextAdapter(tokens.shape[1])
-            self.adapter = FullAdapter(3, channels, downscale_factor=factor)
+            self.text = TextAdapter(tokens.shape[1]) if text_adapter else None
+            self.adapter = None
+            if image_adapter:
+                self.adapter = FullAdapter(3, channels, downscale_factor=factor)
             width = width or default_width(channels)
             self.decoder = QualityDecoder(channels, grid, width)
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
             for part in (self.text, self.adapter, self.decoder):
-                _draw(part.to_empty(device="cpu"), generator)
-            nn.init.constant_(self.text.gamma, _GAMMA)
+                if part is not None:
+                    _draw(part.to_empty(device="cpu"), generator)
+            if self.text is not None:
+                nn.init.constant_(self.text.gamma, _GAMMA)
         if own_unet:
             self.unet = _own(unet, with_weights=seed is not None)
 
@@ -95,7 +112,8 @@ class DPIQANetwork(nn.Module):
         # The text's keys and values are in `condition`: one token holds its place.
         place = Conditioning(latents.new_zeros(1, 1, self.tokens.shape[1]))
         adapters = {path: _replace_by(v) for path, v in condition.items()}
-        for level, change in zip(unet.down_blocks, self.adapter(pixels)):
+        changes = () if self.adapter is None else self.adapter(pixels)
+        for level, change in zip(unet.down_blocks, changes):
             adapters[_last_layer(unet, level)] = _add(change)
         states = {}
         backbone.run(
@@ -118,7 +136,8 @@ class DPIQANetwork(nn.Module):
         They depend on the weights but not on the picture: repeating the text for each
         of B pictures would compute them B times.
         """
-        adapted = self.text(self.tokens)[None]
+        adapted = self.tokens if self.text is None else self.text(self.tokens)
+        adapted = adapted[None]
         found = {}
         for path, attention in text_attentions(unet):
             states = adapted

@@ -10,8 +10,18 @@ from diffqa_features._media.rows import as_rows
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.learned._base import BackboneModel, Job
-from diffqa_features.learned._pictures import Pictures, encode_pictures
+from diffqa_features.learned._pictures import (
+    Pictures,
+    encode_pictures,
+    read_pictures,
+)
 from diffqa_features.learned._regression import LearnedRegressor, take_weights
+from diffqa_features.learned.dpiqa.augmentation import (
+    AUGMENTATIONS,
+    larger_side,
+    vary_views,
+)
+from diffqa_features.learned.dpiqa.presets import PRESETS, preset_of
 
 
 class DPIQARegressor(BackboneModel, LearnedRegressor):
@@ -46,6 +56,11 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         a hub id or folder. The paper uses ``"openai/clip-vit-large-patch14"``. ``None``
         uses the backbone's own text encoder, which has no projection.
 
+    text_adapter, image_adapter : bool, default=True
+        Build and train the adapter of the text features, and the one that adds maps of
+        the pixels. False leaves it out: the UNet then reads the text features as they
+        are, or sees no pixels besides the latent.
+
     train_unet : bool, default=True
         Train a copy of the UNet, as published. False trains only the adapters and the
         decoder, on the shared UNet.
@@ -64,10 +79,10 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
     view : {"stretch", "crop"}, default="stretch"
         Stretched to a square of that size, or centre-cropped without scaling.
 
-    normalization : {"unit", "vae"}, default="unit"
+    normalization : {"unit", "vae"}, default=None
         Pixel range of the VAE's input. ``"unit"``, [0, 1], matches the released code;
         ``"vae"`` is [-1, 1], which the autoencoder was trained on. The image adapter
-        always receives [0, 1].
+        always receives [0, 1]. ``None``: see `preset`.
 
     ranking_weight : float, default=0.0
         Weight of a margin ranking loss over all pairs of a batch, added to the squared
@@ -76,8 +91,19 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
     ranking_margin : float, default=0.25
         Margin of the ranking loss, in standard deviations of the batch's scores.
 
-    max_epochs : int, default=30
-        Number of epochs.
+    augmentation : {"flips", "flips and crops"}, default=None
+        Changes each training picture at random in every epoch: mirrored left to right,
+        or mirrored and cropped from a version that is an eighth larger than
+        `image_size`. The VAE then encodes each picture in every epoch. ``None``, as in
+        the released code, encodes it once.
+
+    preset : str, default=None
+        The settings that ``None`` stands for in `normalization`, `max_epochs`,
+        `learning_rate` and `milestones`; the table is in the notes. ``None`` uses
+        ``"tiny"`` for UNets narrower than Stable Diffusion's, else ``"koniq"``.
+
+    max_epochs : int, default=None
+        Number of epochs. ``None``: see `preset`.
 
     batch_size : int, default=16
         Pictures per training step.
@@ -86,11 +112,13 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         Number of parts to split a batch into if it does not fit into memory. The
         ranking loss then only sees pairs within a part.
 
-    learning_rate : float, default=1e-5
+    learning_rate : float, default=None
         Initial learning rate of AdamW, which is Adam when there is no weight decay.
+        ``None``: see `preset`.
 
-    milestones : sequence of int, default=(5,)
-        Epochs after which the learning rate is multiplied by `lr_decay`.
+    milestones : sequence of int, default=None
+        Epochs after which the learning rate is multiplied by `lr_decay`. ``None``: see
+        `preset`.
 
     lr_decay : float, default=0.2
         Factor applied at `milestones`, in (0, 1].
@@ -118,8 +146,8 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         weights.
 
     random_state : int, default=0
-        Seeds the initial weights, the shuffling and the validation split; predictions
-        are deterministic.
+        Seeds the initial weights, the shuffling, the augmentation and the validation
+        split; predictions are deterministic.
 
     memory : str, path or FeatureStore, default=None
         Cache for latents and text features. Without it, they are computed once per
@@ -168,6 +196,18 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
     Notes
     -----
+    *Presets.* By the authors' data set, as in the released code, and one of ours for
+    ``tiny``:
+
+    =================== ============= ========== ========== =============
+    preset              learning_rate max_epochs milestones normalization
+    =================== ============= ========== ========== =============
+    koniq, spaq, kadid  1e-5          30         (5,)       unit
+    clive, tid2013      1e-5          30         (10,)      unit
+    livefb, live        1e-5          30         (2,)       unit
+    tiny                3e-4          8          (6,)       vae
+    =================== ============= ========== ========== =============
+
     *Units of y.* The network is trained on scores centred at 0 with a range of 1, and a
     line converts between these and the units of `y`, which can have any range and
     direction. `score` is scikit-learn's R²; for the field's metrics see
@@ -179,16 +219,15 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
     encoder's state at the end token. ``tiny`` does not know scenes: a single one is
     enough, and cheaper.
 
-    *Cost.* Each picture is decoded once per call and its latent computed once; both are
+    *Cost.* Each picture is decoded once per call and its latent computed once (without
+    `augmentation`); both are
     kept in a temporary file (0.85 MB per picture at 512 pixels, in the folder set by
     ``TMPDIR``), so memory does not grow with the number of pictures. The keys and
     values of the text do not depend on the picture: they are computed once per training
     step, and once per call in prediction. The UNet's output convolution does not run.
 
     *Sizes.* The maps have the resolution of the latent: 64 × 64 at 512 pixels on Stable
-    Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``. The default learning
-    rate suits ten thousand pictures; a few hundred on ``tiny`` need a larger one, such
-    as 3e-4.
+    Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``.
 
     *Differences from the released code.* The latent is the mode of the posterior, not a
     sample, so predictions are deterministic. Pictures are downscaled with Pillow's
@@ -207,7 +246,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
     >>> from diffqa_features.datasets import make_distorted_images
     >>> data = make_distorted_images(families="white_noise", n_levels=2, image_size=32)
     >>> model = DPIQARegressor(scenes=["photo"], distortions=["noise"], image_size=32)
-    >>> model.set_params(max_epochs=1, learning_rate=1e-3)
+    >>> model.set_params(max_epochs=1)
     DPIQARegressor(...)
     >>> model.fit(data.data[:4], data.target[:4]).predict(data.data[:2]).shape
     (2,)
@@ -220,6 +259,8 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         "scenes",
         "distortions",
         "text_model",
+        "text_adapter",
+        "image_adapter",
         "train_unet",
         "decoder_width",
         "timestep",
@@ -234,13 +275,19 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         "scenes": [InOrder(), None],
         "distortions": [InOrder(), None],
         "text_model": BackboneModel._parameter_constraints["checkpoint_dir"],
+        "text_adapter": ["boolean"],
+        "image_adapter": ["boolean"],
         "train_unet": ["boolean"],
         "decoder_width": [Interval(Integral, 8, None, closed="left"), None],
         "timestep": [Interval(Integral, 0, 999, closed="both")],
-        "normalization": [StrOptions({"unit", "vae"})],
+        "normalization": [StrOptions({"unit", "vae"}), None],
         "ranking_weight": [Interval(Real, 0, None, closed="left")],
         "ranking_margin": [Interval(Real, 0, None, closed="left")],
-        "milestones": [InOrder()],
+        "augmentation": [StrOptions(set(AUGMENTATIONS)), None],
+        "preset": [StrOptions(set(PRESETS)), None],
+        "max_epochs": [*BackboneModel._parameter_constraints["max_epochs"], None],
+        "learning_rate": [*BackboneModel._parameter_constraints["learning_rate"], None],
+        "milestones": [InOrder(), None],
         "lr_decay": [Interval(Real, 0, 1, closed="right")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
     }
@@ -253,19 +300,23 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         scenes=None,
         distortions=None,
         text_model=None,
+        text_adapter=True,
+        image_adapter=True,
         train_unet=True,
         decoder_width=None,
         timestep=1,
         image_size=None,
         view="stretch",
-        normalization="unit",
+        normalization=None,
         ranking_weight=0.0,
         ranking_margin=0.25,
-        max_epochs=30,
+        augmentation=None,
+        preset=None,
+        max_epochs=None,
         batch_size=16,
         gradient_accumulation_steps=1,
-        learning_rate=1e-5,
-        milestones=(5,),
+        learning_rate=None,
+        milestones=None,
         lr_decay=0.2,
         weight_decay=0.0,
         max_grad_norm=None,
@@ -285,6 +336,8 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         self.scenes = scenes
         self.distortions = distortions
         self.text_model = text_model
+        self.text_adapter = text_adapter
+        self.image_adapter = image_adapter
         self.train_unet = train_unet
         self.decoder_width = decoder_width
         self.timestep = timestep
@@ -293,6 +346,8 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         self.normalization = normalization
         self.ranking_weight = ranking_weight
         self.ranking_margin = ranking_margin
+        self.augmentation = augmentation
+        self.preset = preset
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.gradient_accumulation_steps = gradient_accumulation_steps
@@ -458,9 +513,15 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         from diffqa_features.learned.dpiqa.released import ReleasedTeacher
 
         released = ReleasedTeacher(path)
-        parameters = {"text_model": "openai/clip-vit-large-patch14", **parameters}
+        parameters = {
+            "text_model": "openai/clip-vit-large-patch14", "preset": "koniq",
+            **parameters,
+        }  # fmt: skip
         estimator = cls(backbone, **parameters)
         estimator._validate_params()
+        for name in ("text_adapter", "image_adapter"):
+            if not getattr(estimator, name):
+                raise estimator._complaint(name, "True: a released teacher has both")
         grid, width = released.sizes()
         factor = describe_backbone(estimator._backbone_name()).latent_factor
         estimator.set_params(image_size=grid * factor, decoder_width=width)
@@ -480,10 +541,19 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         info = super()._check_parameters()
         info.require_one_text(type(self).__name__)
         self._grid_of_prompts(info)
-        epochs = list(self.milestones)
+        epochs = list(self._value("milestones"))
         if not all(isinstance(e, Integral) and e > 0 for e in epochs):
             raise self._complaint("milestones", "positive ints, numbers of epochs")
         return info
+
+    def _value(self, name):
+        value = getattr(self, name)
+        if value is not None or name not in PRESETS["tiny"]:
+            return value
+        preset = self.preset
+        if preset is None:
+            preset = preset_of(describe_backbone(self._backbone_name()))
+        return PRESETS[preset][name]
 
     def _grid(self, info):
         """Cells per side of the latents, and of the quality maps."""
@@ -511,7 +581,26 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         for some in self._encoded(job):
             for picture in some:
                 pictures.add(*picture)
+        size = self._checked_image_size(job.info)
+        side = larger_side(size, self.augmentation)
+        if side > size:
+            rows = [job.rows[place] for place in job.kept]
+            for _, view in read_pictures(rows, self.view, side, self.verbose):
+                pictures.add_larger(view)
         return pictures
+
+    def _vary(self, job, rows, generators):
+        """Latents and views of these rows, changed at random by their generators."""
+        import torch
+
+        from diffqa_features._media.views import to_pixels
+
+        size = self._checked_image_size(job.info)
+        views = vary_views(job.data.read_largest(rows), size, generators)
+        pixels = to_pixels(views, self._value("normalization"))
+        with torch.autocast(job.backbone.device.type, enabled=False):
+            latents = job.backbone.encode_images(pixels)
+        return latents.clone().cpu().numpy(), views
 
     def _encoded(self, job):
         """Key, latents and view of each picture, in batches."""
@@ -557,6 +646,8 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
             return DPIQANetwork(
                 backbone.unet,
                 torch.from_numpy(np.array(tokens)),
+                text_adapter=bool(self.text_adapter),
+                image_adapter=bool(self.image_adapter),
                 own_unet=bool(self.train_unet),
                 factor=info.latent_factor,
                 grid=self._grid(info),
@@ -606,7 +697,10 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         wanted = torch.from_numpy(scaled).to(device, torch.float32)
 
         def step(rows, generators):
-            latents, views = job.data.read(rows)
+            if self.augmentation is None:
+                latents, views = job.data.read(rows)
+            else:
+                latents, views = self._vary(job, rows, generators)
             quality = job.network(
                 job.backbone,
                 torch.from_numpy(latents).to(device),
@@ -638,7 +732,8 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         return float(y.max() - y.min()) or 1.0, float(mean)
 
     def _facts(self, job):
-        return job.data.keys, float(self.ranking_weight), float(self.ranking_margin)
+        weights = float(self.ranking_weight), float(self.ranking_margin)
+        return job.data.keys, *weights, self.augmentation
 
     # -- predictions ---------------------------------------------------------------
 

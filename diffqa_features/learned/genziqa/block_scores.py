@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +20,14 @@ class Reading:
     alignments: torch.Tensor  # (N, K, P) float32
     bias: torch.Tensor | None  # (N,) float32
     queries: list[torch.Tensor] | None  # per block (N, K, C) float32
+    head: Callable | None = None
+    """Makes scores (N, P) of alignments and bias; None is the mean over prompts."""
 
     @property
     def scores(self) -> torch.Tensor:
         """q^p, the quality per block: (N, P)."""
+        if self.head is not None:
+            return self.head(self.alignments, self.bias)
         scores = self.alignments.mean(1)
         return scores if self.bias is None else scores + self.bias[:, None]
 
@@ -40,6 +44,7 @@ def read_blocks(
     sharpness: float,
     bias: bool = True,
     queries: bool = False,
+    head: Callable | None = None,
 ) -> Reading:
     """Score N latents (N, C, h, w) at their timesteps (N,) with K prompts.
 
@@ -95,4 +100,5 @@ def read_blocks(
         [seen_queries[b.name].unflatten(0, (count, prompts)) for b in blocks]
         if queries
         else None,
+        head,
     )

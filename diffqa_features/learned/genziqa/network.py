@@ -14,11 +14,12 @@ from diffqa_features._utils.batching import in_halves
 from diffqa_features.learned._training import precision
 from diffqa_features.learned.genziqa.block_scores import Reading, read_blocks
 from diffqa_features.learned.genziqa.context import PromptContext
+from diffqa_features.learned.genziqa.head import LinearHead
 from diffqa_features.learned.genziqa.low_rank import LowRankAdapters
 
 
 class GenzIQANetwork(nn.Module):
-    """Context vectors and low-rank factors for a frozen backbone."""
+    """Context vectors, low-rank factors and a head for a frozen backbone."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class GenzIQANetwork(nn.Module):
         lora_rank: int,
         bias: bool,
         sharpness: float,
+        head: str = "mean",
         seed: int,
     ):
         super().__init__()
@@ -38,10 +40,11 @@ class GenzIQANetwork(nn.Module):
         self.blocks = tuple(blocks)
         self.bias = bias
         self.sharpness = sharpness
-        self.context = PromptContext(
-            backbone, prompts, n_context, context_position, generator
-        )
+        self.context = PromptContext(backbone, prompts, n_context, context_position)
         self.lora = LowRankAdapters(backbone.unet, blocks, lora_rank, generator)
+        self.head = None
+        if head == "linear":
+            self.head = LinearHead(len(prompts), len(self.blocks), bias)
 
     def read(
         self, backbone, latents, noise, timesteps, conditioning, *, queries=False
@@ -58,6 +61,7 @@ class GenzIQANetwork(nn.Module):
             sharpness=self.sharpness,
             bias=self.bias,
             queries=queries,
+            head=self.head,
         )
 
     def sample(
@@ -91,7 +95,6 @@ class GenzIQANetwork(nn.Module):
         )
 
 
-@torch.no_grad()
 def read_ensemble(
     network: GenzIQANetwork,
     backbone,
@@ -102,7 +105,38 @@ def read_ensemble(
     *,
     queries: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Block scores (N, P), and queries (N, sum of C), averaged over fixed timesteps.
+    """Block scores (N, P), and queries (N, sum of C), averaged over fixed timesteps."""
+
+    def look(reading):
+        if not queries:
+            return [reading.scores]
+        return [reading.scores, torch.cat([q.mean(1) for q in reading.queries], 1)]
+
+    found = _average(network, backbone, latents, timesteps, seed, dtype, look, queries)
+    return found[0], found[1] if queries else None
+
+
+def read_alignments(
+    network: GenzIQANetwork,
+    backbone,
+    latents: np.ndarray,
+    timesteps: Sequence[int],
+    seed: int,
+    dtype: torch.dtype,
+) -> np.ndarray:
+    """Alignments (N, K, P), averaged over fixed timesteps."""
+
+    def look(reading):
+        return [reading.alignments]
+
+    return _average(network, backbone, latents, timesteps, seed, dtype, look)[0]
+
+
+@torch.no_grad()
+def _average(
+    network, backbone, latents, timesteps, seed, dtype, look, queries=False
+) -> list[np.ndarray]:
+    """Means over fixed timesteps of what `look` takes from a reading, one row each.
 
     The noise of a timestep is the same for every picture, so results do not depend on
     other rows or their order.
@@ -113,7 +147,7 @@ def read_ensemble(
 
     def read(chunk):
         stack = torch.from_numpy(np.stack(chunk)).to(backbone.device)
-        scores, seen = 0, 0
+        means = None
         for t, noise in noises.items():
             with precision(backbone.device, dtype):
                 reading = network.read(
@@ -124,17 +158,13 @@ def read_ensemble(
                     conditioning,
                     queries=queries,
                 )
-            scores = scores + reading.scores.double() / len(noises)
-            if queries:
-                means = torch.cat([q.mean(1) for q in reading.queries], 1)
-                seen = seen + means.double() / len(noises)
-        parts = [scores.float().cpu().numpy()]
-        return [*parts, seen.float().cpu().numpy()] if queries else parts
+            parts = [part.double() / len(noises) for part in look(reading)]
+            means = parts if means is None else [*map(torch.add, means, parts)]
+        return [part.float().cpu().numpy() for part in means]
 
     pictures = max(1, rows_per_pass(backbone) // len(conditioning))
     parts, _ = in_halves(read, latents, pictures)
-    stacked = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    return stacked[0], stacked[1] if queries else None
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def ensemble_timesteps(lowest: int, highest: int, count: int) -> tuple[int, ...]:

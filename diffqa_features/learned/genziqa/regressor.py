@@ -20,10 +20,10 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
     A picture is encoded, noised and passed through the UNet of a latent diffusion model
     with a good and a bad prompt. Each cross-attention block scores how well picture and
     prompts match; the mean over blocks is the quality score. Two things are trained:
-    context vectors, shared by all prompts and placed before their words, and low-rank
+    context vectors, shared by all prompts and placed beside their words, and low-rank
     updates of the cross-attention layers; together 447 thousand parameters on Stable
-    Diffusion 2.1. Everything else stays frozen, and the backbone shared with other
-    estimators is not modified.
+    Diffusion 2.1. A third is optional: weights of blocks and prompts. Everything else
+    stays frozen, and the backbone shared with other estimators is not modified.
 
     The fitted estimator is also a transformer, which gives block scores and tuned
     queries to a Pipeline.
@@ -39,12 +39,13 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
 
     n_context : int, default=16
         Number of learned context vectors added to the words of each prompt; 0 keeps the
-        prompts fixed. Vectors and words together must fit into the text encoder's token
-        limit.
+        prompts fixed. They start as the embeddings of the word "image" and of end
+        tokens. Vectors and words together must fit into the text encoder's token limit.
 
-    context_position : {"end", "front"}, default="end"
-        Position of a prompt's own words: ``"end"``, after the learned vectors;
-        ``"front"``, before them.
+    context_position : {"front", "end"}, default="front"
+        Position of a prompt's own words: ``"front"``, before the learned vectors, which
+        leaves the words as they were; ``"end"``, after them, as in the released code.
+        The text encoder is causal, so vectors before the words change every word.
 
     lora_rank : int, default=4
         Rank of the low-rank updates of the cross-attention layers (q, k, v and out); 0
@@ -53,6 +54,12 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
     blocks : str or list of str, default="all"
         Cross-attention blocks to score and adapt, by name or pattern: ``"up*"``,
         ``["mid.0", "down[01].*"]``.
+
+    head : {"mean", "linear"}, default="mean"
+        How alignments of blocks and prompts become one score: ``"mean"``, as in the
+        paper; ``"linear"``, with learned non-negative weights of blocks, prompts and
+        bias. The first prompt then counts positively and the others negatively, so
+        that a picture that fits the first one better scores higher from the start.
 
     error_bias : bool, default=True
         Add to every block score the difference between the norms of the denoising
@@ -153,7 +160,9 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
     history_ : list of dict
         One entry per epoch: ``epoch``, ``loss`` (mean squared error divided by the
         variance of `y`; predicting the mean scores 1), ``srcc`` (of the training
-        predictions) and, with validation, ``validation_srcc``.
+        predictions) and, with validation, ``validation_srcc``. With ``head="linear"``
+        also the weights after that epoch: ``head``, per prompt one per block, and
+        ``head_bias``.
     design_ : dict
         The architecture parameters that the weights belong to. Changing one after `fit`
         raises ValueError.
@@ -174,7 +183,7 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
     plus the contribution of the logits on Stable Diffusion at 512 pixels. The released
     code regresses it on raw MOS, which works for MOS in [0, 100]. Here a line maps Q to
     the units of `y`. It is set before training from untrained scores, with a negative
-    slope if they decrease with `y` (DMOS), and refitted after training by least squares
+    slope if they decrease with `y`, and refitted after training by least squares
     over at most 128 training pictures. `y` can therefore have any range and direction,
     and predictions have the same. `score` is scikit-learn's R²; for the field's metrics
     see :mod:`diffqa_features.metrics`.
@@ -185,12 +194,19 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
 
     *Few pictures.* The default learning rate is the published one, for tens of
     thousands of pictures. ``tiny`` with a few hundred needs a larger one, such as 1e-3
-    to 3e-3, to learn in a few epochs. Context vectors are initialised at random and at
-    first destroy the meaning of the prompts: ``n_context=0`` learns faster there, and
-    no worse.
+    to 3e-3, to learn in a few epochs. ``head="linear"`` needs fewer pictures, since it
+    starts from a fit.
 
-    *Differences from the released code.* The latent is the mode of the posterior, not a
-    sample. Pictures are not flipped. The noise of predictions is seeded.
+    *Direction.* The bias of the released code is negative where noise is predicted
+    better under the first, the good prompt: Q falls with quality where the bias
+    dominates it, as on ``tiny``, and the line then has a negative slope. Without the
+    bias the direction of the untrained mean is that of content and little else; take
+    ``head="linear"`` there.
+
+    *Differences from the released code.* Context vectors start from words and follow
+    the prompt (the code: random, before it; ``context_position="end"``). The latent is
+    the mode of the posterior, not a sample. Pictures are not flipped. The noise of
+    predictions is seeded.
 
     Results do not depend on the batch size beyond rounding: about 1e-5 relative in
     float32, not bitwise. Two fits with the same seed agree exactly on the same machine
@@ -222,6 +238,7 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         "context_position",
         "lora_rank",
         "blocks",
+        "head",
         "error_bias",
         "pooling_lambda",
         "image_size",
@@ -235,8 +252,9 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         "blocks": BackboneTransformer._parameter_constraints["blocks"],
         "normalization": [StrOptions({"clip", "vae"})],
         "n_context": [Interval(Integral, 0, None, closed="left")],
-        "context_position": [StrOptions({"end", "front"})],
+        "context_position": [StrOptions({"front", "end"})],
         "lora_rank": [Interval(Integral, 0, None, closed="left")],
+        "head": [StrOptions({"mean", "linear"})],
         "error_bias": ["boolean"],
         "pooling_lambda": [Interval(Real, 0, None, closed="neither")],
         "timestep_range": [InOrder()],
@@ -249,9 +267,10 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         *,
         prompts=("Good Photo.", "Bad Photo."),
         n_context=16,
-        context_position="end",
+        context_position="front",
         lora_rank=4,
         blocks="all",
+        head="mean",
         error_bias=True,
         pooling_lambda=0.14,
         timestep_range=(0, 100),
@@ -282,6 +301,7 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         self.context_position = context_position
         self.lora_rank = lora_rank
         self.blocks = blocks
+        self.head = head
         self.error_bias = error_bias
         self.pooling_lambda = pooling_lambda
         self.timestep_range = timestep_range
@@ -413,7 +433,8 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         backbone : str or path, default="sd21-base"
             The model that they were trained on.
         **parameters : object
-            Other parameters of the estimator; the defaults are the released settings.
+            Other parameters of the estimator; the defaults are the released settings,
+            with ``context_position="end"``.
 
         Returns
         -------
@@ -430,8 +451,9 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         """
         from diffqa_features.learned.genziqa.released import read_released
 
-        estimator = cls(backbone, **parameters)
+        estimator = cls(backbone, **{"context_position": "end", **parameters})
         estimator._validate_params()
+        estimator._check_released()
         info = estimator._check_parameters()
         weights, sizes = read_released(folder, estimator._chosen(info))
         estimator.set_params(**sizes)
@@ -454,6 +476,12 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         if self.n_context:
             info.require_one_text("Learned context (n_context above 0)")
         return info
+
+    def _check_released(self):
+        if self.head != "mean":
+            raise self._complaint(
+                "head", "'mean' for released weights, which have no other"
+            )
 
     def _chosen(self, info):
         patterns = self.blocks if isinstance(self.blocks, str) else list(self.blocks)
@@ -509,6 +537,7 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
             "lora_rank": self.lora_rank,
             "bias": bool(self.error_bias),
             "sharpness": float(self.pooling_lambda),
+            "head": self.head,
             "seed": int(self.random_state),
         }
 
@@ -556,6 +585,10 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         scores, _ = self._read(job, latents, timesteps)
         return scores.astype(np.float64).mean(axis=1)
 
+    def _note(self, job):
+        head = job.network.head
+        return {} if head is None else head.weights()
+
     def _read(self, job, latents, timesteps, queries=False):
         from diffqa_features.learned.genziqa.network import read_ensemble
 
@@ -585,12 +618,24 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         timesteps = ensemble_timesteps(lowest, highest, min(4, highest - lowest))
         rows = self._probed(job)
         latents = job.data[rows]
-        untrained = np.stack([self._quality(job, latents, (t,)) for t in timesteps], 1)
         weight = take_weights(job.weight, rows)
+        self._begin_head(job, latents, timesteps, weight)
+        untrained = np.stack([self._quality(job, latents, (t,)) for t in timesteps], 1)
         return fit_line(
             untrained, job.y[rows], job.y[job.train],
             weight, take_weights(job.weight, job.train),
         )  # fmt: skip
+
+    def _begin_head(self, job, latents, timesteps, weight):
+        from diffqa_features.learned.genziqa.network import read_alignments
+
+        if job.network.head is None:
+            return
+        dtype = self._arithmetic(job.backbone.device)
+        alignments = read_alignments(
+            job.network, job.backbone, latents, timesteps, self.random_state, dtype
+        )
+        job.network.head.begin(alignments, weight)
 
     def _last_line(self, job, trained):
         return self._least_squares(job, self._probed(job), trained) or job.line

@@ -43,10 +43,11 @@ class GenzVQARegressor(GenzIQARegressor):
 
     n_context : int, default=16
         Number of learned context vectors added to the words of each prompt; 0 keeps the
-        prompts fixed.
+        prompts fixed. They start as the embeddings of the word "image" and of end
+        tokens.
 
-    context_position : {"end", "front"}, default="end"
-        Position of a prompt's own words: after the learned vectors, or before them.
+    context_position : {"front", "end"}, default="front"
+        Position of a prompt's own words: before the learned vectors, or after them.
 
     lora_rank : int, default=4
         Rank of the low-rank updates of the cross-attention layers (q, k, v and out); 0
@@ -55,6 +56,10 @@ class GenzVQARegressor(GenzIQARegressor):
     blocks : str or list of str, default="all"
         Cross-attention blocks to score, adapt and modulate, by name or pattern:
         ``"up*"``, ``["mid.0", "down[01].*"]``.
+
+    head : {"mean", "linear"}, default="mean"
+        Mean over blocks and prompts, or learned weights of blocks, prompts and bias,
+        see :class:`GenzIQARegressor`.
 
     error_bias : bool, default=True
         Add to every block score the difference between the norms of the denoising
@@ -188,7 +193,8 @@ class GenzVQARegressor(GenzIQARegressor):
     history_ : list of dict
         One entry per epoch: ``epoch``, ``loss`` (mean squared error divided by the
         variance of `y`), ``srcc`` (of the training predictions) and, with validation,
-        ``validation_srcc``.
+        ``validation_srcc``; with ``head="linear"`` the weights, ``head`` and
+        ``head_bias``.
     design_ : dict
         The architecture parameters that the weights belong to. Changing one after `fit`
         raises ValueError.
@@ -263,9 +269,10 @@ class GenzVQARegressor(GenzIQARegressor):
         *,
         prompts=("Good Photo.", "Bad Photo."),
         n_context=16,
-        context_position="end",
+        context_position="front",
         lora_rank=4,
         blocks="all",
+        head="mean",
         error_bias=True,
         pooling_lambda=0.14,
         timestep_range=(0, 100),
@@ -304,6 +311,7 @@ class GenzVQARegressor(GenzIQARegressor):
         self.context_position = context_position
         self.lora_rank = lora_rank
         self.blocks = blocks
+        self.head = head
         self.error_bias = error_bias
         self.pooling_lambda = pooling_lambda
         self.timestep_range = timestep_range
@@ -506,8 +514,10 @@ class GenzVQARegressor(GenzIQARegressor):
         from diffqa_features.learned.genziqa.released import read_released
         from diffqa_features.learned.genzvqa.released import read_modulator
 
+        parameters = {"context_position": "end", **parameters}
         estimator = cls(backbone, motion_network=motion_network, **parameters)
         estimator._validate_params()
+        estimator._check_released()
         info = estimator._check_parameters()
         blocks = estimator._chosen(info)
         weights, sizes = read_released(folder, blocks)
@@ -630,6 +640,11 @@ class GenzVQARegressor(GenzIQARegressor):
 
     def _quality(self, job, videos, timesteps):
         return self._read(job, videos, timesteps).quality
+
+    def _begin_head(self, job, videos, timesteps, weight):
+        if self.init_from is None:
+            weight = None if weight is None else np.repeat(weight, videos.counts)
+            super()._begin_head(job, videos.latents, timesteps, weight)
 
     def _read(self, job, videos, timesteps, queries=False):
         from diffqa_features.learned.genzvqa.network import read_videos
