@@ -245,12 +245,16 @@ def choose(data, asked, settings):
         jod, std = np.zeros((2, len(asked.jod)))
         faults = np.zeros((len(asked.jod), len(asked.kinds)))
         unknown = np.zeros(len(asked.jod), bool)
+        whole = []  # photographs as they are, of those that did not train
         for fold in range(FOLDS):
             known = (data.fold != fold) & ~data.of_fold(fold)
             network = fit(data, known, trial)
             of = asked.fold == fold
             jod[of], std[of], faults[of] = predict(network, asked.rows[of])
             unknown |= of & asked.of_fold(fold, all_of=True)
+            for name in np.unique(asked.name[of]):
+                tiles = data.rows[(data.number >= NATIVE) & (data.name == name)]
+                whole.append(predict(network, tiles.swapaxes(0, 1))[0][0])
         figures = [
             summarise(asked, jod, seen & of) for of in (unknown, ~unknown | pristine)
         ]
@@ -259,7 +263,9 @@ def choose(data, asked, settings):
             f"{trial} unknown {figures[0]} known {figures[1]}, "
             f"{np.mean(error <= 2 * std):.3f} within two std, 0.95 within "
             f"{np.quantile(error / std, 0.95):.2f}, pristine at least 9.0: "
-            f"{np.mean(jod[pristine] >= 9):.2f}, bias {np.mean(jod - asked.jod):.2f}, "
+            f"{np.mean(jod[pristine] >= 9):.2f} of crops, "
+            f"{np.mean(np.array(whole) >= 9):.2f} of whole photographs; "
+            f"bias {np.mean(jod - asked.jod):.2f}, "
             f"{time.process_time() - started:.0f} s",
             flush=True,
         )
