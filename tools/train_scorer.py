@@ -65,7 +65,7 @@ def main():
         everything = np.ones(len(data.jod), bool)
         facts = {
             "pictures": len(data.jod),
-            "references": len(np.unique(data.number)),
+            "references": len(np.unique(data.number[data.number < NATIVE])),
             "settings": {**DEFAULTS, **args.settings},
         }
         network = fit(data, everything, args.settings)
