@@ -1,6 +1,7 @@
 """One table: the scorer and what it must beat, on photographs that none of them saw.
 
     python tools/evaluate_scorer.py SHARDS HELDOUT [--lite0 FOLDER] [--train 1500]
+        [--no-tiny]
 
 Each row but the scorer's is a set of columns with `StandardScaler` and `SVR`, trained
 on the same pictures with JOD labels (so many of SHARDS, from all references alike),
@@ -39,6 +40,7 @@ def main():
     parser.add_argument("--train", type=int, default=1500)
     parser.add_argument("--scorer", default="tiny")
     parser.add_argument("--only-scorer", action="store_true")
+    parser.add_argument("--no-tiny", action="store_true", help="spares 0.3 s a picture")
     args = parser.parse_args()
     with (args.heldout / "labels.csv").open(newline="") as file:
         test = list(csv.DictReader(file))
@@ -56,7 +58,7 @@ def main():
           f"{inside.mean():.2f} within two standard deviations")  # fmt: skip
     if not args.only_scorer:
         known, known_jod = training_pictures(args.shards, args.train)
-        for name, columns in describers(args.lite0):
+        for name, columns in describers(args.lite0, not args.no_tiny):
             started = time.perf_counter()
             model = make_pipeline(StandardScaler(), SVR())
             model.fit(columns(known), known_jod)
@@ -79,9 +81,10 @@ def training_pictures(shards, count):
     return pictures, np.array(jod)
 
 
-def describers(lite0):
+def describers(lite0, tiny):
     yield "NSS columns + SVR", NaturalSceneStatistics().fit_transform
-    yield "frozen tiny + SVR", DiffusionQAFeatures().fit_transform
+    if tiny:
+        yield "frozen tiny + SVR", DiffusionQAFeatures().fit_transform
     if lite0 is not None:
         yield "EfficientNet-Lite0 + SVR", lambda images: lite0_columns(lite0, images)
 

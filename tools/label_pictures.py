@@ -1,14 +1,25 @@
 """Distorted pictures with JOD labels, in shards: what the scorer learns from.
 
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --count 400
-    PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --validation
+    PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --mild --first 900
+    PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --choosing
+    PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --native
 
-Shard k depends on k only: a call that was stopped goes on with the first one that is
-not there. A shard holds 64 references and 7 pictures of each: the reference itself
-(JOD 10), three single distortions, three chains. JOD is ColorVideoVDP's
-(`standard_4k`), computed for the pictures of a reference at once.
+Shard k depends on k (and on `--mild`) only: a call that was stopped goes on with the
+first one that is not there. A shard holds 64 references and 7 pictures of each: the
+reference itself (JOD 10), three single distortions, three chains. JOD is
+ColorVideoVDP's (`standard_4k`), computed for the pictures of a reference at once. With
+`--mild` most pictures lose less than two JOD, as most pictures that people look at do.
 
 `chains` are the true steps as JSON, so that captions can be made of them.
+
+The choosing set: crops of 256 pixels of every photograph under mild to middling
+distortions. Photographs and families are in `FOLDS` folds; a picture says which it is
+of, and whoever chooses by it fits on pictures of other photographs without any family
+of that fold.
+
+Native: tiles of every photograph as it is, JOD 10, although cameras leave noise, soft
+edges and traces of JPEG: nothing was lost since.
 """
 
 import argparse
@@ -16,18 +27,32 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from training_references import References, list_photographs, unpack
 
-from diffqa_features.datasets._chains import apply_chain, draw_chain
+from diffqa_features.datasets._chains import (
+    FAULTS,
+    FROM_ZERO,
+    apply_chain,
+    draw_chain,
+)
 from diffqa_features.datasets._distortions import FAMILIES
+from diffqa_features.learned.scorer.tiles import cut_tiles
 
 REFERENCES, SINGLES, CHAINS = 64, 3, 3
-VALIDATION_PHOTOGRAPHS = ("EveningGlow", "TwoWings", "Path", "ColdRipple", "Garden")
-VALIDATION_FAMILIES = (
-    "camera_shake", "speckle_noise", "double_jpeg", "avif", "color_quantise",
-    "unsharp", "low_light", "color_diffusion", "upscale", "jitter",
-)  # fmt: skip
-"""One or two of each kind of fault; left out together with the photographs above."""
+FOLDS = 4
+NATIVE = 3 * 10**7  # numbers from here on are tiles of photographs as they are
+
+
+def family_folds():
+    """Family -> fold; the families of a kind of fault are spread over the folds."""
+    names = [family for kind in FAULTS.values() for family in kind]
+    return {family: place % FOLDS for place, family in enumerate(names)}
+
+
+def photograph_folds():
+    """Name of a photograph -> fold."""
+    return {row["name"]: i % FOLDS for i, row in enumerate(list_photographs())}
 
 
 def main():
@@ -37,7 +62,9 @@ def main():
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--mild", action="store_true")
+    parser.add_argument("--choosing", action="store_true")
+    parser.add_argument("--native", action="store_true")
     args = parser.parse_args()
     import torch
 
@@ -45,44 +72,67 @@ def main():
     unpack(args.packages)
     args.shards.mkdir(parents=True, exist_ok=True)
     measure = Measure()
-    if args.validation:
-        make = validation_pictures(args)
-        save(args.shards / "validation.npz", make, measure)
+    if args.choosing:
+        save(args.shards / "choosing.npz", choosing_pictures(args.packages), measure)
+        return
+    if args.native:
+        save(args.shards / "native.npz", native_tiles(args.packages), measure)
         return
     references = References(args.packages, args.size)
     for shard in range(args.first, args.first + args.count):
         path = args.shards / f"shard{shard:05d}.npz"
         if not path.exists():
-            save(path, shard_pictures(references, shard), measure)
+            save(path, shard_pictures(references, shard, args.mild), measure)
 
 
-def shard_pictures(references, shard):
+def shard_pictures(references, shard, mild):
     """Per reference: its name, its pixels, and distorted pictures with their steps."""
+    strengths = (-0.4, 0.35) if mild else (-0.1, 1)
     for number in range(shard * REFERENCES, (shard + 1) * REFERENCES):
         name, reference = references(number)
         rng = np.random.default_rng([1, number])
         steps = [[]]
-        families = list(FAMILIES)
-        for family in rng.choice(families, SINGLES, replace=False):
-            steps.append([(str(family), float(rng.random() ** 0.7))])
+        for family in rng.choice(list(FAMILIES), SINGLES, replace=False):
+            if mild:
+                steps.append([(str(family), mild_strength(family, rng))])
+            else:
+                steps.append([(str(family), float(rng.random() ** 0.7))])
         for _ in range(CHAINS):
-            steps.append(draw_chain(rng, rng.uniform(-0.1, 1)))
+            steps.append(draw_chain(rng, rng.uniform(*strengths)))
         images = [apply_chain(reference, chain, rng) for chain in steps]
         yield name, number, reference, steps, images
 
 
-def validation_pictures(args, n_crops=10, levels=(0.0, 0.33, 0.67, 1.0)):
-    """Known to nothing that is trained without the photographs and families above."""
-    for index, name in enumerate(VALIDATION_PHOTOGRAPHS):
-        references = References(args.packages, args.size, 0.0, [name])
+def mild_strength(family, rng):
+    """Between hardly visible and the middle of the family's scale."""
+    return float(max(0.0 if family in FROM_ZERO else -0.5, rng.uniform(-0.5, 0.55)))
+
+
+def choosing_pictures(packages, size=256, n_crops=2):
+    """Per crop: itself, unknown families twice, chains of them, and known families."""
+    of_family = family_folds()
+    for index, (name, fold) in enumerate(photograph_folds().items()):
+        references = References(packages, size, 0.0, [name])
+        unknown = [family for family, at in of_family.items() if at == fold]
+        known = [family for family, at in of_family.items() if at != fold]
         for crop in range(n_crops):
-            number = 10**7 + 100 * index + crop
-            _, reference = references(number, seed=2)
-            rng = np.random.default_rng([2, number])
+            number = 2 * 10**7 + 100 * index + crop
+            _, reference = references(number, seed=3)
+            rng = np.random.default_rng([3, number])
             steps = [[]]
-            steps += [[(f, s)] for f in VALIDATION_FAMILIES for s in levels]
+            for family in 2 * unknown + list(rng.choice(known, 10, replace=False)):
+                steps.append([(str(family), mild_strength(family, rng))])
+            for _ in range(6):
+                steps.append(draw_chain(rng, rng.uniform(-0.4, 0.35), unknown))
             images = [apply_chain(reference, chain, rng) for chain in steps]
             yield name, number, reference, steps, images
+
+
+def native_tiles(packages, count=24):
+    for index, row in enumerate(list_photographs()):
+        pixels = np.asarray(Image.open(Path(packages) / row["file"]).convert("RGB"))
+        for at, tile in enumerate(cut_tiles(pixels, count)):
+            yield row["name"], NATIVE + 100 * index + at, tile, [[]], [tile]
 
 
 class Measure:
@@ -130,5 +180,4 @@ def save(path, made, measure):
 
 
 if __name__ == "__main__":
-    assert set(VALIDATION_PHOTOGRAPHS) <= {row["name"] for row in list_photographs()}
     main()

@@ -41,7 +41,7 @@ _NETWORK = (
 # Compression, noise and blur are what most pictures have been through.
 _WEIGHTS = {"compression": 2.0, "blur": 1.4, "noise": 1.4, "damage": 0.4}
 # These pass the undistorted picture on their way below severity 0.
-_FROM_ZERO = frozenset(
+FROM_ZERO = frozenset(
     "low_contrast brighten darken desaturate low_light overexpose banding "
     "demosaic".split()
 )
@@ -75,7 +75,7 @@ def draw_chain(rng, severity, families=FAMILIES):
     chain = []
     for place, strength in zip(np.sort(chosen), strengths, strict=True):
         family = str(rng.choice(_choices(places[place], families)))
-        lowest = 0.0 if family in _FROM_ZERO else -0.5
+        lowest = 0.0 if family in FROM_ZERO else -0.5
         chain.append((family, max(lowest, float(strength))))
     return chain
 

@@ -72,37 +72,52 @@ class TestTiles:
         assert windows[-1, -1, -1].tolist() == [127, 255, 127]
 
 
-class TestFront:
-    def test_shapes_of_light_and_detail(self):
-        """Closed forms on pictures whose statistics are known."""
-        generator = torch.Generator().manual_seed(0)
-        noise = 0.5 + 0.05 * torch.randn(1, 1, 128, 128, generator=generator)
-        gray = noise.expand(-1, 3, -1, -1)
-        planes = network._opponent(gray)
-        assert planes[:, 1:].abs().max() < 1e-6
-        spread = network._strengths(planes[:, :1] - 0.5, tails=False)[0]
-        assert spread.item() == pytest.approx(np.log(0.05), abs=0.02)
-        shares = network._histogram(gray, 0, 1, 16).square()
-        assert shares.sum().item() == pytest.approx(1, abs=1e-5)
-        centre = (shares * torch.linspace(0, 1, 16)).sum()
-        assert centre.item() == pytest.approx(0.5, abs=0.01)
-
-    def test_local_mean_is_a_mean(self):
+class TestStatistics:
+    def test_local_mean_is_a_weighted_mean(self):
         plane = torch.rand(2, 1, 20, 30)
-        expected = torch.nn.functional.avg_pool2d(
-            torch.nn.functional.pad(plane, (3, 3, 3, 3), mode="replicate"), 7, stride=1
+        at = torch.arange(-3, 4)
+        line = torch.exp(-0.5 * (at / (7 / 6)) ** 2)
+        window = torch.outer(line, line) / line.sum() ** 2
+        expected = torch.nn.functional.conv2d(
+            torch.nn.functional.pad(plane, (3, 3, 3, 3), mode="replicate"),
+            window[None, None],
         )
         torch.testing.assert_close(network._local_mean(plane), expected)
 
-    def test_a_grid_of_eight_is_seen(self, photos):
-        photo = photos[0]
-        coded = make_distorted_images([photo], families="jpeg", n_levels=2).data[1]
+    def test_tails_of_known_distributions(self):
+        """Of a normal distribution (E|x|)² / E[x²] is 2 / pi, of two values it is 1."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(1, 1, 256, 256, generator=generator)
+        tails = network._shape(torch.cat([noise, noise.sign()], 1)).exp()
+        assert tails[0].tolist() == pytest.approx([2 / np.pi, 1], abs=0.01)
 
-        def grid(image):
-            pixels = torch.tensor(image).permute(2, 0, 1)[None] / 255
-            return network._steps(network._opponent(pixels), 0)[1][0, 0].item()
+    def test_edges_are_narrow_wide_or_overshoot(self):
+        def widths_and_swings(line):
+            plane = torch.tensor(line).expand(1, 1, 64, -1)
+            width, swing = network._edges(plane, 3)
+            return width[0, 2].item(), swing[0, 1].item()
 
-        assert grid(coded) > grid(photo) + 0.3
+        step = [0.0] * 24 + [1.0] * 24
+        ramp = [0.0] * 22 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 22
+        halo = [0.0] * 22 + [-0.2, -0.2, 1.2, 1.2] + [1.0] * 22
+        assert widths_and_swings(step) == pytest.approx([1, 1], abs=0.02)
+        assert widths_and_swings(ramp)[0] == pytest.approx(1 / 3, abs=0.05)
+        assert widths_and_swings(halo)[1] < 0.9
+
+    def test_gaps_are_seen(self, photos):
+        photo = torch.tensor(photos[0]).permute(2, 0, 1)[None] / 255
+        coarse = (photo * 20).round() / 20
+        gaps = [
+            network._gaps_and_light(x, network._opponent(x))[0].item()
+            for x in (photo, coarse)
+        ]
+        assert gaps[1] > gaps[0] + 1
+
+    def test_width(self, photos):
+        pixels = torch.tensor(np.stack(photos)).permute(0, 3, 1, 2) / 255
+        rows = network.describe(pixels)
+        assert rows.shape == (3, 197)
+        assert rows.isfinite().all()
 
     def test_neighbours_do_not_matter(self, scorer, photos):
         together = scorer.predict(photos)

@@ -1,75 +1,61 @@
 """What the scorer is: pixels of a tile in, JOD, its spread and faults out.
 
-A fixed front of filters and counts, whose pooled values say how strong detail is at
-each scale and orientation, and a kernel machine that was fitted to them. Nothing in the
-front is divided by what the whole picture holds, so tiles of a large picture are
-comparable.
+A front of statistics that are known to change with quality, and a kernel machine that
+was fitted to them. Nothing in the front is divided by what the whole picture holds, so
+tiles of a large picture are comparable.
 """
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 SCALES = 3
-_WINDOW = 7  # pixels, of the local mean and variance
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _STEP = 1 / 255
+_DRAWN_IN = 2.5  # spreads
 
 
-class Front(nn.Module):
-    """Pixels (N, 3, H, W) in [0, 1] -> descriptors (N, D), float32.
+@torch.no_grad()
+def describe(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels (N, 3, H, W) in [0, 1] -> 197 statistics each, float32.
 
-    Per scale: strengths of the channels of two filter banks, one on the luminance
-    divided by its local contrast, one on luminance and colours as they are; histograms
-    of luminance, local contrast and normalised luminance; products of neighbours; how
-    often neighbours are equal, and whether steps between them keep to a grid.
-
-    Parameters
-    ----------
-    normalised : Tensor of shape (K, 1, k, k)
-        Filters of the normalised luminance: a dictionary of patches.
-    plain : Tensor of shape (P, 1, p, p)
-        Filters of luminance and colour differences.
+    Contrast of colour differences and of luminance around each pixel at three scales,
+    the same divided by local contrast with products of neighbours (after BRISQUE),
+    local contrast against that of the next scale (sharpness, and noise where there is
+    little to see), differences, the width and overshoot of edges, gaps in the
+    histogram, exposure and saturation, how much the channels agree.
     """
+    pixels = pixels.float()
+    planes = _opponent(pixels)
+    found = []
+    scales = [planes]
+    for _ in range(SCALES):
+        scales.append(functional.avg_pool2d(scales[-1], 2))
+    contrasts, details = [], []
+    for scale, at in enumerate(scales):
+        # The last scale's contrast of luminance is compared with, and no more.
+        seen = at if scale < SCALES else at[:, :1]
+        detail, contrast = _local(seen)
+        contrasts.append(contrast[:, :1])
+        details.append(detail)
+        if scale < SCALES:
+            found += _normalised(detail / (contrast + _STEP))
+            found.append(_log(_quantiles(contrast[:, 1:], _SPREAD)))
+    for fine, coarse in pairwise(contrasts):
+        found += _sharpness(fine, coarse)
+    for axis in (2, 3):
+        found += _differences(planes, axis)
+        found += _edges(planes[:, :1], axis)
+    found += _gaps_and_light(pixels, planes)
+    found += _agreement(planes, details[0])
+    return torch.cat([part.flatten(1) for part in found], 1)
 
-    def __init__(self, normalised: torch.Tensor, plain: torch.Tensor):
-        super().__init__()
-        self.register_buffer("normalised", normalised)
-        self.register_buffer("plain", plain)
 
-    @torch.no_grad()
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        found, planes = [], _opponent(pixels.float())
-        found += _light(pixels.float(), planes)
-        for scale in range(SCALES):
-            if scale:
-                planes = functional.avg_pool2d(planes, 2)
-            found += self._describe(planes, scale)
-        return torch.cat([part.flatten(1) for part in found], 1)
-
-    def _describe(self, planes, scale):
-        luma = planes[:, :1]
-        detail = luma - _local_mean(luma)
-        contrast = (_local_mean(detail.square()) + 0.25 * _STEP**2).sqrt()
-        normal = detail / (contrast + 2 * _STEP)
-        # Strides of three meet every place of a grid of eight.
-        stride = (3, 2, 1)[scale]
-        answers = functional.conv2d(normal, self.normalised, stride=stride)
-        found = _strengths(answers, tails=True)
-        n, _, h, w = planes.shape
-        planes_apart = planes.reshape(3 * n, 1, h, w)
-        answers = functional.conv2d(planes_apart, self.plain, stride=stride)
-        answers = answers.reshape(n, -1, *answers.shape[2:])
-        found += _strengths(answers, tails=False)
-        found.append(_histogram(torch.log2(contrast / _STEP), -1, 6, 15))
-        found.append(_histogram(normal, -2.6, 2.6, 14))
-        found += _products(normal)
-        found += _steps(planes, scale)
-        return found
+_SPREAD = (0.02, 0.1, 0.5, 0.9, 0.98)
 
 
 def _opponent(pixels):
@@ -79,132 +65,212 @@ def _opponent(pixels):
     return torch.cat([luma, pixels[:, 2:] - luma, pixels[:, :1] - luma], 1)
 
 
-def _light(pixels, planes):
-    """Exposure and colour: how light, saturated, clipped."""
+def _local(planes):
+    """What differs from the surroundings, and how much pixels there do."""
+    mean = _local_mean(planes)
+    variance = _local_mean(planes.square()) - mean.square()
+    return planes - mean, variance.clamp(min=0).sqrt()
+
+
+def _normalised(normal):
+    """Shapes of the distributions of normalised colours and of neighbours' products."""
+    luma, chroma = normal[:, :1], normal[:, 1:]
+    found = [_shape(chroma), 0.5 * torch.log(chroma.square().mean((2, 3)) + 1e-4)]
+    for axis in (3, 2):
+        product = _product(chroma, axis, 1)
+        found += [
+            product.mean((2, 3)),
+            product.clamp(max=0).square().mean((2, 3)).sqrt(),
+            product.clamp(min=0).square().mean((2, 3)).sqrt(),
+        ]
+    for axis in (3, 2):
+        product = _product(luma, axis, 2)
+        found += [product.mean((2, 3)), product.square().mean((2, 3)).sqrt()]
+    return found
+
+
+def _sharpness(fine, coarse):
+    """Contrast against the next scale's: at strong, at weak and at other places."""
+    fine = functional.avg_pool2d(fine.square(), 2).sqrt()
+    height, width = coarse.shape[2:]
+    ratio = torch.log(
+        (fine[..., :height, :width] + 0.2 * _STEP) / (coarse + 0.2 * _STEP)
+    )
+    order = coarse.flatten(1).argsort(1)
+    share = order.shape[1] // 5
+    found = []
+    for part in (order[:, -share:], order[:, :share], order[:, 2 * share : 3 * share]):
+        found.append(_tenths(ratio.flatten(1).gather(1, part)))
+    return found
+
+
+def _differences(planes, axis):
+    """How often neighbours are equal; shapes of first and second differences."""
+    step = planes.diff(dim=axis)
+    first = step[:, :1]
+    second = first.diff(dim=axis)
+    found = [torch.exp(-step.abs() / (0.6 * _STEP)).mean((2, 3))]
+    for part in (first, second):
+        found += [_shape(part), 0.5 * torch.log(part.square().mean((2, 3)) + 1e-4)]
+    found.append(_log(_quantiles(first.abs(), (0.5, 0.9, 0.99))))
+    return found
+
+
+def _edges(luma, axis):
+    """How much of the change over three pixels one has, and how far it swings back."""
+    length = luma.shape[axis]
+    change = luma.narrow(axis, 3, length - 3) - luma.narrow(axis, 0, length - 3)
+    middle = luma.diff(dim=axis).narrow(axis, 1, length - 3)
+    top, _, among = _strongest(change)
+    inner = middle.abs().flatten(1).gather(1, among)
+    found = [_tenths((inner + _STEP) / (top + _STEP))]
+    change = change.narrow(axis, 3, length - 9)
+    around = luma.narrow(axis, 9, length - 9) - luma.narrow(axis, 0, length - 9)
+    top, sign, among = _strongest(change)
+    outer = around.flatten(1).gather(1, among) * sign / top.clamp(min=_STEP)
+    found.append(_tenths(outer.clamp(-2, 4)))
+    return found
+
+
+def _gaps_and_light(pixels, planes):
+    """Values that no pixel has; light, saturation, clipping, the darkest channel."""
+    counts = _counts(pixels)
+    gaps = (counts[..., 1:-1] - 0.5 * (counts[..., :-2] + counts[..., 2:])).abs().sum(2)
     luma, chroma = planes[:, :1], planes[:, 1:]
-    saturation = chroma.square().sum(1, keepdim=True).sqrt()
-    flat = planes.flatten(2)
-    few = pixels.new_tensor([0.02, 0.98])
+    lowest, highest = pixels.amin(1, keepdim=True), pixels.amax(1, keepdim=True)
+    saturation = highest - lowest
     return [
-        _histogram(luma, 0, 1, 16),
-        _histogram(torch.log2(saturation + _STEP), -8, 0, 9),
-        (pixels <= 0.5 * _STEP).float().mean((2, 3)),
-        (pixels >= 1 - 0.5 * _STEP).float().mean((2, 3)),
-        flat.mean(2),
-        _log_root(flat.var(2)),
-        # Tints that all pixels share, dark ones too, as of haze and wrong white.
-        pixels.flatten(2).amin(2),
-        pixels.flatten(2).amax(2),
-        *pixels[:, :, ::4, ::4].flatten(2).quantile(few, 2),
+        gaps.mean(1, keepdim=True),
+        (counts > 0).float().mean(2),
+        counts.square().sum(2).log().mean(1, keepdim=True),
+        counts[..., 0],
+        counts[..., -1],
+        counts[..., :3].sum(2),
+        counts[..., -3:].sum(2),
+        _quantiles(luma, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)),
+        luma.mean((2, 3)),
+        luma.std((2, 3)),
+        _quantiles(saturation, (0.05, 0.25, 0.5, 0.75, 0.95)),
+        saturation.mean((2, 3)),
+        saturation.std((2, 3)),
+        chroma.mean((2, 3)),
+        chroma.std((2, 3)),
+        _quantiles(lowest, (0.01, 0.1, 0.5)),
     ]
 
 
-def _strengths(answers, tails):
-    """Per channel: log spread, and how much rarer large answers are than of noise."""
-    flat = answers.flatten(2)
-    count = flat.shape[2]
-    # Norms make no copies, squares and absolute values do.
-    variance = torch.linalg.vector_norm(flat, 2, 2).square() / count
-    mean = torch.linalg.vector_norm(flat, 1, 2) / count
-    found = [_log_root(variance), torch.log(mean.square() / (variance + 1e-12) + 1e-3)]
-    if tails:
-        largest = torch.maximum(flat.amax(2), -flat.amin(2))
-        found.append(torch.log(largest + _STEP))
-    return found
-
-
-def _log_root(variance):
-    return 0.5 * torch.log(variance + (0.05 * _STEP) ** 2)
-
-
-def _histogram(plane, low, high, bins):
-    """Shares of soft bins, (N, bins); square roots, so that rare ones count."""
-    n = len(plane)
-    at = (plane.reshape(n, -1) - low) / (high - low) * (bins - 1)
-    at = at.clamp(0, bins - 1)
-    left = at.floor().clamp(max=bins - 2)
-    part = at - left
-    index = left.long()
-    counts = plane.new_zeros(n, bins)
-    counts.scatter_add_(1, index, 1 - part)
-    counts.scatter_add_(1, index + 1, part)
-    return (counts / at.shape[1]).sqrt()
-
-
-def _products(normal):
-    """Neighbours in four directions: mean product and the share of either sign."""
+def _agreement(planes, detail):
+    """Correlations of detail between planes; colour against luminance."""
+    red, blue = detail[:, :1] + detail[:, 2:], detail[:, :1] + detail[:, 1:2]
+    green = (detail[:, :1] - _LUMA[0] * red - _LUMA[2] * blue) / _LUMA[1]
     found = []
-    h, w = normal.shape[2:]
-    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        first = normal[:, :, : h - dy, max(0, -dx) : w - max(0, dx)]
-        second = normal[:, :, dy:, max(0, dx) : w + min(0, dx)]
-        product = first * second
-        found += [
-            product.mean((1, 2, 3))[:, None],
-            product.clamp(min=0).square().mean((1, 2, 3)).sqrt()[:, None],
-            product.clamp(max=0).square().mean((1, 2, 3)).sqrt()[:, None],
-        ]
+    for channels, pairs in (
+        (detail, ((0, 1), (0, 2), (1, 2))),
+        (torch.cat([red, green, blue], 1), ((0, 1), (1, 2), (0, 2))),
+    ):
+        size = channels.square().mean((2, 3)).sqrt() + 0.3 * _STEP
+        for i, j in pairs:
+            product = (channels[:, i] * channels[:, j]).mean((1, 2))
+            found.append((product / (size[:, i] * size[:, j]))[:, None])
+    spread = torch.log(planes.flatten(2).std(2) + _STEP)
+    found.append(spread[:, 1:] - spread[:, :1])
     return found
 
 
-def _steps(planes, scale):
-    """How many neighbours are equal, and how much steps keep to a grid of 8 (or 4)."""
-    found = []
-    period = max(4, 8 >> scale)
-    for axis in (2, 3):
-        step = planes.diff(dim=axis).abs()
-        found.append(torch.exp(-step / (0.6 * _STEP)).mean((2, 3)))
-        profile = torch.log(step.mean(5 - axis) + 0.2 * _STEP)  # (N, 3, length)
-        length = profile.shape[2] // period * period
-        phases = profile[:, :, :length].unflatten(2, (-1, period)).mean(2)
-        found.append(phases.amax(2) - phases.mean(2))
-        found.append(phases.amin(2) - phases.mean(2))
-        # Places where steps repeat at other distances, as of enlarged pixels.
-        centred = profile - profile.mean(2, keepdim=True)
-        power = torch.fft.rfft(centred, dim=2).abs().square()
-        found.append(
-            torch.log(power[:, :1, 2:].amax(2) / (power[:, :1].mean(2) + 1e-6) + 0.1)
-        )
-    return found
+def _shape(plane):
+    """How heavy the tails are: log of (E|x|)² / E[x²]."""
+    absolute = plane.abs().mean((2, 3))
+    return torch.log((absolute.square() + 1e-6) / (plane.square().mean((2, 3)) + 2e-6))
+
+
+def _product(plane, axis, distance):
+    length = plane.shape[axis] - distance
+    return plane.narrow(axis, 0, length) * plane.narrow(axis, distance, length)
+
+
+def _strongest(change):
+    """Size, sign and place of the strongest twentieth."""
+    flat = change.flatten(1)
+    top, among = flat.abs().topk(flat.shape[1] // 20, 1)
+    sign = torch.where(flat.gather(1, among) > 0, 1.0, -1.0)
+    return top, sign, among
+
+
+def _tenths(values):
+    """The value that a tenth, half and nine tenths lie below, (N, 3)."""
+    count = values.shape[1]
+    return values.sort(1)[0][:, [count // 10, count // 2, count * 9 // 10]]
+
+
+def _quantiles(plane, shares):
+    """Of every fourth pixel, (N, channels * shares)."""
+    values = plane[:, :, ::2, ::2].flatten(2).sort(2)[0]
+    last = values.shape[2] - 1
+    return values[..., [round(share * last) for share in shares]].flatten(1)
+
+
+def _counts(pixels):
+    """Shares of the 256 values per channel, (N, 3, 256)."""
+    values = (pixels * 255).round().long().clamp(0, 255).flatten(2)
+    ones = pixels.new_ones(values.shape)
+    counts = pixels.new_zeros(*values.shape[:2], 256).scatter_add_(2, values, ones)
+    return counts / values.shape[2]
+
+
+def _log(spread):
+    return torch.log(spread + 0.1 * _STEP)
+
+
+def _window():
+    """A Gaussian of 7 pixels: BRISQUE's."""
+    weights = torch.exp(-0.5 * (torch.arange(-3, 4) / (7 / 6)) ** 2)
+    return (weights / weights.sum()).tolist()
+
+
+_WEIGHTS = _window()
 
 
 def _local_mean(plane):
-    """Mean over a window around each pixel; at edges the last pixel is repeated.
+    """Weighted mean around each pixel; at edges the last pixel is repeated.
 
-    Shifted copies are added up: on a CPU torch pools with a stride of one 25 times
-    slower, and convolves 4 times slower.
+    Shifted copies are added up: on a CPU torch convolves single planes 4 times slower.
     """
     height, width = plane.shape[2:]
-    padded = functional.pad(plane, (_WINDOW // 2,) * 4, mode="replicate")
-    rows = sum(padded[:, :, i : i + height] for i in range(_WINDOW))
-    return sum(rows[..., i : i + width] for i in range(_WINDOW)) / _WINDOW**2
+    padded = functional.pad(plane, (3, 3, 3, 3), mode="replicate")
+    rows = _weighted([padded[:, :, i : i + height] for i in range(7)])
+    return _weighted([rows[..., i : i + width] for i in range(7)])
+
+
+def _weighted(copies):
+    """The window is symmetric: pairs are added before they are weighted."""
+    total = _WEIGHTS[3] * copies[3]
+    for i in range(3):
+        total += _WEIGHTS[i] * (copies[i] + copies[6 - i])
+    return total
 
 
 class ScorerNetwork(nn.Module):
-    """The front, the scaling of what it says, and a kernel machine on that.
+    """The statistics, their scaling, and a kernel machine on them.
 
     Parameters
     ----------
-    normalised, plain : Tensor
-        Filters of the front.
     width, count, n_faults : int
-        Descriptors, landmarks, kinds of fault.
+        Statistics, landmarks, kinds of fault.
     """
 
-    def __init__(self, normalised, plain, width, count, n_faults):
+    def __init__(self, width, count, n_faults):
         super().__init__()
-        self.front = Front(normalised, plain)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.register_buffer("sharpness", torch.tensor(0.1))
+        self.register_buffer("sharpness", torch.tensor(0.3))
         self.landmarks = nn.Parameter(torch.zeros(count, width))
         self.answers = nn.Parameter(torch.zeros(count, 2 + n_faults))
         self.bias = nn.Parameter(torch.zeros(2 + n_faults))
 
-    def scaled(self, descriptors):
-        """Descriptors in units of their spread; what is far outside is drawn in."""
-        rows = (descriptors - self.mean) / self.scale
-        return 4 * torch.tanh(rows / 4)
+    def scaled(self, rows):
+        """Statistics in units of their spread; what is far outside is drawn in."""
+        rows = (rows - self.mean) / self.scale
+        return _DRAWN_IN * torch.tanh(rows / _DRAWN_IN)
 
     def likeness(self, rows):
         """How near rows are to the landmarks, 1 for equal: (N, count)."""
@@ -213,37 +279,23 @@ class ScorerNetwork(nn.Module):
 
     def forward(self, pixels):
         """Pixels (N, 3, H, W) in [0, 1] -> JOD (N,), std (N,), probabilities (N, F)."""
-        return self.answer(self.scaled(self.front(pixels)))
+        return self.answer(self.scaled(describe(pixels)))
 
     def answer(self, rows):
-        """The same from scaled descriptors (N, D).
+        """The same from scaled statistics (N, D).
 
-        The machine answers with the root of the loss, in which errors are alike, with
-        the logarithm of its own error there, and with a logit per kind of fault.
+        The machine answers with JOD below 10, with the logarithm of its own error, and
+        with a logit per kind of fault.
         """
         answers = self.bias + self.likeness(rows) @ self.answers
-        root = answers[:, 0].clamp(min=0)
-        error = answers[:, 1].clamp(-4, 1).exp()
-        # The variance of the square of a normal root.
-        variance = 4 * root.square() * error.square() + 2 * error.pow(4)
-        return 10 - root.square(), variance.sqrt(), torch.sigmoid(answers[:, 2:])
-
-
-def plain_filters(size: int = 4) -> torch.Tensor:
-    """Products of cosines, the constant one left out: (size² - 1, 1, size, size)."""
-    at = torch.arange(size) + 0.5
-    waves = torch.stack([torch.cos(math.pi * k * at / size) for k in range(size)])
-    waves = waves / waves.norm(dim=1, keepdim=True)
-    bank = torch.einsum("iy,jx->ijyx", waves, waves).flatten(0, 1)[1:]
-    return bank[:, None].contiguous()
+        error = answers[:, 1].clamp(-4, 2).exp()
+        return 10 - answers[:, 0], error, torch.sigmoid(answers[:, 2:])
 
 
 def build(weights, n_faults: int) -> ScorerNetwork:
     """The network of these arrays; their shapes say how large it is."""
     tensors = {name: torch.from_numpy(value).float() for name, value in weights.items()}
     count, width = tensors["landmarks"].shape
-    network = ScorerNetwork(
-        tensors["front.normalised"], tensors["front.plain"], width, count, n_faults
-    )
+    network = ScorerNetwork(width, count, n_faults)
     network.load_state_dict(tensors)
     return network
