@@ -21,7 +21,7 @@ Y = [1.0, 5.0, 2.0, 4.0, 3.0, 2.5]
 SETTINGS = {
     "n_context": 3,
     "lora_rank": 2,
-    "blocks": ["mid.0", "up3.2"],
+    "blocks": ["mid.0", "up3.1"],
     "n_timesteps": 2,
     "image_size": 64,
     "max_epochs": 3,
