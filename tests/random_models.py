@@ -15,7 +15,7 @@ _TEXT_DIM = 32
 
 _UNET = {
     "sample_size": 8,
-    "layers_per_block": 2,
+    "layers_per_block": 1,
     "block_out_channels": (16, 32, 48, 48),
     "norm_num_groups": 8,
     "cross_attention_dim": _TEXT_DIM,

@@ -36,7 +36,7 @@ from diffqa_features.motion._slowfast import SlowFast
 from diffqa_features.motion._weights import TINY
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
-BLOCKS = ["down0.*", "mid.0"]
+BLOCKS = ["down[01].*", "mid.0"]
 SHARED = {
     "n_context": 3,
     "lora_rank": 2,
@@ -121,7 +121,7 @@ def test_prediction_is_the_mean_of_factor_times_score(fitted, clips):
     fitted.set_output(transform="default")
     assert list(table.columns) == list(fitted.get_feature_names_out())
     assert list(table.columns[2:4]) == ["mid.0__score", "down0.0__gamma"]
-    assert table.shape == (6, 3 + 3 + 16 + 16 + 48)
+    assert table.shape == (6, 3 + 3 + 16 + 32 + 48)
     scores = table.filter(like="__score").to_numpy(float)
     gammas = table.filter(like="__gamma").to_numpy(float)
     assert np.ptp(gammas, axis=0).max() > 1e-4
@@ -143,7 +143,7 @@ def test_factors_are_attention_written_out(fitted, clips):
     table = fitted.transform(clips)
     weights = {k: torch.from_numpy(v) for k, v in fitted.weights_.items()}
     blocks = {b.name: b for b in describe_backbone(fitted.backbone).blocks}
-    names = ["down0.0", "down0.1", "mid.0"]
+    names = ["down0.0", "down1.0", "mid.0"]
     motion = MotionFeatures(device="cpu").sequences(clips)
     at = 6
     for place, name in enumerate(names):
@@ -277,11 +277,11 @@ def test_every_part_trains(model, fitted, clips):
     }
     assert {k for k in fitted.weights_ if k.startswith("modulator.")} <= moved
     assert "context.vectors" in moved
-    assert {"lora.mid_0_to_q", "lora.down0_1_to_out"} <= moved
+    assert {"lora.mid_0_to_q", "lora.down1_0_to_out"} <= moved
 
 
 def test_without_a_modulator_motion_is_not_looked_at(model, clips, monkeypatch):
-    monkeypatch.delattr(MotionFeatures, "sequences")
+    monkeypatch.delattr(MotionFeatures, "_sequences")
     model.set_params(modulator=False, motion_network="nowhere.pth").fit(clips, Y)
     assert not [name for name in model.weights_ if name.startswith("modulator")]
     assert model.motion_identity_ is None
@@ -475,18 +475,18 @@ def test_released_files_load(released, sd1_folder, store, clips):
             "slowAttn",
             "mid_block_attn_0.k_down.weight",
         ),
-        "modulator.fast.down0_1.norm_bias": (
+        "modulator.fast.down1_0.norm_bias": (
             "fastAttn",
-            "down_block_0_attn_1.norm.bias",
+            "down_block_1_attn_0.norm.bias",
         ),
-        "modulator.slow.up3_2.up.bias": ("slowAttn", "up_block_3_attn_2.k_up.bias"),
+        "modulator.slow.up3_1.up.bias": ("slowAttn", "up_block_3_attn_1.k_up.bias"),
         "modulator.gamma.up1_0.bias": ("linearBlocks", "up_block_1_attn_0.bias"),
     }.items():
         np.testing.assert_array_equal(model.weights_[ours], files[file][theirs])
     table = model.transform(clips).astype(np.float64)
-    gammas = table[:, 16:32]
+    gammas = table[:, 10:20]
     assert np.ptp(gammas) > 0.01
-    expected = (table[:, :16] * gammas).mean(1)
+    expected = (table[:, :10] * gammas).mean(1)
     np.testing.assert_allclose(model.predict(clips), expected, rtol=1e-6)
     model.save_pretrained(folder / "ours")
     ours = GenzVQARegressor.from_pretrained(folder / "ours", device="cpu", memory=store)
