@@ -527,6 +527,7 @@ def test_routing_brings_groups_to_fit(regressor, images):
     cv = GroupKFold(2)
     with config_context(enable_metadata_routing=True), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", r"Only \d+ rows train")
         cross_val_score(model, rows, target, params={"groups": groups}, cv=cv)
         pipeline = Pipeline([("model", model)])
         search = GridSearchCV(pipeline, {"model__random_state": [0, 1]}, cv=cv)
@@ -542,5 +543,6 @@ def test_without_routing_a_warning_says_how(regressor, images):
         cross_val_predict(regressor, images, TARGET, groups=GROUPS, cv=GroupKFold(3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", r"Only \d+ rows train")
         regressor.fit(images, TARGET, groups=range(6))
         regressor.set_params(validation_fraction=None).fit(images, TARGET)

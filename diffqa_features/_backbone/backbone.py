@@ -210,14 +210,17 @@ class Backbone:
             The UNet's output (see :meth:`to_noise`); None if the pass stopped early. No
             hooks are left in the modules, even after an exception.
         """
-        factor = self.info.latent_factor
         conditioning = conditioning.to(self.dtype).expand(len(noisy))
+        if conditioning.pooled is not None:  # such a model is told the size, too
+            factor = self.info.latent_factor
+            height, width = (factor * side for side in noisy.shape[2:])
+            conditioning = conditioning.for_size(height, width)
         with self.lock:
             return run_unet(
                 self.unet if unet is None else unet,
                 noisy.to(self.dtype),
                 t,
-                conditioning.for_size(*(factor * side for side in noisy.shape[2:])),
+                conditioning,
                 taps,
                 whole=whole,
                 adapters=adapters,

@@ -60,12 +60,7 @@ class Conditioning:
         )
 
     def for_size(self, height: int, width: int) -> Conditioning:
-        """Filled in for a whole picture of this size; unchanged if none is asked for.
-
-        A view is its own original: nothing is cropped, and no other size is wanted.
-        """
-        if self.pooled is None:
-            return self
+        """Filled in for a whole picture: no crop of it, and no other size is wanted."""
         sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
         return replace(
             self, sizes=sizes.to(self.pooled.device).expand(len(self), len(sizes))
