@@ -220,7 +220,7 @@ def test_what_is_expensive_is_done_once(model, images, tmp_path):
         model.set_params(memory=FeatureStore(tmp_path)).fit(images, Y)
         np.testing.assert_array_equal(model.predict(images * 12), plain)
         assert count.vae_rows == 18 + 6
-        model.set_params(normalization="clip", max_epochs=0).fit(images, Y)
+        model.set_params(normalization="unit", max_epochs=0).fit(images, Y)
         assert count.vae_rows == 18 + 12
 
 
