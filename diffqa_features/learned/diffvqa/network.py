@@ -23,6 +23,8 @@ class Sizes:
     mamba_width: int
     mamba_layers: int
     mamba_state: int
+    change: bool = False
+    """Magnitudes of raw changes and statistics over time; False is the paper's TDM."""
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Clips:
 
     features: torch.Tensor  # (B, T, C, g, g) float32: four levels, then the latent
     frames: torch.Tensor | None  # (B, T, s, s, 3) uint8
+    follows: torch.Tensor  # (B, T) bool, whether the frame before is its predecessor
 
 
 class DiffVQANetwork(nn.Module):
@@ -41,7 +44,7 @@ class DiffVQANetwork(nn.Module):
     Parameters
     ----------
     channels : sequence of int
-        Channels of the UNet's four levels, and of the latent.
+        Values kept of the UNet's four levels, and of the latent.
     views : sequence of str
         ``"resize"``, ``"crop"`` or both, in this order.
     sizes : Sizes
@@ -107,8 +110,11 @@ class Branch(nn.Module):
         width = sizes.width
         self.fusion = FeatureFusion(channels, width)
         self.frames = FrameFusion(2 * width, width)
-        self.temporal = None
+        self.change = self.temporal = None
         self.widths = [width]
+        if sizes.change:
+            self.change = ChangeBranch(sum(channels), width)
+            self.widths.append(width)
         if sizes.mamba:
             self.temporal = FrameMamba(
                 sizes.mamba_size,
@@ -118,20 +124,40 @@ class Branch(nn.Module):
                 sizes.mamba_state,
             )
             self.widths.append(sizes.mamba_width)
-        self.described = 2 * sum(self.widths)
+        self._beside = _statistics_beside if sizes.change else _mean_beside
+        self._parts = 5 if sizes.change else 2
+        self.described = self._parts * sum(self.widths)
 
     def forward(self, clips: Clips, mask: torch.Tensor) -> torch.Tensor:
         """Describe every frame together with its clip: (B, T, described)."""
-        fused = self.fusion(clips.features.flatten(0, 1)).unflatten(0, mask.shape)
-        told = [self.frames(with_change(fused), mask)]
+        features = self.fusion.standardise(clips.features.flatten(0, 1))
+        fused = self.fusion(features).unflatten(0, mask.shape)
+        if self.change is None:
+            told = [self.frames(with_change(fused), mask)]
+        else:
+            size = log_change(features.unflatten(0, mask.shape), clips.follows)
+            entered, changed = self.change(size, mask)
+            over = entered[..., None, None].expand_as(fused)
+            told = [self.frames(torch.cat([fused, over], 2), mask), changed]
         if self.temporal is not None:
             told.append(self.temporal(clips.frames, mask.sum(1)))
-        return torch.cat([part for each in told for part in _beside(each, mask)], -1)
+        return torch.cat(
+            [part for each in told for part in self._beside(each, mask)], -1
+        )
 
     def of_clip(self, described: torch.Tensor) -> torch.Tensor:
         """The clip's part of a frame's description (..., described)."""
-        parts = described.split([width for width in self.widths for _ in range(2)], -1)
-        return torch.cat(parts[1::2], -1)
+        return torch.cat(
+            [
+                part[..., width:]
+                for part, width in zip(
+                    described.split([self._parts * w for w in self.widths], -1),
+                    self.widths,
+                    strict=True,
+                )
+            ],
+            -1,
+        )
 
 
 class FeatureFusion(nn.Module):
@@ -153,9 +179,12 @@ class FeatureFusion(nn.Module):
         self.fuse = nn.Conv2d(len(levels) * width + latent, width, 3, padding=1)
         self.attend = nn.Sequential(ChannelAttention(width), SpatialAttention())
 
+    def standardise(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (N, C, g, g) as `forward` takes them."""
+        return (features - self.mean[:, None, None]) / self.scale[:, None, None]
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Fuse (N, C, g, g) to (N, width, g, g)."""
-        features = (features - self.mean[:, None, None]) / self.scale[:, None, None]
         *levels, latent = features.split(self._channels, 1)
         adjusted = [
             adjust(level) for adjust, level in zip(self.adjust, levels, strict=True)
@@ -201,6 +230,59 @@ def with_change(maps: torch.Tensor) -> torch.Tensor:
     return torch.cat([maps, change], 2)
 
 
+def log_change(features: torch.Tensor, follows: torch.Tensor) -> torch.Tensor:
+    """How much every channel has changed since the frame before.
+
+    Parameters
+    ----------
+    features : tensor of shape (B, T, C, g, g)
+        Standardised, so that the floor of 1e-3, that of a freeze, is the same for all.
+    follows : bool tensor of shape (B, T)
+        False for the first frame of a burst, which gets the second one's change: a
+        change of 0 would be a freeze.
+
+    Returns
+    -------
+    tensor of shape (B, T, C)
+        ``log(mean |x_t - x_(t-1)| + 1e-3)`` over the map; NaN where neither neighbour
+        is known, as in a picture.
+    """
+    size = (features[:, 1:] - features[:, :-1]).abs().mean((3, 4))
+    size = torch.log(size + 1e-3).masked_fill(~follows[:, 1:, None], torch.nan)
+    unknown = size.new_full((len(size), 1, size.shape[2]), torch.nan)
+    since, until = torch.cat([unknown, size], 1), torch.cat([size, unknown], 1)
+    return torch.where(follows[..., None], since, until)
+
+
+class ChangeBranch(nn.Module):
+    """The log change of raw features over time, as it is and against its clip's mean.
+
+    Content and motion determine how much a clip changes throughout; only against that
+    do a freeze and a jump show.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        # Of training clips, as of the features.
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+        self.enter = nn.Linear(2 * channels, width)
+        self.time = nn.Conv1d(width, width, 3, padding=1)
+
+    def forward(
+        self, size: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """From `log_change` (B, T, C): vectors (B, T, width) before and after time."""
+        known = mask[..., None] & ~size.isnan()
+        # What is unknown is taken to be as in an average clip.
+        size = ((size - self.mean) / self.scale).masked_fill(~known, 0.0)
+        usual = size.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+        against = (size - usual).masked_fill(~known, 0.0)
+        entered = F.silu(self.enter(torch.cat([size, against], -1))) * mask[..., None]
+        after = F.silu(self.time(entered.transpose(1, 2))).transpose(1, 2)
+        return entered, after
+
+
 class FrameFusion(nn.Module):
     """FFF: fuse the frames of a clip, for any number of frames.
 
@@ -221,11 +303,23 @@ class FrameFusion(nn.Module):
         return F.silu(self.time(seen.transpose(1, 2))).transpose(1, 2)
 
 
-def _beside(vectors: torch.Tensor, mask: torch.Tensor):
+def _mean_beside(vectors: torch.Tensor, mask: torch.Tensor):
     """Concatenate vectors of frames (B, T, C) with the mean over their clip."""
     vectors = vectors.masked_fill(~mask[..., None], 0.0)
     mean = vectors.sum(1, keepdim=True) / mask.sum(1)[:, None, None]
     return vectors, mean.expand_as(vectors)
+
+
+def _statistics_beside(vectors: torch.Tensor, mask: torch.Tensor):
+    """Concatenate vectors with mean, deviation, minimum and maximum over their clip."""
+    vectors, mean = _mean_beside(vectors, mask)
+    outside = ~mask[..., None]
+    squares = (vectors - mean).square().masked_fill(outside, 0.0).sum(1, keepdim=True)
+    # The root has no gradient at 0, where all frames are alike.
+    spread = (squares / mask.sum(1)[:, None, None] + 1e-6).sqrt()
+    low = vectors.masked_fill(outside, torch.inf).amin(1, keepdim=True)
+    high = vectors.masked_fill(outside, -torch.inf).amax(1, keepdim=True)
+    return vectors, mean, *(s.expand_as(vectors) for s in (spread, low, high))
 
 
 def _head(entering: int, width: int) -> nn.Sequential:

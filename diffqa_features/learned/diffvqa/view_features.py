@@ -16,7 +16,11 @@ from diffqa_features._engine.passes import rows_per_pass
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.statistics import all_finite
-from diffqa_features.learned.control.features import Chain, controlled_features
+from diffqa_features.learned.control.features import (
+    Chain,
+    Reduce,
+    controlled_features,
+)
 from diffqa_features.learned.control.network import make_control
 from diffqa_features.learned.diffvqa.views import OpenedRow, ViewSpec, open_rows
 
@@ -27,6 +31,7 @@ class ViewedClip:
 
     numbers: np.ndarray  # (T,)
     times: np.ndarray | None  # (T,) seconds
+    follows: np.ndarray  # (T,) bool, whether the frame before is its predecessor
     features: dict[str, np.ndarray]  # (K, T, C, g, g) float32
     frames: dict[str, np.ndarray]  # (K, T, s, s, 3) uint8
 
@@ -41,15 +46,15 @@ class Extractor:
     control : mapping of str to ndarray or None
         Weights of the control module; None leaves the frozen model alone.
     chain : Chain
-    grid_size : int
-        Side of the grid that every map is pooled to.
+    reduce : callable
+        What is kept of every map (B, C, h, w): (B, C', g, g).
     """
 
-    def __init__(self, passes, control, chain: Chain, grid_size: int):
+    def __init__(self, passes, control, chain: Chain, reduce: Reduce):
         self._passes = passes
         self._control = control
         self._chain = chain
-        self._grid = grid_size
+        self._reduce = reduce
 
     @cached_property
     def at_once(self) -> int:
@@ -64,7 +69,7 @@ class Extractor:
             return make_control(self._passes.backbone.unet, self._control)
 
     def __call__(self, views: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Look at uint8 views of one size: for each float32 (C, g, g)."""
+        """Look at uint8 views of one size: for each float32 (C', g, g)."""
         found = []
         for start in range(0, len(views), self.at_once):
             maps = controlled_features(
@@ -72,7 +77,7 @@ class Extractor:
                 self._network,
                 self._passes.latents(views[start : start + self.at_once]),
                 self._chain,
-                reduce=lambda maps: F.adaptive_avg_pool2d(maps, self._grid),
+                reduce=self._reduce,
                 batch_size=self.at_once,
             )
             found += list(np.concatenate([maps[n] for n in self._chain.names], 1))
@@ -82,6 +87,20 @@ class Extractor:
                 "dtype='float32' or 'bfloat16'."
             )
         return found
+
+
+def mean_per_cell(maps: torch.Tensor, grid: int) -> torch.Tensor:
+    """Average-pool maps (B, C, h, w) to (B, C, grid, grid)."""
+    return F.adaptive_avg_pool2d(maps, grid)
+
+
+def mean_and_spread_per_cell(maps: torch.Tensor, grid: int) -> torch.Tensor:
+    """The mean and log(std + 1e-3) of each cell: (B, 2 C, grid, grid)."""
+    # A difference of squares: in float32, rounding would look like a spread.
+    maps = maps.double()
+    mean, squares = (F.adaptive_avg_pool2d(m, grid) for m in (maps, maps.square()))
+    spread = (squares - mean.square()).clamp(min=0).sqrt()
+    return torch.cat([mean, torch.log(spread + 1e-3)], 1).float()
 
 
 def view_rows(
@@ -144,6 +163,7 @@ def _as_clip(opened: OpenedRow, spec: ViewSpec) -> ViewedClip:
     return ViewedClip(
         opened.numbers,
         opened.times,
+        opened.follows,
         {view: gathered(opened.features, view) for view in spec.views},
         {view: gathered(opened.frames, view) for view in spec.views}
         if opened.frames
