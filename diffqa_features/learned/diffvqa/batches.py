@@ -53,14 +53,15 @@ def collate(
         # The resized view has one copy only.
         return [a[copy % len(a)] for a, copy in zip(arrays, copies, strict=True)]
 
-    follows = padded([clip.follows for clip in clips])
     batch = {
         view: Clips(
             padded(chosen([clip.features[view] for clip in clips])),
             padded(chosen([clip.frames[view] for clip in clips]))
             if clips[0].frames
             else None,
-            follows,
+            padded(chosen([clip.changes[view] for clip in clips]))
+            if clips[0].changes
+            else None,
         )
         for view in clips[0].features
     }
@@ -109,19 +110,15 @@ def standardise(
         seen = [clip.features[view] for clip in clips]
         _set_scale(branch.fusion, zip(seen, shares, strict=True))
         if branch.change is not None:
-            changes = (_changes(branch, clip, view) for clip in clips)
-            _set_scale(branch.change, zip(changes, shares, strict=True))
+            seen = (_known_changes(branch, clip.changes[view]) for clip in clips)
+            _set_scale(branch.change, zip(seen, shares, strict=True))
 
 
-def _changes(branch, clip, view):
-    """Those of `log_change` that are known: (K, T', C, 1, 1)."""
-    values = clip.features[view]
-    shape = values.shape[:2]
-    features = branch.fusion.standardise(torch.from_numpy(values).flatten(0, 1))
-    follows = torch.from_numpy(clip.follows).expand(shape)
-    size = log_change(features.unflatten(0, shape), follows)
-    known = ~size[0, :, 0].isnan()
-    return size[:, known, :, None, None].numpy()
+def _known_changes(branch, changes):
+    """As they enter the change branch: (K, T', C, 1, 1)."""
+    known = changes[:, ~np.isnan(changes[0, :, 0])]
+    logs = log_change(torch.from_numpy(known) / branch.fusion.scale)
+    return logs[..., None, None].numpy()
 
 
 def _set_scale(module, parts):

@@ -33,7 +33,7 @@ class Clips:
 
     features: torch.Tensor  # (B, T, C, g, g) float32: four levels, then the latent
     frames: torch.Tensor | None  # (B, T, s, s, 3) uint8
-    follows: torch.Tensor  # (B, T) bool, whether the frame before is its predecessor
+    changes: torch.Tensor | None  # (B, T, C) float32, see `mean_changes`
 
 
 class DiffVQANetwork(nn.Module):
@@ -130,13 +130,11 @@ class Branch(nn.Module):
 
     def forward(self, clips: Clips, mask: torch.Tensor) -> torch.Tensor:
         """Describe every frame together with its clip: (B, T, described)."""
-        features = self.fusion.standardise(clips.features.flatten(0, 1))
-        fused = self.fusion(features).unflatten(0, mask.shape)
+        fused = self.fusion(clips.features.flatten(0, 1)).unflatten(0, mask.shape)
         if self.change is None:
             told = [self.frames(with_change(fused), mask)]
         else:
-            size = log_change(features.unflatten(0, mask.shape), clips.follows)
-            entered, changed = self.change(size, mask)
+            entered, changed = self.change(clips.changes / self.fusion.scale, mask)
             over = entered[..., None, None].expand_as(fused)
             told = [self.frames(torch.cat([fused, over], 2), mask), changed]
         if self.temporal is not None:
@@ -179,12 +177,9 @@ class FeatureFusion(nn.Module):
         self.fuse = nn.Conv2d(len(levels) * width + latent, width, 3, padding=1)
         self.attend = nn.Sequential(ChannelAttention(width), SpatialAttention())
 
-    def standardise(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, C, g, g) as `forward` takes them."""
-        return (features - self.mean[:, None, None]) / self.scale[:, None, None]
-
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Fuse (N, C, g, g) to (N, width, g, g)."""
+        features = (features - self.mean[:, None, None]) / self.scale[:, None, None]
         *levels, latent = features.split(self._channels, 1)
         adjusted = [
             adjust(level) for adjust, level in zip(self.adjust, levels, strict=True)
@@ -230,32 +225,13 @@ def with_change(maps: torch.Tensor) -> torch.Tensor:
     return torch.cat([maps, change], 2)
 
 
-def log_change(features: torch.Tensor, follows: torch.Tensor) -> torch.Tensor:
-    """How much every channel has changed since the frame before.
-
-    Parameters
-    ----------
-    features : tensor of shape (B, T, C, g, g)
-        Standardised, so that the floor of 1e-3, that of a freeze, is the same for all.
-    follows : bool tensor of shape (B, T)
-        False for the first frame of a burst, which gets the second one's change: a
-        change of 0 would be a freeze.
-
-    Returns
-    -------
-    tensor of shape (B, T, C)
-        ``log(mean |x_t - x_(t-1)| + 1e-3)`` over the map; NaN where neither neighbour
-        is known, as in a picture.
-    """
-    size = (features[:, 1:] - features[:, :-1]).abs().mean((3, 4))
-    size = torch.log(size + 1e-3).masked_fill(~follows[:, 1:, None], torch.nan)
-    unknown = size.new_full((len(size), 1, size.shape[2]), torch.nan)
-    since, until = torch.cat([unknown, size], 1), torch.cat([size, unknown], 1)
-    return torch.where(follows[..., None], since, until)
+def log_change(changes: torch.Tensor) -> torch.Tensor:
+    """``log(change + 1e-3)``; of standardised features, a freeze is the same in all."""
+    return torch.log(changes + 1e-3)
 
 
 class ChangeBranch(nn.Module):
-    """The log change of raw features over time, as it is and against its clip's mean.
+    """The log change of features over time, as it is and against its clip's mean.
 
     Content and motion determine how much a clip changes throughout; only against that
     do a freeze and a jump show.
@@ -263,19 +239,22 @@ class ChangeBranch(nn.Module):
 
     def __init__(self, channels: int, width: int):
         super().__init__()
-        # Of training clips, as of the features.
+        # Of the logarithms in training clips.
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
         self.enter = nn.Linear(2 * channels, width)
         self.time = nn.Conv1d(width, width, 3, padding=1)
 
     def forward(
-        self, size: torch.Tensor, mask: torch.Tensor
+        self, changes: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From `log_change` (B, T, C): vectors (B, T, width) before and after time."""
-        known = mask[..., None] & ~size.isnan()
+        """From changes (B, T, C): vectors (B, T, width) before and after time.
+
+        Changes are those of standardised features, NaN where unknown.
+        """
+        known = mask[..., None] & ~changes.isnan()
         # What is unknown is taken to be as in an average clip.
-        size = ((size - self.mean) / self.scale).masked_fill(~known, 0.0)
+        size = ((log_change(changes) - self.mean) / self.scale).masked_fill(~known, 0.0)
         usual = size.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
         against = (size - usual).masked_fill(~known, 0.0)
         entered = F.silu(self.enter(torch.cat([size, against], -1))) * mask[..., None]

@@ -635,7 +635,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
             n_crops=int(self.n_crops),
             seed=int(self.random_state),
             mamba_size=int(self.mamba_size) if self.mamba else None,
-            whole_crops=changes,
+            changes=changes,
             frame_rate=float(self.frame_rate),
             max_frames=self.max_frames,
             burst_length=self._burst_length(),

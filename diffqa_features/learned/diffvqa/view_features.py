@@ -31,9 +31,9 @@ class ViewedClip:
 
     numbers: np.ndarray  # (T,)
     times: np.ndarray | None  # (T,) seconds
-    follows: np.ndarray  # (T,) bool, whether the frame before is its predecessor
     features: dict[str, np.ndarray]  # (K, T, C, g, g) float32
     frames: dict[str, np.ndarray]  # (K, T, s, s, 3) uint8
+    changes: dict[str, np.ndarray]  # (K, T, C) float32, see `mean_changes`
 
 
 class Extractor:
@@ -160,12 +160,39 @@ def _as_clip(opened: OpenedRow, spec: ViewSpec) -> ViewedClip:
             ]
         )
 
+    features = {view: gathered(opened.features, view) for view in spec.views}
     return ViewedClip(
         opened.numbers,
         opened.times,
-        opened.follows,
-        {view: gathered(opened.features, view) for view in spec.views},
+        features,
         {view: gathered(opened.frames, view) for view in spec.views}
         if opened.frames
         else {},
+        {view: mean_changes(v, opened.follows) for view, v in features.items()}
+        if spec.changes
+        else {},
     )
+
+
+def mean_changes(features: np.ndarray, follows: np.ndarray) -> np.ndarray:
+    """How much every channel has changed since the frame before.
+
+    Parameters
+    ----------
+    features : ndarray of shape (K, T, C, g, g)
+    follows : bool ndarray of shape (T,)
+        False for the first frame of a burst, which gets the second one's change: a
+        change of 0 would be a freeze.
+
+    Returns
+    -------
+    ndarray of shape (K, T, C), dtype float32
+        ``mean |x_t - x_(t-1)|`` over the cells; NaN where neither neighbour is known,
+        as in a picture.
+    """
+    changes = np.full(features.shape[:3], np.nan, np.float32)
+    later = np.flatnonzero(follows)
+    changes[:, later] = np.abs(features[:, later] - features[:, later - 1]).mean((3, 4))
+    first = np.flatnonzero(~follows[:-1] & follows[1:])
+    changes[:, first] = changes[:, first + 1]
+    return changes

@@ -26,7 +26,7 @@ class ViewSpec:
     n_crops: int
     seed: int
     mamba_size: int | None
-    whole_crops: bool  # for Mamba, downscaled; else their middle
+    changes: bool  # between frames are wanted, and for Mamba whole crops
     frame_rate: float
     max_frames: int | None
     burst_length: int
@@ -151,7 +151,7 @@ def _small(pixels, seen, spec, view):
     """Mamba's input: a downscaled frame or crop, or the centre of a crop."""
     if view == "resize":
         return view_frames(pixels[None], "stretch", spec.mamba_size, 1)[0]
-    if spec.whole_crops:
+    if spec.changes:
         return view_frames(seen, "stretch", spec.mamba_size, 1)[0]
     return view_frames(seen, "crop", spec.mamba_size, 1)[0]
 
@@ -166,6 +166,6 @@ def _frame_key(spec, content, part):
     seen = view
     if view == "crop":
         # The middle has the keys that it had before there was a choice.
-        whole = ("whole",) if spec.whole_crops else ()
+        whole = ("whole",) if spec.changes else ()
         seen = (*spec.seen(view, copy), *whole)
     return make_key("diffvqa frame", spec.mamba_size, content, number, seen)
