@@ -47,9 +47,7 @@ class FrameSpec:
         """Key of the list of a file's frame keys; the same for all readers."""
         # Single frames have the keys that they had before there were bursts.
         bursts = (self.burst_length,) if self.burst_length > 1 else ()
-        return make_key(
-            "frames", media_key, self.frame_rate, self.max_frames, *bursts
-        )
+        return make_key("frames", media_key, self.frame_rate, self.max_frames, *bursts)
 
     def choose(self, media: Media) -> np.ndarray:
         """Indices of the frames of this medium."""

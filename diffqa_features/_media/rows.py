@@ -167,9 +167,7 @@ class Media:
         times = self.times()
         if times is not None:
             duration = self._video().duration
-            return choose_frames(
-                times, duration, frame_rate, max_frames, burst_length
-            )
+            return choose_frames(times, duration, frame_rate, max_frames, burst_length)
         with _blame(self.row):
             several = self._content if self.is_array else self._video() or [0]
             count = len(several)

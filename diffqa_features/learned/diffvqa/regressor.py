@@ -228,13 +228,20 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     channel and then spatial attention), the difference from the previous frame, the
     parallel Mamba branch on frames, the two heads and the weighted sum.
 
-    *Our choices, where nothing is published*: every default above; a difference of 0
-    for the first frame; separate weights for the views; features standardised per
-    channel over the training clips; a fixed crop position per clip, since differences
-    between crops at two positions would not be motion; the losses.
+    *Changed against the paper* by ``representation="change"``: spreads beside means;
+    the size of the change of raw features, in logarithms and against its clip's mean,
+    instead of a signed difference after fusion; statistics over the clip beside its
+    mean. The first frame of a burst has the second one's change, since a change of 0
+    would be a freeze; a picture has that of an average clip. The user guide says what
+    this is worth.
+
+    *Our choices, where nothing is published*: every default above; separate weights for
+    the views; features standardised per channel over the training clips; a fixed crop
+    position per clip, since differences between crops at two positions would not be
+    motion; the losses.
 
     *Number of frames.* The paper's layers flatten N frames, which fixes N. Here the
-    heads see one frame, described by convolutions over space and time, and the mean
+    heads see one frame, described by convolutions over space and time, and statistics
     over its clip. Padding after the end of a clip is masked: a clip gets the same
     values alone and in a batch, to about 1e-5 relative.
 
@@ -245,9 +252,10 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     *Units of y.* Any range and direction: a line maps the network's score to `y`,
     fitted by least squares over the training clips.
 
-    *Memory.* Stage 2 keeps the features of all clips in memory: 4 bytes times
-    `grid_size`² times the channels of the levels (352 on ``tiny``, about 3,200 on
-    Stable Diffusion) for each frame and view. The control module (12 MB on ``tiny``,
+    *Memory.* Stage 2 keeps the features of all clips in memory: 8 bytes (mean and
+    spread; 4 with ``representation="paper"``) times `grid_size`² times the channels of
+    the levels (352 on ``tiny``, about 3,200 on Stable Diffusion) for each frame and
+    view. The control module (12 MB on ``tiny``,
     1.4 GB on Stable Diffusion) is part of `weights_`, and so of pickles and saved
     files.
 
@@ -271,7 +279,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     >>> model.frame_scores(clips[1:2])[0].weight.shape
     (3,)
     >>> model.get_feature_names_out()[[0, 1, -1]].tolist()
-    ['quality', 'resize__fusion__0000', 'crop__mamba__0007']
+    ['quality', 'resize__fusion__mean__0000', 'crop__mamba__max__0007']
     """
 
     _ARCHITECTURE = (
