@@ -163,29 +163,48 @@ def test_a_padded_batch_is_its_clips_alone(views, sizes):
         assert float(alone[1].detach().sum()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("sizes", [SMALL, CHANGE], ids=["paper", "change"])
-def test_the_resized_view_weighs_and_the_crop_grades(sizes):
-    network = make_network(sizes=sizes)
+def ask_of_two(network, resized, crop):
+    """Quality and weights of a clip that has each of its views from another one."""
+    clip = ViewedClip(
+        resized.numbers,
+        None,
+        {"resize": resized.features["resize"], "crop": crop.features["crop"]},
+        {"resize": resized.frames["resize"], "crop": crop.frames["crop"]},
+        {"resize": resized.changes["resize"], "crop": crop.changes["crop"]},
+    )
+    return network(*collate([clip], [0], torch.device("cpu")))[:2]
+
+
+def test_the_resized_view_weighs_and_the_crop_grades():
+    network = make_network()
     base, other = random_clip(4, 0), random_clip(4, 1)
-    device = torch.device("cpu")
-
-    def ask(resized, crop):
-        clip = ViewedClip(
-            base.numbers,
-            None,
-            {"resize": resized.features["resize"], "crop": crop.features["crop"]},
-            {"resize": resized.frames["resize"], "crop": crop.frames["crop"]},
-            {"resize": resized.changes["resize"], "crop": crop.changes["crop"]},
-        )
-        return network(*collate([clip], [0], device))
-
-    quality, weights, _ = ask(base, base)
-    same_quality, new_weights, _ = ask(other, base)
-    new_quality, same_weights, _ = ask(base, other)
+    quality, weights = ask_of_two(network, base, base)
+    same_quality, new_weights = ask_of_two(network, other, base)
+    new_quality, same_weights = ask_of_two(network, base, other)
     torch.testing.assert_close(same_quality, quality)
     torch.testing.assert_close(same_weights, weights)
     assert (new_weights - weights).abs().max() > 1e-4
     assert (new_quality - quality).abs().max() > 1e-4
+
+
+def test_with_changes_either_head_knows_the_other_views_clip():
+    """Of its frames, only the sum: in another order they weigh and grade the same."""
+    network = make_network(sizes=replace(CHANGE, mamba=False))
+    base, other = random_clip(4, 0), random_clip(4, 1)
+    quality, weights = ask_of_two(network, base, base)
+    assert (ask_of_two(network, other, base)[0] - quality).abs().max() > 1e-4
+    assert (ask_of_two(network, base, other)[1] - weights).abs().max() > 1e-4
+    turned = replace(
+        base,
+        features={v: f[:, ::-1].copy() for v, f in base.features.items()},
+        changes={v: c[:, ::-1].copy() for v, c in base.changes.items()},
+    )
+    for branch in network.branches.values():  # convolutions know the order otherwise
+        for layer in (branch.frames.time, branch.change.time):
+            layer.weight.data += layer.weight.data.flip(2)
+    quality, weights = ask_of_two(network, base, base)
+    torch.testing.assert_close(ask_of_two(network, turned, base)[0], quality)
+    torch.testing.assert_close(ask_of_two(network, base, turned)[1], weights)
 
 
 @pytest.mark.parametrize("sizes", [SMALL, CHANGE], ids=["paper", "change"])

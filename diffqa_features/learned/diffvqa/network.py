@@ -39,7 +39,8 @@ class Clips:
 class DiffVQANetwork(nn.Module):
     """Stage 2 of DiffVQA: the first view weights the frames, the last one grades them.
 
-    A single view does both.
+    A single view does both. With `Sizes.change`, either head also sees what the other
+    view says of the whole clip.
 
     Parameters
     ----------
@@ -62,7 +63,11 @@ class DiffVQANetwork(nn.Module):
             self.branches = nn.ModuleDict(
                 {view: Branch(channels, sizes) for view in self._views}
             )
-            described = self.branches[self._views[0]].described
+            branch = self.branches[self._views[0]]
+            described = branch.described
+            self._shares = sizes.change and len(self._views) > 1
+            if self._shares:
+                described += branch.described_clip
             self.weigh = _head(described, sizes.width)
             self.grade = _head(described, sizes.width)
         # All frames weigh the same until there is a reason.
@@ -88,17 +93,16 @@ class DiffVQANetwork(nn.Module):
             The branches' descriptions of the whole clip, view by view.
         """
         told = {view: self.branches[view](clips[view], mask) for view in self._views}
-        logits = self.weigh(told[self._views[0]])[..., 0].float()
+        of_clip = [self.branches[view].of_clip(told[view]) for view in self._views]
+        first, last = told[self._views[0]], told[self._views[-1]]
+        if self._shares:
+            first = torch.cat([first, of_clip[-1]], -1)
+            last = torch.cat([last, of_clip[0]], -1)
+        logits = self.weigh(first)[..., 0].float()
         weights = logits.masked_fill(~mask, -torch.inf).softmax(1)
-        quality = self.grade(told[self._views[-1]])[..., 0].float()
+        quality = self.grade(last)[..., 0].float()
         # The first frame has its clip beside it, as all others.
-        clip = torch.cat(
-            [
-                self.branches[view].of_clip(vectors[:, 0])
-                for view, vectors in told.items()
-            ],
-            -1,
-        )
+        clip = torch.cat(of_clip, -1)[:, 0]
         return quality.masked_fill(~mask, 0.0), weights, clip.float()
 
 
@@ -127,6 +131,7 @@ class Branch(nn.Module):
         self._beside = _statistics_beside if sizes.change else _mean_beside
         self._parts = 5 if sizes.change else 2
         self.described = self._parts * sum(self.widths)
+        self.described_clip = self.described - sum(self.widths)
 
     def forward(self, clips: Clips, mask: torch.Tensor) -> torch.Tensor:
         """Describe every frame together with its clip: (B, T, described)."""
