@@ -87,7 +87,7 @@ GENZVQA = {
     "learning_rate": 1e-3,
 }
 DIFFVQA, NO_CHANGE = "DiffVQA", "without the change branch"
-CROPS = "20 crops in prediction, 8 frames"
+FEW, CROPS = "2 adjacent frames", "2 adjacent frames, predicted with 20 crops"
 ONE, TWENTY = "as drawn, 1 step, 2 faults", "as drawn, 20 steps, 2 faults"
 CHAIN = ("x264", "gaussian_blur")  # what 20 steps are compared on
 CHANGES = {
@@ -105,7 +105,8 @@ CHANGES = {
     "with control, 8 adjacent frames": {
         "control": True, "max_frames": 8, "burst_length": 8
     },
-    CROPS: {"max_frames": 8, "burst_length": 8},
+    FEW: {"max_frames": 2, "burst_length": 2},
+    CROPS: {"max_frames": 2, "burst_length": 2},
     ONE: {**AS_DRAWN, "control": True, "max_frames": 3},
     TWENTY: {**AS_DRAWN, "control": True, "max_frames": 3, "n_steps": 20},
 }  # fmt: skip
@@ -255,7 +256,7 @@ def summarise(table, data):
     """SRCC of each method, mean over seeds; 95% intervals over contents.
 
     ``less`` is the SRCC of DiffVQA minus that of the method, on the same folds; for 20
-    steps, that of one step.
+    steps, that of one step, and for 20 crops, that of one crop.
     """
     table["family"] = data.distortion[table.row]
     lines = []
@@ -279,7 +280,7 @@ def summarise(table, data):
             "srcc_picture": picture,
             "srcc_timing": timing,
         }
-        full = table[table.method == (ONE if name == TWENTY else DIFFVQA)]
+        full = table[table.method == {TWENTY: ONE, CROPS: FEW}.get(name, DIFFVQA)]
         pairs = [(full[full.seed == seed.seed.iloc[0]], seed) for seed in seeds]
         found = [difference(one, two) for one, two in pairs if len(one) == len(two)]
         if name != DIFFVQA and found:

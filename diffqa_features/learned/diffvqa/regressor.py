@@ -804,7 +804,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         )
 
     def _facts(self, job):
-        seen = [(clip.features, clip.frames) for clip in job.data]
+        seen = [(clip.features, clip.frames, clip.changes) for clip in job.data]
         return self.loss, int(self.n_crops), seen
 
 
