@@ -351,6 +351,10 @@ def _add_features(command):
         help="frames sampled per second of video (default: 1)")  # fmt: skip
     add("--max-frames", type=int, metavar="N",
         help="maximum number of frames, evenly spaced (default: all)")  # fmt: skip
+    add("--frames", metavar="HOW",
+        help="spread, or bursts of adjacent frames (default: spread)")  # fmt: skip
+    add("--burst-length", type=int, metavar="N",
+        help="adjacent frames of a burst (default: 8)")  # fmt: skip
     add("--frame-pooling", nargs="+", metavar="STATISTIC",
         help="statistics over frames: mean, std, max, min (default: mean)")  # fmt: skip
     add("--dtype", metavar="DTYPE",

@@ -126,6 +126,13 @@ GRIDS = {
 }
 
 
+def test_whatever_samples_frames_can_sample_bursts(sd1_folder):
+    sampling = {"frame_rate", "max_frames", "frames", "burst_length"}
+    for name, estimator in estimators(sd1_folder).items():
+        known = sampling & estimator.get_params().keys()
+        assert known in (set(), sampling), name
+
+
 @pytest.fixture(params=(*TRANSFORMERS, *REGRESSORS, "controller"))
 def name(request):
     return request.param

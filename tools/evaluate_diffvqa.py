@@ -1,12 +1,13 @@
 """Measure DiffVQA on `tiny`: against other methods, and without each of its parts.
 
     python tools/evaluate_diffvqa.py runs/diffvqa            # goes on where it stopped
-    python tools/evaluate_diffvqa.py runs/diffvqa --table    # what is there so far
+    python tools/evaluate_diffvqa.py runs/diffvqa --table benchmarks/results/x.csv
 
 Clips are panned photographs with eight faults at three levels; whole photographs are
-held out. Nobody rated the clips: the target is minus the level. The control module is
-trained first, once, on distorted procedural pictures, which need no scores. Every line
-of ``predictions.csv`` is one prediction for a clip that was held out.
+held out. Nobody rated the clips: the target is minus the level. Every line of
+``predictions.csv`` is one prediction for a clip that was held out; ``--table`` trains
+nothing and writes what is there so far. Where it is asked for, the control module is
+trained once, on distorted procedural pictures, which need no scores.
 """
 
 import argparse
@@ -45,17 +46,35 @@ DRAWS = 1000  # of contents, for the intervals
 CONTENTS, LEVELS = 9, 3
 CLIP = {"n_frames": 32, "image_size": 96}
 FRAMES = {"frame_rate": 30.0, "max_frames": 8}
-CHAIN = ("x264", "gaussian_blur")  # what 20 steps are compared on
 SETTINGS = {
+    "control": False,
     "image_size": 64,
+    "frame_rate": 30.0,
+    "burst_length": 32,  # every frame of these clips
+    "grid_size": 2,
     "width": 32,
+    "mamba": False,
+    "max_epochs": 20,
+    "batch_size": 16,
+}
+MAMBA = {
+    "mamba": True,
+    "mamba_size": 32,
+    "patch_size": 32,
+    "mamba_width": 32,
+    "mamba_layers": 1,
+}
+# What the paper draws, and one frame at a time.
+AS_DRAWN = {
+    "representation": "paper",
+    "frames": "spread",
+    "max_frames": 8,
+    "grid_size": 4,
+    "mamba": True,
     "mamba_size": 64,
     "patch_size": 32,
     "mamba_width": 32,
     "mamba_layers": 1,
-    "max_epochs": 20,
-    "batch_size": 16,
-    **FRAMES,
 }
 # As in evaluate_genzvqa.py.
 GENZVQA = {
@@ -67,36 +86,52 @@ GENZVQA = {
     "max_epochs": 8,
     "learning_rate": 1e-3,
 }
-BASELINE, DIFFVQA = "frames + motion + SVR", "DiffVQA"
-ONE, TWENTY = "DiffVQA, 1 step, 2 faults", "DiffVQA, 20 steps, 2 faults"
+DIFFVQA, NO_CHANGE = "DiffVQA", "without the change branch"
+FEW, CROPS = "2 adjacent frames", "2 adjacent frames, predicted with 20 crops"
+ONE, TWENTY = "as drawn, 1 step, 2 faults", "as drawn, 20 steps, 2 faults"
+CHAIN = ("x264", "gaussian_blur")  # what 20 steps are compared on
 CHANGES = {
     DIFFVQA: {},
-    "without control": {"control": False},
+    "8 adjacent frames": {"max_frames": 8, "burst_length": 8},
+    "8 spread frames": {"max_frames": 8, "frames": "spread"},
+    "two bursts of 8 frames": {"max_frames": 16, "burst_length": 8},
+    "representation of the paper": {"representation": "paper"},
+    "as drawn": AS_DRAWN,
+    "as drawn, with control": {**AS_DRAWN, "control": True},
+    NO_CHANGE: {},
     "resized view only": {"views": "resize"},
     "crops only": {"views": "crop"},
-    "without Mamba": {"mamba": False},
-    ONE: {"max_frames": 3},
-    TWENTY: {"max_frames": 3, "n_steps": 20},
-}
+    "with Mamba": MAMBA,
+    "with control, 8 adjacent frames": {
+        "control": True, "max_frames": 8, "burst_length": 8
+    },
+    FEW: {"max_frames": 2, "burst_length": 2},
+    CROPS: {"max_frames": 2, "burst_length": 2},
+    ONE: {**AS_DRAWN, "control": True, "max_frames": 3},
+    TWENTY: {**AS_DRAWN, "control": True, "max_frames": 3, "n_steps": 20},
+}  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--table", type=Path, help="only write this table")
     parser.add_argument("--methods", nargs="*", help="default: all")
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     data = make_data(args.folder)
     results = args.folder / "predictions.csv"
-    if not args.table:
+    if args.table is None:
         models = make_models(args.folder)
         # Seed by seed, so that what was stopped compares all methods on some.
         for seed in args.seeds:
             for name in args.methods or models:
                 measure(models[name], name, data, seed, results)
-    report(pd.read_csv(results), data)
+    table = summarise(pd.read_csv(results), data)
+    print(table.to_string(index=False))
+    if args.table is not None:
+        table.to_csv(args.table, index=False)
 
 
 def make_data(folder):
@@ -108,19 +143,42 @@ def make_data(folder):
     return data
 
 
+class NoChange(DiffVQARegressor):
+    """Every change is unknown, as that of pictures is."""
+
+    def _open_data(self, job):
+        clips = super()._open_data(job)
+        for clip in clips:
+            for changes in clip.changes.values():
+                changes[:] = np.nan
+        return clips
+
+
+class ManyCrops(DiffVQARegressor):
+    """Twenty crops in prediction, one in training."""
+
+    def predict(self, X):
+        return self.set_params(n_crops=20)._predict(X)
+
+
 def make_models(folder):
     store = folder / "store"
-    features = FeatureUnion(
-        [
-            ("frames", DiffusionQAFeatures(image_size=96, memory=store, **FRAMES)),
-            ("motion", MotionFeatures(pooling=("mean", "std"), memory=store)),
-        ]
+    frames = DiffusionQAFeatures(
+        image_size=96, frame_pooling=("mean", "std"), memory=store, **FRAMES
     )
-    models = {BASELINE: make_pipeline(features, StandardScaler(), SVR(C=10))}
-    controller = make_controller(folder / "controller")
-    shared = {"controller": controller, "memory": store, **SETTINGS}
+    motion = MotionFeatures(pooling=("mean", "std"), memory=store)
+    both = FeatureUnion([("frames", frames), ("motion", motion)])
+    models = {
+        name: make_pipeline(features, StandardScaler(), SVR(C=10))
+        for name, features in [
+            ("frames + SVR", frames),
+            ("frames + motion + SVR", both),
+        ]
+    }
+    kinds = {NO_CHANGE: NoChange, CROPS: ManyCrops}
     for name, changes in CHANGES.items():
-        models[name] = DiffVQARegressor(**{**shared, **changes})
+        kind = kinds.get(name, DiffVQARegressor)
+        models[name] = kind(memory=store, **{**SETTINGS, **changes})
     models["GenzVQA"] = GenzVQARegressor(memory=store, **GENZVQA)
     return models
 
@@ -150,9 +208,7 @@ def make_controller(folder):
 
 
 def measure(model, name, data, seed, path):
-    rows = np.arange(len(data.data))
-    if name in (ONE, TWENTY):
-        rows = np.flatnonzero(np.isin(data.distortion, CHAIN))
+    rows = rows_of(name, data)
     clips = np.array(data.data)[rows]
     target, groups = data.target[rows], data.groups[rows]
     known = set()
@@ -164,6 +220,8 @@ def measure(model, name, data, seed, path):
         if fold in known:
             continue
         estimator = clone(model)
+        if getattr(estimator, "control", False):
+            estimator.set_params(controller=make_controller(path.parent / "controller"))
         start = time.process_time()
         estimator.fit(list(clips[train]), target[train])
         seconds = time.process_time() - start
@@ -178,6 +236,11 @@ def measure(model, name, data, seed, path):
         print(f"{name}, seed {seed}, fold {fold}: {seconds:.1f} s", flush=True)
 
 
+def rows_of(name, data):
+    some = np.isin(data.distortion, CHAIN)
+    return np.flatnonzero(some | (name not in (ONE, TWENTY)))
+
+
 def append(path, lines):
     is_new = not path.exists()
     with path.open("a", newline="") as file:
@@ -189,36 +252,42 @@ def append(path, lines):
         writer.writerows(lines)
 
 
-def report(table, data):
-    """SRCC of each method, mean over seeds; 95% intervals over contents."""
+def summarise(table, data):
+    """SRCC of each method, mean over seeds; 95% intervals over contents.
+
+    ``less`` is the SRCC of DiffVQA minus that of the method, on the same folds; for 20
+    steps, that of one step, and for 20 crops, that of one crop.
+    """
     table["family"] = data.distortion[table.row]
-    print(f"\n{'SRCC':28s} {'all faults':>22s} of picture  of timing  fit, CPU s")
+    lines = []
     for name, part in table.groupby("method", sort=False):
-        seeds = [seed for _, seed in part.groupby("seed")]
-        values = [interval(seed) for seed in seeds]
-        mean, low, high = np.mean(values, 0)
+        # A seed of which not all folds are there yet would compare other clips.
+        count = len(rows_of(name, data))
+        seeds = [seed for _, seed in part.groupby("seed") if len(seed) == count]
+        if not seeds:
+            continue
+        mean, low, high = np.mean([interval(seed) for seed in seeds], 0)
         picture, timing = (
             np.mean([srcc_of(seed, families) for seed in seeds])
             for families in (SPATIAL, TEMPORAL)
         )
-        seconds = part.groupby(["seed", "fold"]).fit_seconds.first().median()
-        print(
-            f"{name:28s} {mean:6.3f} [{low:.3f}, {high:.3f}] "
-            f"{picture:10.3f} {timing:10.3f} {seconds:11.1f}  "
-            + " ".join(f"{value:.3f}" for value, _, _ in values)
-        )
-    print("\ndifferences of SRCC, mean over seeds, with 95% intervals over contents")
-    methods = table.method.unique()
-    others = [m for m in methods if m not in (DIFFVQA, ONE, TWENTY)]
-    for first, second in [*((DIFFVQA, other) for other in others), (ONE, TWENTY)]:
-        one, two = (table[table.method == m] for m in (first, second))
-        found = [
-            difference(one[one.seed == seed], two[two.seed == seed])
-            for seed in sorted(set(one.seed) & set(two.seed))
-        ]
-        if found:
-            mean, low, high, _ = np.mean(found, 0)
-            print(f"{first} - {second}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+        line = {
+            "method": name,
+            "seeds": len(seeds),
+            "srcc": mean,
+            "srcc_low": low,
+            "srcc_high": high,
+            "srcc_picture": picture,
+            "srcc_timing": timing,
+        }
+        full = table[table.method == {TWENTY: ONE, CROPS: FEW}.get(name, DIFFVQA)]
+        pairs = [(full[full.seed == seed.seed.iloc[0]], seed) for seed in seeds]
+        found = [difference(one, two) for one, two in pairs if len(one) == len(two)]
+        if name != DIFFVQA and found:
+            line["less"], line["less_low"], line["less_high"], _ = np.mean(found, 0)
+        line["fit_cpu_s"] = part.groupby(["seed", "fold"]).fit_seconds.first().median()
+        lines.append(line)
+    return pd.DataFrame(lines).round(3)
 
 
 def interval(part):

@@ -183,7 +183,7 @@ class _Run:
             return _Opened(row, texts, [frames[key] for key in known])
         keys = []
         spec = request.frames
-        for pixels in media.frames(spec.frame_rate, spec.max_frames):
+        for pixels in media.read(spec.choose(media)):
             key = media.key if media.is_still else pixel_key(pixels)
             keys.append(key)
             if key not in frames:

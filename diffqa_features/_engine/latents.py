@@ -109,7 +109,7 @@ def _open(row, spec, store, view_all):
             places = np.zeros(1, int), None
             return (media.key,), {}, {media.key: latent}, places
     keys, views, found = [], {}, {}
-    chosen, clock = _choose(media, spec), media.times()
+    chosen, clock = spec.choose(media), media.times()
     for pixels in media.read(chosen):
         key = media.key if media.is_still else pixel_key(pixels)
         keys.append(key)
@@ -124,12 +124,3 @@ def _open(row, spec, store, view_all):
             )[0]
     places = chosen, None if clock is None else clock[chosen]
     return tuple(keys), views, found, places
-
-
-def _choose(media, spec):
-    if spec.n_frames is None:
-        return media.choose(spec.frame_rate, spec.max_frames)
-    clock = media.times()
-    # What has no clock is chosen whole.
-    count = len(media.choose() if clock is None else clock)
-    return np.unique(np.linspace(0, count - 1, spec.n_frames).astype(int))

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from diffqa_features._engine.kinds import Column, Kind, Recipe
-from diffqa_features._media.rows import Row, is_missing
+from diffqa_features._media.rows import Media, Row, is_missing
 from diffqa_features._utils.hashing import make_key
 
 Records = Mapping[tuple[int, int, str], np.ndarray]
@@ -33,6 +33,8 @@ class FrameSpec:
     stills_only: bool = False
     frame_rate: float = 1.0
     max_frames: int | None = None
+    burst_length: int = 1
+    """So many adjacent frames at every sampled moment."""
     n_frames: int | None = None
     """So many over the whole video instead, first and last included."""
     reader: str = "auto"
@@ -45,7 +47,18 @@ class FrameSpec:
 
     def list_key(self, media_key: str) -> str:
         """Key of the list of a file's frame keys; the same for all readers."""
-        return make_key("frames", media_key, self.frame_rate, self.max_frames)
+        # Single frames have the keys that they had before there were bursts.
+        bursts = (self.burst_length,) if self.burst_length > 1 else ()
+        return make_key("frames", media_key, self.frame_rate, self.max_frames, *bursts)
+
+    def choose(self, media: Media) -> np.ndarray:
+        """Indices of the frames of this medium."""
+        if self.n_frames is None:
+            return media.choose(self.frame_rate, self.max_frames, self.burst_length)
+        clock = media.times()
+        # What has no clock is chosen whole.
+        count = len(media.choose() if clock is None else clock)
+        return np.unique(np.linspace(0, count - 1, self.n_frames).astype(int))
 
     def facts(self, frame_key: str) -> tuple:
         """What every value computed from a frame depends on."""

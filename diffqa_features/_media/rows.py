@@ -45,8 +45,8 @@ from diffqa_features._media.video.video import (
     Video,
     check_indices,
     choose_frames,
+    gather_bursts,
     open_video,
-    spread,
 )
 from diffqa_features._utils.files import expand_user
 from diffqa_features._utils.shortage import MORE_MEMORY, MORE_THREADS, NO_THREAD
@@ -173,19 +173,23 @@ class Media:
         yield from self.read(self.choose(frame_rate, max_frames))
 
     def choose(
-        self, frame_rate: float = 1.0, max_frames: int | None = None
+        self,
+        frame_rate: float = 1.0,
+        max_frames: int | None = None,
+        burst_length: int = 1,
     ) -> np.ndarray:
         """Indices of the frames that `choose_frames` samples from a video.
 
-        Without a time base, all frames or `max_frames` evenly spaced ones.
+        Without a time base, all frames or `max_frames` evenly spaced ones, in bursts.
         """
         times = self.times()
         if times is not None:
             duration = self._video().duration
-            return choose_frames(times, duration, frame_rate, max_frames)
+            return choose_frames(times, duration, frame_rate, max_frames, burst_length)
         with self._blamed():
             several = self._content if self.is_array else self._video() or [0]
-            return spread(len(several), max_frames)
+            count = len(several)
+            return gather_bursts(np.arange(count), count, max_frames, burst_length)
 
     def _video(self) -> Video | Animation | RawVideo | None:
         if self._moving is False:

@@ -51,6 +51,13 @@ class PromptAlignmentMaps(BackboneTransformer):
     max_frames : int, default=None
         At most this many frames per row; maps are averaged over frames.
 
+    frames : {"spread", "bursts"}, default="spread"
+        One frame at each sampled moment, or `burst_length` adjacent ones. See
+        `DiffusionQAFeatures`.
+
+    burst_length : int, default=8
+        Number of adjacent frames of a burst.
+
     reader : {"auto", "decord", "imageio"}, default="auto"
         Decoder for video files; see `DiffusionQAFeatures`.
 
@@ -127,6 +134,8 @@ class PromptAlignmentMaps(BackboneTransformer):
         view="stretch",
         frame_rate=1.0,
         max_frames=None,
+        frames="spread",
+        burst_length=8,
         reader="auto",
         random_state=0,
         memory=None,
@@ -147,6 +156,8 @@ class PromptAlignmentMaps(BackboneTransformer):
         self.view = view
         self.frame_rate = frame_rate
         self.max_frames = max_frames
+        self.frames = frames
+        self.burst_length = burst_length
         self.reader = reader
         self.random_state = random_state
         self.memory = memory

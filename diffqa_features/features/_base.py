@@ -85,6 +85,8 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         "view": [StrOptions(set(VIEWS))],
         "frame_rate": [Interval(Real, 0, None, closed="neither")],
         "max_frames": [Interval(Integral, 1, None, closed="left"), None],
+        "frames": [StrOptions({"spread", "bursts"})],
+        "burst_length": [Interval(Integral, 1, None, closed="left")],
         "reader": [StrOptions(set(VIDEO_BACKENDS))],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
@@ -129,6 +131,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
             dtype=str(dtype).removeprefix("torch."),
             frame_rate=float(self.frame_rate),
             max_frames=None if self.max_frames is None else int(self.max_frames),
+            burst_length=self._burst_length(),
             reader=self.reader,
             half=wants_half(self.memory),
         )

@@ -86,6 +86,17 @@ class DiffusionQAFeatures(BackboneTransformer):
         Maximum number of those frames per row, taken at the centres of equal segments.
         ``None`` sets no limit.
 
+    frames : {"spread", "bursts"}, default="spread"
+        ``"spread"`` takes one frame at each of those moments. ``"bursts"`` takes
+        `burst_length` adjacent frames around it, between which only what moves or fails
+        from one frame to the next has changed; `max_frames` remains the number of
+        frames in all, so 16 are four bursts of four.
+
+    burst_length : int, default=8
+        Number of adjacent frames of a burst. A burst lies within the video: at its ends
+        it begins later or earlier, and a video shorter than a burst is used whole. A
+        frame of two bursts is used once, so overlapping bursts are one longer burst.
+
     reader : {"auto", "decord", "imageio"}, default="auto"
         Decoder for video files. ``"imageio"`` is PyAV, the library behind imageio's
         video plugin, and reads everything FFmpeg reads. ``"decord"`` raises an error
@@ -201,6 +212,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         view="stretch",
         frame_rate=1.0,
         max_frames=None,
+        frames="spread",
+        burst_length=8,
         reader="auto",
         frame_pooling=("mean",),
         random_state=0,
@@ -222,6 +235,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         self.view = view
         self.frame_rate = frame_rate
         self.max_frames = max_frames
+        self.frames = frames
+        self.burst_length = burst_length
         self.reader = reader
         self.frame_pooling = frame_pooling
         self.random_state = random_state

@@ -70,6 +70,10 @@ class BackboneParameters(MediaParameters):
             raise self._complaint("prompts", "a str or a sequence of str, at least one")
         return tuple(map(str, values))
 
+    def _burst_length(self):
+        """Number of adjacent frames at every sampled moment."""
+        return int(self.burst_length) if self.frames == "bursts" else 1
+
     def _checked_image_size(self, info):
         size = info.image_size if self.image_size is None else int(self.image_size)
         if size % info.multiple:

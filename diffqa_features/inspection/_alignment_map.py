@@ -247,7 +247,7 @@ class AlignmentMapDisplay:
         request = estimator._request()
         spec = request.frames
         media = open_media(row, estimator.reader)
-        chosen = media.choose(estimator.frame_rate, estimator.max_frames)
+        chosen = spec.choose(media)
         (frame,) = media.read(chosen[[len(chosen) // 2]])
         if estimator.view == "crop":
             # The other views show the whole picture, so the maps lie over all of it.

@@ -222,7 +222,7 @@ class NoiseRoundTripDisplay:
         request = estimator._request()
         spec = request.frames
         media = open_media(row, spec.reader)
-        chosen = media.choose(spec.frame_rate, spec.max_frames)
+        chosen = spec.choose(media)
         (frame,) = media.read(chosen[[len(chosen) // 2]])
         (view,) = view_frames(frame[None], spec.view, spec.image_size, spec.multiple)
         if min(view.shape[:2]) < _SMALLEST:

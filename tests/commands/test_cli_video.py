@@ -65,7 +65,14 @@ def test_fit_and_score(clips, run):
 
 
 @pytest.mark.parametrize(
-    "option", [("--frame-rate", 0), ("--max-frames", 0), ("--reader", "vlc")]
+    "option",
+    [
+        ("--frame-rate", 0),
+        ("--max-frames", 0),
+        ("--frames", "all"),
+        ("--burst-length", 0),
+        ("--reader", "vlc"),
+    ],
 )
 def test_bad_options(clips, run, option):
     code, _, stderr = run("extract", clips, "-o", "table.csv", *option)

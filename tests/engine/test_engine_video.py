@@ -56,6 +56,9 @@ def test_a_video_is_its_chosen_frames(features, clip, reader):
     assert_close(
         features.transform([clip]), features.transform([frames_of(clip, [37, 87])])
     )
+    features.set_params(frames="bursts", burst_length=2, max_frames=4)
+    expected = features.transform([frames_of(clip, [36, 37, 86, 87])])
+    assert_close(features.transform([clip]), expected)
 
 
 def test_everything_mixes_and_neighbours_do_not_matter(features, clip, other, tmp_path):
@@ -106,6 +109,21 @@ def test_a_higher_rate_computes_only_the_new_frames(
         assert count.unet_rows == 2 * new_frames  # two prompts
         plain = clone(features).set_params(memory=None)
         assert_close(stored, plain.transform([clip]))
+
+
+def test_a_burst_computes_only_the_frames_beside_those_that_are_known(
+    features, sd1_folder, clip, tmp_path
+):
+    """Frames are stored one by one, whichever way they were sampled."""
+    features.set_params(memory=tmp_path).transform([clip])
+    features.set_params(frames="bursts", burst_length=3)
+    with counting(sd1_folder) as count:
+        features.transform([clip])
+    assert count.vae_rows == 2 * 4
+    with counting(sd1_folder) as count, no_decoding():
+        features.transform([clip])
+        features.set_params(frames="spread").transform([clip])
+    assert count.vae_rows == 0
 
 
 def test_a_new_timestep_encodes_and_decodes_nothing(

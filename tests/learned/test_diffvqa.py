@@ -128,6 +128,18 @@ def test_it_learns_on_tiny(tmp_path):
     assert srcc_score(data.target[held], model.predict(list(files[held]))) > 0.5
 
 
+def test_the_representation_of_the_paper_is_what_it_was():
+    """Predictions of the version in which there was no other, on the same clips."""
+    model = make_model("tiny", representation="paper", frames="spread")
+    few = make_clips()[:4]
+    predicted = model.fit(few, Y[:4]).predict(few)
+    expected = [
+        2.6186020627549365, 3.4277574833951445, 1.531094213117192, 4.422546240732727
+    ]  # fmt: skip
+    # Equal to the last bit where it was written; other processors round otherwise.
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("slope", "intercept"), [(20.0, 5.0), (-20.0, 100.0)])
 def test_fits_and_predicts_in_the_units_of_y(model, clips, store, slope, intercept):
     """MOS in [0, 100] and DMOS; y of one direction or the other is learned alike."""
@@ -142,6 +154,7 @@ def test_every_switch_changes_the_prediction(model, clips, store, controller):
     few, y = [clips[i] for i in (2, 4, 5)], Y[:3]  # four frames
     plain = model.set_params(memory=store).fit(few, y).predict(few)
     for change in (
+        {"representation": "paper"},
         {"views": "resize"},
         {"views": ["crop"]},
         {"mamba": False},
@@ -217,11 +230,14 @@ def test_transform_gives_named_columns(fitted, clips):
     table = clone(fitted).set_output(transform="pandas").fit(clips, Y).transform(clips)
     assert isinstance(table, pd.DataFrame)
     assert list(table.columns) == list(fitted.get_feature_names_out())
-    assert table.shape == (6, 1 + 2 * (8 + 8))
+    assert table.shape == (6, 1 + 2 * 4 * (8 + 8 + 8))
     expected = fitted.intercept_ + fitted.slope_ * table["quality"]
     # The column is in float32, of which 1e-5 is some tens of roundings.
     np.testing.assert_allclose(fitted.predict(clips), expected, atol=1e-5 * Y.std())
-    assert table.drop(columns="quality").std().min() > 0
+    # The fused features of a picture and of a clip differ in every statistic.
+    assert table.filter(regex="fusion|mamba").std().min() > 0
+    paper = clone(fitted).set_params(representation="paper")
+    assert len(paper.get_feature_names_out()) == 1 + 2 * (8 + 8)
 
 
 # -- stage 1 and the store -------------------------------------------------------------
@@ -318,7 +334,8 @@ def test_saved_and_loaded_it_predicts_the_same(
     """The control module is inside."""
     model.set_params(control=True, controller=FrozenEstimator(controller), memory=store)
     model.fit(clips, Y).save_pretrained(tmp_path)
-    loaded = DiffVQARegressor.from_pretrained(tmp_path, device="cpu")
+    # The same features: in other passes, their last bits may differ.
+    loaded = DiffVQARegressor.from_pretrained(tmp_path, device="cpu", memory=store)
     assert loaded.controller is None
     np.testing.assert_array_equal(loaded.predict(clips), model.predict(clips))
     config = json.loads((tmp_path / "config.json").read_text())
@@ -327,6 +344,25 @@ def test_saved_and_loaded_it_predicts_the_same(
     np.testing.assert_array_equal(again.predict(clips), model.predict(clips))
     with pytest.raises(ValueError, match=r"'mamba' .* fitted with"):
         DiffVQARegressor.from_pretrained(tmp_path, mamba=False)
+
+
+def test_files_without_a_representation_are_refused(fitted, tmp_path):
+    """They are the paper's, and an entry in the configuration says so."""
+    paper = clone(fitted).set_params(representation="paper", frames="spread")
+    clips = make_clips()
+    paper.fit(clips, Y).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("representation", "frames", "burst_length"):
+        del config["parameters"][name]
+    path.write_text(json.dumps(config))
+    way_out = r'"representation": "paper" and "frames": "spread" to the parameters'
+    with pytest.raises(ValueError, match=way_out):
+        DiffVQARegressor.from_pretrained(tmp_path)
+    config["parameters"].update(representation="paper", frames="spread")
+    path.write_text(json.dumps(config))
+    loaded = DiffVQARegressor.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(clips), paper.predict(clips))
 
 
 def test_skops_loads_with_the_published_list(fitted, clips, tmp_path):
@@ -372,6 +408,9 @@ def test_ablations_are_a_search(model, clips, controller, store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"representation": "mean"}, "'representation'"),
+        ({"frames": "all"}, "'frames'"),
+        ({"burst_length": 0}, "'burst_length'"),
         ({"views": ()}, "'views'"),
         ({"views": "zoom"}, "'views'"),
         ({"views": ("crop", "crop")}, "'views'"),

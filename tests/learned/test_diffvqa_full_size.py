@@ -57,5 +57,5 @@ def test_both_views_and_a_training_step(tmp_path):
     assert all(abs(value) < 100 for value in told["predicted"])
     # The paper sheet's count of a control that copies encoder and middle.
     assert 350e6 < told["control"] < 375e6
-    assert told["network"] < 3e6
+    assert 3.5e6 < told["network"] < 3.7e6
     assert told["fit"][1] < 12  # GiB; 8.3 seen

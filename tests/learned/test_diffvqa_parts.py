@@ -1,5 +1,7 @@
 """The parts of DiffVQA: the scan, its directions, masks, views of frames, losses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from diffqa_features.learned.diffvqa.network import (
     DiffVQANetwork,
     FeatureFusion,
     Sizes,
+    log_change,
     with_change,
 )
 from diffqa_features.learned.diffvqa.selective_scan import (
@@ -22,7 +25,11 @@ from diffqa_features.learned.diffvqa.selective_scan import (
     selective_scan,
     turn_around,
 )
-from diffqa_features.learned.diffvqa.view_features import ViewedClip
+from diffqa_features.learned.diffvqa.view_features import (
+    ViewedClip,
+    mean_and_spread_per_cell,
+    mean_changes,
+)
 from diffqa_features.learned.diffvqa.views import ViewSpec, open_rows
 
 CHANNELS = (8, 12, 12, 8, 4)
@@ -30,6 +37,7 @@ SMALL = Sizes(
     width=16, mamba=True, mamba_size=32, patch_size=16, mamba_width=16,
     mamba_layers=2, mamba_state=8,
 )  # fmt: skip
+CHANGE = replace(SMALL, change=True)
 
 
 # -- the scan --------------------------------------------------------------------------
@@ -111,11 +119,16 @@ def test_mamba_tells_the_order_of_frames():
 
 def random_clip(count, seed, views=("resize", "crop")):
     rng = np.random.default_rng(seed)
+    features = {
+        v: rng.normal(size=(1, count, 44, 4, 4)).astype(np.float32) for v in views
+    }
+    follows = np.arange(count) > 0
     return ViewedClip(
         np.arange(count),
         None,
-        {v: rng.normal(size=(1, count, 44, 4, 4)).astype(np.float32) for v in views},
+        features,
         {v: rng.integers(0, 256, (1, count, 32, 32, 3), np.uint8) for v in views},
+        {v: mean_changes(values, follows) for v, values in features.items()},
     )
 
 
@@ -125,9 +138,10 @@ def make_network(views=("resize", "crop"), sizes=SMALL):
     return network
 
 
+@pytest.mark.parametrize("sizes", [SMALL, CHANGE], ids=["paper", "change"])
 @pytest.mark.parametrize("views", [("resize",), ("crop",), ("resize", "crop")])
-def test_a_padded_batch_is_its_clips_alone(views):
-    network = make_network(views)
+def test_a_padded_batch_is_its_clips_alone(views, sizes):
+    network = make_network(views, sizes)
     clips = [random_clip(count, count, views) for count in (3, 7, 1, 4)]
     device = torch.device("cpu")
     batch, mask = collate(clips, [0] * 4, device)
@@ -135,6 +149,7 @@ def test_a_padded_batch_is_its_clips_alone(views):
     for view in views:
         batch[view].features[~mask] = 1e3
         batch[view].frames[~mask] = 200
+        batch[view].changes[~mask] = 1e3
     together = network(batch, mask)
     for i, clip in enumerate(clips):
         alone = network(*collate([clip], [0], device))
@@ -148,31 +163,53 @@ def test_a_padded_batch_is_its_clips_alone(views):
         assert float(alone[1].detach().sum()) == pytest.approx(1)
 
 
+def ask_of_two(network, resized, crop):
+    """Quality and weights of a clip that has each of its views from another one."""
+    clip = ViewedClip(
+        resized.numbers,
+        None,
+        {"resize": resized.features["resize"], "crop": crop.features["crop"]},
+        {"resize": resized.frames["resize"], "crop": crop.frames["crop"]},
+        {"resize": resized.changes["resize"], "crop": crop.changes["crop"]},
+    )
+    return network(*collate([clip], [0], torch.device("cpu")))[:2]
+
+
 def test_the_resized_view_weighs_and_the_crop_grades():
     network = make_network()
     base, other = random_clip(4, 0), random_clip(4, 1)
-    device = torch.device("cpu")
-
-    def ask(resized, crop):
-        clip = ViewedClip(
-            base.numbers,
-            None,
-            {"resize": resized.features["resize"], "crop": crop.features["crop"]},
-            {"resize": resized.frames["resize"], "crop": crop.frames["crop"]},
-        )
-        return network(*collate([clip], [0], device))
-
-    quality, weights, _ = ask(base, base)
-    same_quality, new_weights, _ = ask(other, base)
-    new_quality, same_weights, _ = ask(base, other)
+    quality, weights = ask_of_two(network, base, base)
+    same_quality, new_weights = ask_of_two(network, other, base)
+    new_quality, same_weights = ask_of_two(network, base, other)
     torch.testing.assert_close(same_quality, quality)
     torch.testing.assert_close(same_weights, weights)
     assert (new_weights - weights).abs().max() > 1e-4
     assert (new_quality - quality).abs().max() > 1e-4
 
 
-def test_every_parameter_gets_a_gradient():
-    network = make_network()
+def test_with_changes_either_head_knows_the_other_views_clip():
+    """Of its frames, only the sum: in another order they weigh and grade the same."""
+    network = make_network(sizes=replace(CHANGE, mamba=False))
+    base, other = random_clip(4, 0), random_clip(4, 1)
+    quality, weights = ask_of_two(network, base, base)
+    assert (ask_of_two(network, other, base)[0] - quality).abs().max() > 1e-4
+    assert (ask_of_two(network, base, other)[1] - weights).abs().max() > 1e-4
+    turned = replace(
+        base,
+        features={v: f[:, ::-1].copy() for v, f in base.features.items()},
+        changes={v: c[:, ::-1].copy() for v, c in base.changes.items()},
+    )
+    for branch in network.branches.values():  # convolutions know the order otherwise
+        for layer in (branch.frames.time, branch.change.time):
+            layer.weight.data += layer.weight.data.flip(2)
+    quality, weights = ask_of_two(network, base, base)
+    torch.testing.assert_close(ask_of_two(network, turned, base)[0], quality)
+    torch.testing.assert_close(ask_of_two(network, base, turned)[1], weights)
+
+
+@pytest.mark.parametrize("sizes", [SMALL, CHANGE], ids=["paper", "change"])
+def test_every_parameter_gets_a_gradient(sizes):
+    network = make_network(sizes=sizes)
     quality, weights, _ = network(
         *collate([random_clip(3, 0), random_clip(2, 1)], [0, 0], torch.device("cpu"))
     )
@@ -226,6 +263,74 @@ def test_features_are_standardised_by_channel():
     np.testing.assert_allclose(fusion.scale, expected, rtol=1e-4)
 
 
+# -- spread and change -----------------------------------------------------------------
+
+
+def test_the_mean_and_log_spread_of_cells():
+    """By NumPy; a grid finer than the map repeats its places, which have no spread."""
+    maps = torch.randn(2, 3, 8, 8) + 1e3
+    kept = mean_and_spread_per_cell(maps, 2).numpy()
+    cells = maps.numpy().astype(float).reshape(2, 3, 2, 4, 2, 4)
+    np.testing.assert_allclose(kept[:, :3], cells.mean((3, 5)), rtol=1e-6)
+    expected = np.log(cells.std((3, 5)) + 1e-3)
+    np.testing.assert_allclose(kept[:, 3:], expected, atol=1e-4)
+    fine = mean_and_spread_per_cell(maps[..., :2, :2], 4)
+    np.testing.assert_allclose(fine[:, 3:], np.log(1e-3), rtol=1e-6)
+
+
+def test_a_constant_map_has_a_finite_spread():
+    kept = mean_and_spread_per_cell(torch.full((1, 1, 9, 9), 123.456), 2)
+    np.testing.assert_allclose(kept[0, 1], np.log(1e-3), rtol=1e-4)
+
+
+def test_changes_stay_within_bursts():
+    """Frames 0 1 2, 7 8 and 20: the third burst has no neighbour to compare with."""
+    level = np.array([0, 1, 4, 100, 102, -50], np.float32)
+    sign = np.array([[1, -1], [1, -1]], np.float32)
+    features = (level[:, None, None, None] * sign)[None]
+    follows = np.diff([0, 1, 2, 7, 8, 20], prepend=-9) == 1
+    changes = mean_changes(features, follows)
+    assert changes.dtype == np.float32
+    expected = [1, 1, 3, 2, 2, np.nan]
+    np.testing.assert_array_equal(changes[0, :, 0], expected)
+
+
+def test_a_freeze_is_the_floor_and_a_first_frame_is_not():
+    features = np.random.default_rng(0).normal(size=(1, 6, 5, 4, 4)).astype(np.float32)
+    features[0, 3:5] = features[0, 2]
+    follows = np.arange(6) > 0
+    size = log_change(torch.from_numpy(mean_changes(features, follows))).numpy()[0]
+    np.testing.assert_allclose(size[3:5], np.log(1e-3), rtol=1e-6)
+    assert (size[[0, 1, 2, 5]] > -1).all()
+    np.testing.assert_array_equal(size[0], size[1])
+
+
+def test_what_is_unknown_is_average():
+    """A picture has no change; it gets neither that of a freeze nor that of a cut."""
+    network = make_network(("crop",), CHANGE)
+    clips = [random_clip(3, 0, ("crop",)), random_clip(1, 1, ("crop",))]
+    assert np.isnan(clips[1].changes["crop"]).all()
+    standardise(network, clips)
+    branch = network.branches["crop"]
+    logs = np.log(clips[0].changes["crop"][0] / branch.fusion.scale.numpy() + 1e-3)
+    np.testing.assert_allclose(branch.change.mean, logs.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(branch.change.scale, logs.std(0), rtol=1e-3)
+    alone = network(*collate(clips[1:], [0], torch.device("cpu")))[0]
+    clips[1].changes["crop"][:] = (
+        (branch.change.mean.exp() - 1e-3) * branch.fusion.scale
+    ).numpy()
+    average = network(*collate(clips[1:], [0], torch.device("cpu")))[0]
+    torch.testing.assert_close(alone, average, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_alone_teach_no_change():
+    network = make_network(("crop",), CHANGE)
+    standardise(network, [random_clip(1, seed, ("crop",)) for seed in range(3)])
+    change = network.branches["crop"].change
+    assert (change.mean == 0).all()
+    assert (change.scale == 1).all()
+
+
 # -- losses ----------------------------------------------------------------------------
 
 
@@ -265,8 +370,10 @@ def viewing(**changes):
         "n_crops": 2,
         "seed": 0,
         "mamba_size": 16,
+        "changes": False,
         "frame_rate": 1.0,
         "max_frames": None,
+        "burst_length": 1,
         "reader": "auto",
         "facts": (),
     }
@@ -330,6 +437,29 @@ def test_what_mamba_sees_of_a_crop_is_its_middle():
     np.testing.assert_array_equal(reduced, view_frames(clip[:1], "stretch", 16, 1)[0])
 
 
+def test_with_changes_mamba_sees_the_whole_crop():
+    clip = noise()
+    pixels, viewed = look(clip, changes=True)
+    small = viewed.values[viewed.frames["crop", 1, 0]]
+    crop = pixels["crop", 1, 0]
+    np.testing.assert_array_equal(small, view_frames(crop[None], "stretch", 16, 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "numbers", "follows"),
+    [
+        (12, {"burst_length": 2}, [2, 3, 8, 9], [False, True, False, True]),
+        (12, {}, [1, 4, 7, 10], [False, True, True, True]),
+        (1, {"burst_length": 2}, [0], [False]),
+    ],
+)
+def test_frames_follow_each_other_in_bursts(count, changes, numbers, follows):
+    """Spread frames follow the one sampled before, however far that is."""
+    _, viewed = look(noise(count), max_frames=4, **changes)
+    assert viewed.numbers.tolist() == numbers
+    assert viewed.follows.tolist() == follows
+
+
 def test_keys_hold_all_that_pixels_depend_on():
     _, first = look(noise())
 
@@ -357,7 +487,7 @@ def test_keys_hold_all_that_pixels_depend_on():
 def test_batches_take_the_crop_that_is_asked_for():
     crops = np.repeat(np.arange(3, dtype=np.float32), 2).reshape(3, 1, 2, 1, 1)
     resized = np.full((1, 1, 2, 1, 1), 5, np.float32)
-    clip = ViewedClip(np.arange(1), None, {"resize": resized, "crop": crops}, {})
+    clip = ViewedClip(np.arange(1), None, {"resize": resized, "crop": crops}, {}, {})
     batch, mask = collate([clip, clip], [2, 0], torch.device("cpu"))
     assert batch["crop"].features.flatten().tolist() == [2, 2, 0, 0]
     assert batch["resize"].features.flatten().tolist() == [5] * 4

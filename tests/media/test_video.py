@@ -409,6 +409,57 @@ def test_twice_the_rate_keeps_every_frame(steps, rate):
         assert set(once) <= set(twice)
 
 
+# -- bursts --
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "length", "expected"),
+    [
+        (32, 8, 4, [6, 7, 8, 9, 22, 23, 24, 25]),  # around frames 8 and 24
+        (32, 8, 8, range(12, 20)),
+        (32, 11, 4, [6, 7, 8, 9, 22, 23, 24, 25]),  # no room for three bursts
+        (32, 3, 8, [15, 16, 17]),  # nor for a whole one
+        (32, None, 4, range(32)),
+        (9, 8, 4, [0, 1, 2, 3, 4, 5, 6, 7]),  # two bursts that touch
+        (6, 8, 4, range(6)),  # two that overlap; each frame once
+        (3, 8, 8, range(3)),  # a clip shorter than a burst is used whole
+        (1, 4, 2, [0]),
+    ],
+)
+def test_bursts_are_runs_of_adjacent_frames(count, limit, length, expected):
+    """At a rate at which every frame is a moment, as in an array."""
+    clip = np.zeros((count, 8, 8, 3), np.uint8)
+    media = open_media(as_rows([clip])[0])
+    assert media.choose(1.0, limit, length).tolist() == list(expected)
+    clock = np.arange(count + 1) / 30
+    chosen = choose_frames(clock[:-1], clock[-1], 30.0, limit, length)
+    assert chosen.tolist() == list(expected)
+
+
+def test_a_burst_lies_around_its_moment():
+    """At 0.5 s and 1.5 s of 10 frames per second, and within the video."""
+    clock = np.arange(21) / 10
+    chosen = choose_frames(clock[:-1], 2.0, 1.0, None, 4)
+    assert chosen.tolist() == [3, 4, 5, 6, 13, 14, 15, 16]
+    assert choose_frames(clock[:6], 0.6, 1.0, None, 4).tolist() == [2, 3, 4, 5]
+
+
+@given(steps, st.floats(0.05, 100), st.integers(1, 50), st.integers(1, 9))
+def test_bursts_of_any_length(steps, rate, limit, length):
+    clock = np.cumsum([0.0, *steps])
+    times, duration = clock[:-1], clock[-1]
+    chosen = choose_frames(times, duration, rate, limit, length)
+    assert 1 <= len(chosen) <= limit
+    assert (np.diff(chosen) > 0).all()
+    assert 0 <= chosen[0] <= chosen[-1] < len(times)
+    runs = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1)
+    assert min(map(len, runs)) >= min(length, limit, len(times))
+    np.testing.assert_array_equal(
+        choose_frames(times, duration, rate, limit, 1),
+        choose_frames(times, duration, rate, limit),
+    )
+
+
 # -- animations and pages --
 
 

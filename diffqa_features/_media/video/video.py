@@ -84,12 +84,16 @@ def open_video(source: str | os.PathLike | bytes, reader: str = "auto") -> Video
 
 
 def choose_frames(
-    times: np.ndarray, duration: float, frame_rate: float, max_frames: int | None = None
+    times: np.ndarray,
+    duration: float,
+    frame_rate: float,
+    max_frames: int | None = None,
+    burst_length: int = 1,
 ) -> np.ndarray:
     """Indices of the frames shown at 0.5 s + k / frame_rate, each of them once.
 
     k is any integer that falls into [0, duration); if there is none, the middle frame
-    is used. `max_frames` reduces the number with `spread`.
+    is used. `max_frames` and `burst_length` are those of `gather_bursts`.
     """
     # Container clocks round to their ticks: a frame due at 0.5 s may say 0.5000001.
     slack = 1e-6
@@ -99,8 +103,24 @@ def choose_frames(
     chosen = np.flatnonzero(due < end)
     if not len(chosen):
         chosen = [max(0, np.searchsorted(times, duration / 2, "right") - 1)]
-    chosen = np.asarray(chosen)
-    return chosen[spread(len(chosen), max_frames)]
+    return gather_bursts(np.asarray(chosen), len(times), max_frames, burst_length)
+
+
+def gather_bursts(
+    moments: np.ndarray, count: int, max_frames: int | None, burst_length: int
+) -> np.ndarray:
+    """Indices of `burst_length` adjacent frames around each moment, each of them once.
+
+    Moments are indices into `count` frames. `max_frames` is the number of frames in
+    all: of the moments, `spread` keeps as many as there is room for bursts. At the ends
+    of the medium, a burst begins later or earlier; a medium that is shorter than a
+    burst is used whole.
+    """
+    length = min(burst_length, count, max_frames or count)
+    bursts = None if max_frames is None else max_frames // length
+    middles = moments[spread(len(moments), bursts)]
+    starts = np.clip(middles - length // 2, 0, count - length)
+    return np.unique(starts[:, None] + np.arange(length))
 
 
 def spread(count: int, max_frames: int | None) -> np.ndarray:

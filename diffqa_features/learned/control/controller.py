@@ -68,6 +68,13 @@ class DiffusionController(BackboneModel):
     max_frames : int, default=None
         Maximum number of frames per row.
 
+    frames : {"spread", "bursts"}, default="spread"
+        One frame at each sampled moment, or `burst_length` adjacent ones. See
+        :class:`DiffusionQAFeatures`.
+
+    burst_length : int, default=8
+        Number of adjacent frames of a burst.
+
     reader : {"auto", "decord", "imageio"}, default="auto"
         Decoder for video files. See :class:`DiffusionQAFeatures`.
 
@@ -202,6 +209,8 @@ class DiffusionController(BackboneModel):
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
         "frame_rate": _shared["frame_rate"],
         "max_frames": _shared["max_frames"],
+        "frames": _shared["frames"],
+        "burst_length": _shared["burst_length"],
         "reader": _shared["reader"],
         "frame_pooling": [str, InOrder()],
     }
@@ -218,6 +227,8 @@ class DiffusionController(BackboneModel):
         view="stretch",
         frame_rate=1.0,
         max_frames=None,
+        frames="spread",
+        burst_length=8,
         reader="auto",
         frame_pooling=("mean",),
         max_epochs=10,
@@ -244,6 +255,8 @@ class DiffusionController(BackboneModel):
         self.view = view
         self.frame_rate = frame_rate
         self.max_frames = max_frames
+        self.frames = frames
+        self.burst_length = burst_length
         self.reader = reader
         self.frame_pooling = frame_pooling
         self.max_epochs = max_epochs
@@ -433,6 +446,7 @@ class DiffusionController(BackboneModel):
         return {
             "frame_rate": float(self.frame_rate),
             "max_frames": self.max_frames,
+            "burst_length": self._burst_length(),
             "reader": self.reader,
         }
 

@@ -10,7 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from diffqa_features.learned._training import mean_of, precision
-from diffqa_features.learned.diffvqa.network import Clips, DiffVQANetwork
+from diffqa_features.learned.diffvqa.network import (
+    Clips,
+    DiffVQANetwork,
+    log_change,
+)
 from diffqa_features.learned.diffvqa.view_features import ViewedClip
 
 _SMALL = 1e-8
@@ -55,6 +59,9 @@ def collate(
             padded(chosen([clip.frames[view] for clip in clips]))
             if clips[0].frames
             else None,
+            padded(chosen([clip.changes[view] for clip in clips]))
+            if clips[0].changes
+            else None,
         )
         for view in clips[0].features
     }
@@ -97,22 +104,40 @@ def standardise(
     clips: Sequence[ViewedClip],
     weight: np.ndarray | None = None,
 ) -> None:
-    """Set every branch's mean and spread per channel from these clips."""
+    """Set every branch's means and spreads per channel from these clips."""
     shares = np.ones(len(clips)) if weight is None else weight
     for view, branch in network.branches.items():
-        # Sums in float64, clip by clip: all features at once would be copied.
-        count, total, squares = 0, 0.0, 0.0
-        for clip, share in zip(clips, shares, strict=True):
-            values = clip.features[view].astype(np.float64)  # (K, T, C, g, g)
-            count += share * (values.size // values.shape[2])
-            total = total + share * values.sum((0, 1, 3, 4))
-            squares = squares + share * np.square(values).sum((0, 1, 3, 4))
-        mean = total / count
-        spread = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-        # A channel that never changes says nothing, and must not be blown up.
-        spread[spread <= 1e-5 * np.maximum(np.abs(mean), 1e-5)] = 1.0
-        branch.fusion.mean.copy_(torch.from_numpy(mean))
-        branch.fusion.scale.copy_(torch.from_numpy(spread))
+        seen = [clip.features[view] for clip in clips]
+        _set_scale(branch.fusion, zip(seen, shares, strict=True))
+        if branch.change is not None:
+            seen = (_known_changes(branch, clip.changes[view]) for clip in clips)
+            _set_scale(branch.change, zip(seen, shares, strict=True))
+
+
+def _known_changes(branch, changes):
+    """As they enter the change branch: (K, T', C, 1, 1)."""
+    known = changes[:, ~np.isnan(changes[0, :, 0])]
+    logs = log_change(torch.from_numpy(known) / branch.fusion.scale)
+    return logs[..., None, None].numpy()
+
+
+def _set_scale(module, parts):
+    """Set mean and scale from arrays (K, T, C, g, g), each with what it counts."""
+    # Sums in float64, clip by clip: all features at once would be copied.
+    count, total, squares = 0, 0.0, 0.0
+    for part, share in parts:
+        values = part.astype(np.float64)
+        count += share * (values.size // values.shape[2])
+        total = total + share * values.sum((0, 1, 3, 4))
+        squares = squares + share * np.square(values).sum((0, 1, 3, 4))
+    if not count:  # pictures alone never change
+        return
+    mean = total / count
+    spread = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    # A channel that never changes says nothing, and must not be blown up.
+    spread[spread <= 1e-5 * np.maximum(np.abs(mean), 1e-5)] = 1.0
+    module.mean.copy_(torch.from_numpy(mean))
+    module.scale.copy_(torch.from_numpy(spread))
 
 
 def _compare(scores, target, weight=None):

@@ -23,6 +23,8 @@ class Sizes:
     mamba_width: int
     mamba_layers: int
     mamba_state: int
+    change: bool = False
+    """Magnitudes of raw changes and statistics over time; False is the paper's TDM."""
 
 
 @dataclass
@@ -31,17 +33,19 @@ class Clips:
 
     features: torch.Tensor  # (B, T, C, g, g) float32: four levels, then the latent
     frames: torch.Tensor | None  # (B, T, s, s, 3) uint8
+    changes: torch.Tensor | None  # (B, T, C) float32, see `mean_changes`
 
 
 class DiffVQANetwork(nn.Module):
     """Stage 2 of DiffVQA: the first view weights the frames, the last one grades them.
 
-    A single view does both.
+    A single view does both. With `Sizes.change`, either head also sees what the other
+    view says of the whole clip.
 
     Parameters
     ----------
     channels : sequence of int
-        Channels of the UNet's four levels, and of the latent.
+        Values kept of the UNet's four levels, and of the latent.
     views : sequence of str
         ``"resize"``, ``"crop"`` or both, in this order.
     sizes : Sizes
@@ -59,7 +63,11 @@ class DiffVQANetwork(nn.Module):
             self.branches = nn.ModuleDict(
                 {view: Branch(channels, sizes) for view in self._views}
             )
-            described = self.branches[self._views[0]].described
+            branch = self.branches[self._views[0]]
+            described = branch.described
+            self._shares = sizes.change and len(self._views) > 1
+            if self._shares:
+                described += branch.described_clip
             self.weigh = _head(described, sizes.width)
             self.grade = _head(described, sizes.width)
         # All frames weigh the same until there is a reason.
@@ -85,17 +93,16 @@ class DiffVQANetwork(nn.Module):
             The branches' descriptions of the whole clip, view by view.
         """
         told = {view: self.branches[view](clips[view], mask) for view in self._views}
-        logits = self.weigh(told[self._views[0]])[..., 0].float()
+        of_clip = [self.branches[view].of_clip(told[view]) for view in self._views]
+        first, last = told[self._views[0]], told[self._views[-1]]
+        if self._shares:
+            first = torch.cat([first, of_clip[-1]], -1)
+            last = torch.cat([last, of_clip[0]], -1)
+        logits = self.weigh(first)[..., 0].float()
         weights = logits.masked_fill(~mask, -torch.inf).softmax(1)
-        quality = self.grade(told[self._views[-1]])[..., 0].float()
+        quality = self.grade(last)[..., 0].float()
         # The first frame has its clip beside it, as all others.
-        clip = torch.cat(
-            [
-                self.branches[view].of_clip(vectors[:, 0])
-                for view, vectors in told.items()
-            ],
-            -1,
-        )
+        clip = torch.cat(of_clip, -1)[:, 0]
         return quality.masked_fill(~mask, 0.0), weights, clip.float()
 
 
@@ -107,8 +114,11 @@ class Branch(nn.Module):
         width = sizes.width
         self.fusion = FeatureFusion(channels, width)
         self.frames = FrameFusion(2 * width, width)
-        self.temporal = None
+        self.change = self.temporal = None
         self.widths = [width]
+        if sizes.change:
+            self.change = ChangeBranch(sum(channels), width)
+            self.widths.append(width)
         if sizes.mamba:
             self.temporal = FrameMamba(
                 sizes.mamba_size,
@@ -118,20 +128,39 @@ class Branch(nn.Module):
                 sizes.mamba_state,
             )
             self.widths.append(sizes.mamba_width)
-        self.described = 2 * sum(self.widths)
+        self._beside = _statistics_beside if sizes.change else _mean_beside
+        self._parts = 5 if sizes.change else 2
+        self.described = self._parts * sum(self.widths)
+        self.described_clip = self.described - sum(self.widths)
 
     def forward(self, clips: Clips, mask: torch.Tensor) -> torch.Tensor:
         """Describe every frame together with its clip: (B, T, described)."""
         fused = self.fusion(clips.features.flatten(0, 1)).unflatten(0, mask.shape)
-        told = [self.frames(with_change(fused), mask)]
+        if self.change is None:
+            told = [self.frames(with_change(fused), mask)]
+        else:
+            entered, changed = self.change(clips.changes / self.fusion.scale, mask)
+            over = entered[..., None, None].expand_as(fused)
+            told = [self.frames(torch.cat([fused, over], 2), mask), changed]
         if self.temporal is not None:
             told.append(self.temporal(clips.frames, mask.sum(1)))
-        return torch.cat([part for each in told for part in _beside(each, mask)], -1)
+        return torch.cat(
+            [part for each in told for part in self._beside(each, mask)], -1
+        )
 
     def of_clip(self, described: torch.Tensor) -> torch.Tensor:
         """The clip's part of a frame's description (..., described)."""
-        parts = described.split([width for width in self.widths for _ in range(2)], -1)
-        return torch.cat(parts[1::2], -1)
+        return torch.cat(
+            [
+                part[..., width:]
+                for part, width in zip(
+                    described.split([self._parts * w for w in self.widths], -1),
+                    self.widths,
+                    strict=True,
+                )
+            ],
+            -1,
+        )
 
 
 class FeatureFusion(nn.Module):
@@ -201,6 +230,43 @@ def with_change(maps: torch.Tensor) -> torch.Tensor:
     return torch.cat([maps, change], 2)
 
 
+def log_change(changes: torch.Tensor) -> torch.Tensor:
+    """``log(change + 1e-3)``; of standardised features, a freeze is the same in all."""
+    return torch.log(changes + 1e-3)
+
+
+class ChangeBranch(nn.Module):
+    """The log change of features over time, as it is and against its clip's mean.
+
+    Content and motion determine how much a clip changes throughout; only against that
+    do a freeze and a jump show.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        # Of the logarithms in training clips.
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+        self.enter = nn.Linear(2 * channels, width)
+        self.time = nn.Conv1d(width, width, 3, padding=1)
+
+    def forward(
+        self, changes: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """From changes (B, T, C): vectors (B, T, width) before and after time.
+
+        Changes are those of standardised features, NaN where unknown.
+        """
+        known = mask[..., None] & ~changes.isnan()
+        # What is unknown is taken to be as in an average clip.
+        size = ((log_change(changes) - self.mean) / self.scale).masked_fill(~known, 0.0)
+        usual = size.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+        against = (size - usual).masked_fill(~known, 0.0)
+        entered = F.silu(self.enter(torch.cat([size, against], -1))) * mask[..., None]
+        after = F.silu(self.time(entered.transpose(1, 2))).transpose(1, 2)
+        return entered, after
+
+
 class FrameFusion(nn.Module):
     """FFF: fuse the frames of a clip, for any number of frames.
 
@@ -221,11 +287,23 @@ class FrameFusion(nn.Module):
         return F.silu(self.time(seen.transpose(1, 2))).transpose(1, 2)
 
 
-def _beside(vectors: torch.Tensor, mask: torch.Tensor):
+def _mean_beside(vectors: torch.Tensor, mask: torch.Tensor):
     """Concatenate vectors of frames (B, T, C) with the mean over their clip."""
     vectors = vectors.masked_fill(~mask[..., None], 0.0)
     mean = vectors.sum(1, keepdim=True) / mask.sum(1)[:, None, None]
     return vectors, mean.expand_as(vectors)
+
+
+def _statistics_beside(vectors: torch.Tensor, mask: torch.Tensor):
+    """Concatenate vectors with mean, deviation, minimum and maximum over their clip."""
+    vectors, mean = _mean_beside(vectors, mask)
+    outside = ~mask[..., None]
+    squares = (vectors - mean).square().masked_fill(outside, 0.0).sum(1, keepdim=True)
+    # The root has no gradient at 0, where all frames are alike.
+    spread = (squares / mask.sum(1)[:, None, None] + 1e-6).sqrt()
+    low = vectors.masked_fill(outside, torch.inf).amin(1, keepdim=True)
+    high = vectors.masked_fill(outside, -torch.inf).amax(1, keepdim=True)
+    return vectors, mean, *(s.expand_as(vectors) for s in (spread, low, high))
 
 
 def _head(entering: int, width: int) -> nn.Sequential:

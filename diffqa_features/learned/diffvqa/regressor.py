@@ -1,6 +1,7 @@
 """`DiffVQARegressor`: videos and opinion scores in, quality frame by frame out."""
 
 import os
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -58,6 +59,17 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     control : bool, default=True
         False uses the plain backbone and ignores `controller`.
 
+    representation : {"change", "paper"}, default="change"
+        What the network is told of a frame and of its clip.
+
+        - ``"change"``: of each cell of a map, mean and log standard deviation, the way
+          blur and noise show; how much each channel has changed since the frame before,
+          in logarithms, the way timing shows; of the clip, mean, deviation, minimum and
+          maximum of all that; for Mamba, the whole crop.
+        - ``"paper"``: of each cell the mean; the signed difference of fused features,
+          0 for the first frame; of the clip, the mean; for Mamba, the middle of the
+          crop at native resolution.
+
     views : str or sequence of str, default=("resize", "crop")
         Views to use, one or both. A single view provides both weights and quality.
 
@@ -79,7 +91,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     n_crops : int, default=1
         Number of crops. All frames of a clip are cropped at the same positions, which
         depend on the clip's content and `random_state`. Training uses one crop per
-        step, prediction averages over all. Can be changed after `fit`.
+        step, prediction averages over all. Can be changed after `fit`: the paper
+        predicts with 20.
 
     frame_rate : float, default=1.0
         Frames sampled per second of video, as in :class:`DiffusionQAFeatures`.
@@ -87,12 +100,21 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     max_frames : int, default=None
         Maximum number of those frames per row, evenly spaced.
 
+    frames : {"spread", "bursts"}, default="bursts"
+        One frame at each sampled moment, or `burst_length` adjacent ones, as in
+        :class:`DiffusionQAFeatures`. With ``"bursts"``, frames are only compared within
+        a burst; otherwise with the frame sampled before, which is a second away with
+        the default `frame_rate`.
+
+    burst_length : int, default=8
+        Number of adjacent frames of a burst.
+
     reader : {"auto", "decord", "imageio"}, default="auto"
         Decoder for video files.
 
     grid_size : int, default=4
-        Side of the grid that features of every level are average-pooled to before they
-        are stored.
+        Side of the grid of cells that features of every level are reduced to before
+        they are stored.
 
     width : int, default=64
         Channels of the fused features.
@@ -101,8 +123,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         Read the frames themselves with Mamba, in both directions of time.
 
     mamba_size : int, default=64
-        Side of Mamba's input in pixels: the downscaled frame, or the centre of the
-        crop.
+        Side of Mamba's input in pixels, to which frames and crops are downscaled; with
+        ``representation="paper"`` it is the centre of the crop.
 
     patch_size : int, default=16
         Side of its patches in pixels; must divide `mamba_size`.
@@ -207,13 +229,20 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     channel and then spatial attention), the difference from the previous frame, the
     parallel Mamba branch on frames, the two heads and the weighted sum.
 
-    *Our choices, where nothing is published*: every default above; a difference of 0
-    for the first frame; separate weights for the views; features standardised per
-    channel over the training clips; a fixed crop position per clip, since differences
-    between crops at two positions would not be motion; the losses.
+    *Changed against the paper* by ``representation="change"``: spreads beside means;
+    the size of the change of raw features, in logarithms and against its clip's mean,
+    instead of a signed difference after fusion; statistics over the clip beside its
+    mean. The first frame of a burst has the second one's change, since a change of 0
+    would be a freeze; a picture has that of an average clip. The user guide says what
+    this is worth.
+
+    *Our choices, where nothing is published*: every default above; separate weights for
+    the views; features standardised per channel over the training clips; a fixed crop
+    position per clip, since differences between crops at two positions would not be
+    motion; the losses.
 
     *Number of frames.* The paper's layers flatten N frames, which fixes N. Here the
-    heads see one frame, described by convolutions over space and time, and the mean
+    heads see one frame, described by convolutions over space and time, and statistics
     over its clip. Padding after the end of a clip is masked: a clip gets the same
     values alone and in a batch, to about 1e-5 relative.
 
@@ -224,9 +253,10 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     *Units of y.* Any range and direction: a line maps the network's score to `y`,
     fitted by least squares over the training clips.
 
-    *Memory.* Stage 2 keeps the features of all clips in memory: 4 bytes times
-    `grid_size`² times the channels of the levels (352 on ``tiny``, about 3,200 on
-    Stable Diffusion) for each frame and view. The control module (12 MB on ``tiny``,
+    *Memory.* Stage 2 keeps the features of all clips in memory: 8 bytes (mean and
+    spread; 4 with ``representation="paper"``) times `grid_size`² times the channels of
+    the levels (352 on ``tiny``, about 3,200 on Stable Diffusion) for each frame and
+    view. The control module (12 MB on ``tiny``,
     1.4 GB on Stable Diffusion) is part of `weights_`, and so of pickles and saved
     files.
 
@@ -250,10 +280,11 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     >>> model.frame_scores(clips[1:2])[0].weight.shape
     (3,)
     >>> model.get_feature_names_out()[[0, 1, -1]].tolist()
-    ['quality', 'resize__fusion__0000', 'crop__mamba__0007']
+    ['quality', 'resize__fusion__mean__0000', 'crop__mamba__max__0007']
     """
 
     _ARCHITECTURE = (
+        "representation",
         "views",
         "control",
         "n_steps",
@@ -273,6 +304,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         **BackboneModel._parameter_constraints,
         "controller": [str, os.PathLike, HasMethods("fit"), None],
         "control": ["boolean"],
+        "representation": [StrOptions({"change", "paper"})],
         "views": [str, InOrder()],
         "n_steps": [Interval(Integral, 1, 1000, closed="both")],
         "last_timestep": [Interval(Integral, 0, 999, closed="both")],
@@ -280,6 +312,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         "n_crops": _positive,
         "frame_rate": _shared["frame_rate"],
         "max_frames": _shared["max_frames"],
+        "frames": _shared["frames"],
+        "burst_length": _shared["burst_length"],
         "reader": _shared["reader"],
         "grid_size": _positive,
         "width": _positive,
@@ -298,6 +332,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         *,
         controller=None,
         control=True,
+        representation="change",
         views=("resize", "crop"),
         n_steps=1,
         last_timestep=0,
@@ -306,6 +341,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         n_crops=1,
         frame_rate=1.0,
         max_frames=None,
+        frames="bursts",
+        burst_length=8,
         reader="auto",
         grid_size=4,
         width=64,
@@ -335,6 +372,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         self.backbone = backbone
         self.controller = controller
         self.control = control
+        self.representation = representation
         self.views = views
         self.n_steps = n_steps
         self.last_timestep = last_timestep
@@ -343,6 +381,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         self.n_crops = n_crops
         self.frame_rate = frame_rate
         self.max_frames = max_frames
+        self.frames = frames
+        self.burst_length = burst_length
         self.reader = reader
         self.grid_size = grid_size
         self.width = width
@@ -474,8 +514,9 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         Returns
         -------
         ndarray of shape (N, D), dtype float32
-            The network's score, then, per view, the means over frames of the fused
-            features and of Mamba's output. A DataFrame after ``set_output``.
+            The network's score, then, per view and branch (fused features, their
+            change, Mamba's output), the statistics over frames. A DataFrame after
+            ``set_output``.
         """
         job = self._open_job(X)
 
@@ -498,17 +539,23 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         Returns
         -------
         ndarray of str of shape (D,)
-            ``quality``, then ``resize__fusion__0000`` and so on.
+            ``quality``, then ``resize__fusion__mean__0000`` and so on; with
+            ``representation="paper"``, which knows no other statistic,
+            ``resize__fusion__0000``.
         """
         self._validate_params()
         self._check_parameters()
-        parts = {"fusion": self.width}
+        parts, statistics = {"fusion": self.width}, [""]
+        if self.representation == "change":
+            parts["change"] = self.width
+            statistics = ["mean__", "std__", "min__", "max__"]
         if self.mamba:
             parts["mamba"] = self.mamba_width
         names = [
-            f"{view}__{part}__{channel:04d}"
+            f"{view}__{part}__{statistic}{channel:04d}"
             for view in self._chosen_views()
             for part, width in parts.items()
+            for statistic in statistics
             for channel in range(width)
         ]
         return np.array(["quality", *names], object)
@@ -536,6 +583,16 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         self._check_parameters()
         return info
 
+    def _check_saved(self, weights, config, folder):
+        if "representation" not in config["parameters"]:
+            raise ValueError(
+                f"'{folder}' was written by {config.get('library', 'an old version')}, "
+                "which knew only the representation of the paper. In its config.json, "
+                'add "representation": "paper" and "frames": "spread" to the '
+                "parameters, or fit again."
+            )
+        super()._check_saved(weights, config, folder)
+
     def _chosen_views(self):
         chosen = self._choice("views", VIEWS)
         return tuple(view for view in VIEWS if view in chosen)
@@ -560,7 +617,12 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     def _open_data(self, job):
         """Features and frames of both views, computed unless stored."""
         from diffqa_features._engine.passes import Passes
-        from diffqa_features.learned.diffvqa.view_features import Extractor, view_rows
+        from diffqa_features.learned.diffvqa.view_features import (
+            Extractor,
+            mean_and_spread_per_cell,
+            mean_per_cell,
+            view_rows,
+        )
         from diffqa_features.learned.diffvqa.views import ViewSpec
 
         if job.warm:
@@ -569,6 +631,12 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
             control = self._control_weights(job.X, job.info)
         job.more["control"] = control
         chain = self._chain(job.info, control)
+        grid = int(self.grid_size)
+        facts = (job.info.identity, chain.names, chain.facts, grid)
+        reduce = mean_per_cell
+        changes = self.representation == "change"
+        if changes:
+            reduce, facts = mean_and_spread_per_cell, (*facts, "mean and log std")
         spec = ViewSpec(
             views=self._chosen_views(),
             image_size=self._checked_image_size(job.info),
@@ -576,17 +644,19 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
             n_crops=int(self.n_crops),
             seed=int(self.random_state),
             mamba_size=int(self.mamba_size) if self.mamba else None,
+            changes=changes,
             frame_rate=float(self.frame_rate),
             max_frames=self.max_frames,
+            burst_length=self._burst_length(),
             reader=self.reader,
-            facts=(job.info.identity, chain.names, chain.facts, int(self.grid_size)),
+            facts=facts,
         )
         # Weights in float32; `dtype` is that of the arithmetic, by autocast.
         passes = Passes(self._backbone_name(), self.device, "float32", seed=0)
         return view_rows(
             job.rows,
             spec,
-            Extractor(passes, control or None, chain, int(self.grid_size)),
+            Extractor(passes, control or None, chain, partial(reduce, grid=grid)),
             store=as_store(self.memory),
             verbose=self.verbose,
             failed=job.failed,
@@ -654,15 +724,19 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         from diffqa_features.learned.control.features import default_stages
         from diffqa_features.learned.diffvqa.network import DiffVQANetwork, Sizes
 
+        changes = self.representation == "change"
         levels = [stage.channels for stage in default_stages(info.stages)]
+        # What is kept of a channel: the mean, or mean and spread.
+        kept = 2 if changes else 1
         sizes = ("width", "mamba_size", "patch_size", "mamba_width", "mamba_layers",
                  "mamba_state")  # fmt: skip
         with torch.inference_mode(False):
             return DiffVQANetwork(
-                [*levels, info.latent_channels],
+                [kept * channels for channels in (*levels, info.latent_channels)],
                 self._chosen_views(),
                 Sizes(
                     mamba=bool(self.mamba),
+                    change=changes,
                     **{name: int(getattr(self, name)) for name in sizes},
                 ),
                 int(self.random_state),
@@ -730,7 +804,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         )
 
     def _facts(self, job):
-        seen = [(clip.features, clip.frames) for clip in job.data]
+        seen = [(clip.features, clip.frames, clip.changes) for clip in job.data]
         return self.loss, int(self.n_crops), seen
 
 

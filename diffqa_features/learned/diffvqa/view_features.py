@@ -16,7 +16,11 @@ from diffqa_features._engine.passes import rows_per_pass
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.statistics import all_finite
-from diffqa_features.learned.control.features import Chain, controlled_features
+from diffqa_features.learned.control.features import (
+    Chain,
+    Reduce,
+    controlled_features,
+)
 from diffqa_features.learned.control.network import make_control
 from diffqa_features.learned.diffvqa.views import OpenedRow, ViewSpec, open_rows
 
@@ -29,6 +33,7 @@ class ViewedClip:
     times: np.ndarray | None  # (T,) seconds
     features: dict[str, np.ndarray]  # (K, T, C, g, g) float32
     frames: dict[str, np.ndarray]  # (K, T, s, s, 3) uint8
+    changes: dict[str, np.ndarray]  # (K, T, C) float32, see `mean_changes`
 
 
 class Extractor:
@@ -41,15 +46,15 @@ class Extractor:
     control : mapping of str to ndarray or None
         Weights of the control module; None leaves the frozen model alone.
     chain : Chain
-    grid_size : int
-        Side of the grid that every map is pooled to.
+    reduce : callable
+        What is kept of every map (B, C, h, w): (B, C', g, g).
     """
 
-    def __init__(self, passes, control, chain: Chain, grid_size: int):
+    def __init__(self, passes, control, chain: Chain, reduce: Reduce):
         self._passes = passes
         self._control = control
         self._chain = chain
-        self._grid = grid_size
+        self._reduce = reduce
 
     @cached_property
     def at_once(self) -> int:
@@ -64,7 +69,7 @@ class Extractor:
             return make_control(self._passes.backbone.unet, self._control)
 
     def __call__(self, views: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Look at uint8 views of one size: for each float32 (C, g, g)."""
+        """Look at uint8 views of one size: for each float32 (C', g, g)."""
         found = []
         for start in range(0, len(views), self.at_once):
             maps = controlled_features(
@@ -72,7 +77,7 @@ class Extractor:
                 self._network,
                 self._passes.latents(views[start : start + self.at_once]),
                 self._chain,
-                reduce=lambda maps: F.adaptive_avg_pool2d(maps, self._grid),
+                reduce=self._reduce,
                 batch_size=self.at_once,
             )
             found += list(np.concatenate([maps[n] for n in self._chain.names], 1))
@@ -82,6 +87,20 @@ class Extractor:
                 "dtype='float32' or 'bfloat16'."
             )
         return found
+
+
+def mean_per_cell(maps: torch.Tensor, grid: int) -> torch.Tensor:
+    """Average-pool maps (B, C, h, w) to (B, C, grid, grid)."""
+    return F.adaptive_avg_pool2d(maps, grid)
+
+
+def mean_and_spread_per_cell(maps: torch.Tensor, grid: int) -> torch.Tensor:
+    """The mean and log(std + 1e-3) of each cell: (B, 2 C, grid, grid)."""
+    # A difference of squares: in float32, rounding would look like a spread.
+    maps = maps.double()
+    mean, squares = (F.adaptive_avg_pool2d(m, grid) for m in (maps, maps.square()))
+    spread = (squares - mean.square()).clamp(min=0).sqrt()
+    return torch.cat([mean, torch.log(spread + 1e-3)], 1).float()
 
 
 def view_rows(
@@ -141,11 +160,39 @@ def _as_clip(opened: OpenedRow, spec: ViewSpec) -> ViewedClip:
             ]
         )
 
+    features = {view: gathered(opened.features, view) for view in spec.views}
     return ViewedClip(
         opened.numbers,
         opened.times,
-        {view: gathered(opened.features, view) for view in spec.views},
+        features,
         {view: gathered(opened.frames, view) for view in spec.views}
         if opened.frames
         else {},
+        {view: mean_changes(v, opened.follows) for view, v in features.items()}
+        if spec.changes
+        else {},
     )
+
+
+def mean_changes(features: np.ndarray, follows: np.ndarray) -> np.ndarray:
+    """How much every channel has changed since the frame before.
+
+    Parameters
+    ----------
+    features : ndarray of shape (K, T, C, g, g)
+    follows : bool ndarray of shape (T,)
+        False for the first frame of a burst, which gets the second one's change: a
+        change of 0 would be a freeze.
+
+    Returns
+    -------
+    ndarray of shape (K, T, C), dtype float32
+        ``mean |x_t - x_(t-1)|`` over the cells; NaN where neither neighbour is known,
+        as in a picture.
+    """
+    changes = np.full(features.shape[:3], np.nan, np.float32)
+    later = np.flatnonzero(follows)
+    changes[:, later] = np.abs(features[:, later] - features[:, later - 1]).mean((3, 4))
+    first = np.flatnonzero(~follows[:-1] & follows[1:])
+    changes[:, first] = changes[:, first + 1]
+    return changes

@@ -26,8 +26,10 @@ class ViewSpec:
     n_crops: int
     seed: int
     mamba_size: int | None
+    changes: bool  # between frames are wanted, and for Mamba whole crops
     frame_rate: float
     max_frames: int | None
+    burst_length: int
     reader: str
     facts: tuple  # that features depend on beside what is seen
 
@@ -56,6 +58,7 @@ class OpenedRow:
     row: Row
     numbers: np.ndarray  # (T,) int, places of the frames in the medium
     times: np.ndarray | None  # (T,) seconds
+    follows: np.ndarray  # (T,) bool, whether the frame before is its predecessor
     features: dict[tuple[str, int, int], str]
     frames: dict[tuple[str, int, int], str]
     values: dict[str, np.ndarray] = field(default_factory=dict)  # what is known
@@ -82,7 +85,7 @@ def open_rows(
 
 def _open(row, spec, store):
     media = open_media(row, spec.reader)
-    numbers = media.choose(spec.frame_rate, spec.max_frames)
+    numbers = media.choose(spec.frame_rate, spec.max_frames, spec.burst_length)
     times = media.times()
     parts = [
         (view, copy, int(number))
@@ -94,6 +97,7 @@ def _open(row, spec, store):
         row,
         numbers,
         None if times is None else times[numbers],
+        _follows(numbers, spec.burst_length),
         {part: _feature_key(spec, media.key, part) for part in parts},
         {part: _frame_key(spec, media.key, part) for part in parts}
         if spec.mamba_size
@@ -105,6 +109,13 @@ def _open(row, spec, store):
     if len(opened.values) < len(set(keys)):
         _look(media, spec, opened)
     return opened
+
+
+def _follows(numbers, burst_length):
+    """All but the first frame, or but the first of every burst."""
+    steps = np.diff(numbers, prepend=-2)
+    steps[0] = 0
+    return steps == 1 if burst_length > 1 else steps > 0
 
 
 def _look(media, spec, opened):
@@ -137,9 +148,11 @@ def _see(pixels, spec, view, content, copy):
 
 
 def _small(pixels, seen, spec, view):
-    """Mamba's input: a downscaled frame, or the centre of a crop."""
+    """Mamba's input: a downscaled frame or crop, or the centre of a crop."""
     if view == "resize":
         return view_frames(pixels[None], "stretch", spec.mamba_size, 1)[0]
+    if spec.changes:
+        return view_frames(seen, "stretch", spec.mamba_size, 1)[0]
     return view_frames(seen, "crop", spec.mamba_size, 1)[0]
 
 
@@ -150,5 +163,9 @@ def _feature_key(spec, content, part):
 
 def _frame_key(spec, content, part):
     view, copy, number = part
-    seen = spec.seen(view, copy) if view == "crop" else view
+    seen = view
+    if view == "crop":
+        # The middle has the keys that it had before there was a choice.
+        whole = ("whole",) if spec.changes else ()
+        seen = (*spec.seen(view, copy), *whole)
     return make_key("diffvqa frame", spec.mamba_size, content, number, seen)

@@ -81,10 +81,17 @@ class GenzVQARegressor(GenzIQARegressor):
     frame_rate : float, default=1.0
         Frames sampled per second of video: those shown at 0.5 s + k / `frame_rate`. All
         frames of an array are used, since it has no time base. This parameter and the
-        next two can be changed after `fit`.
+        next four can be changed after `fit`.
 
     max_frames : int, default=None
         Maximum number of frames per video, evenly spaced. ``None`` sets no limit.
+
+    frames : {"spread", "bursts"}, default="spread"
+        One frame at each sampled moment, or `burst_length` adjacent ones. See
+        :class:`DiffusionQAFeatures`.
+
+    burst_length : int, default=8
+        Number of adjacent frames of a burst.
 
     n_frames : int, default=None
         Use this many frames of every video instead, evenly spaced from first to last,
@@ -255,6 +262,8 @@ class GenzVQARegressor(GenzIQARegressor):
         **GenzIQARegressor._parameter_constraints,
         "frame_rate": _shared["frame_rate"],
         "max_frames": _shared["max_frames"],
+        "frames": _shared["frames"],
+        "burst_length": _shared["burst_length"],
         "n_frames": [Interval(Integral, 1, None, closed="left"), None],
         "reader": _shared["reader"],
         "modulator": ["boolean"],
@@ -279,6 +288,8 @@ class GenzVQARegressor(GenzIQARegressor):
         n_timesteps=4,
         frame_rate=1.0,
         max_frames=None,
+        frames="spread",
+        burst_length=8,
         n_frames=None,
         reader="auto",
         modulator=True,
@@ -318,6 +329,8 @@ class GenzVQARegressor(GenzIQARegressor):
         self.n_timesteps = n_timesteps
         self.frame_rate = frame_rate
         self.max_frames = max_frames
+        self.frames = frames
+        self.burst_length = burst_length
         self.n_frames = n_frames
         self.reader = reader
         self.modulator = modulator
@@ -548,6 +561,10 @@ class GenzVQARegressor(GenzIQARegressor):
             raise self._complaint(
                 "max_frames", "None where n_frames gives their number"
             )
+        if self.n_frames is not None and self.frames == "bursts":
+            raise self._complaint(
+                "frames", "'spread' where n_frames spaces frames evenly"
+            )
 
     def _motion_weights(self, download=True):
         return find_weights(self.motion_network, download=download)
@@ -579,6 +596,7 @@ class GenzVQARegressor(GenzIQARegressor):
             job,
             frame_rate=float(self.frame_rate),
             max_frames=self.max_frames,
+            burst_length=self._burst_length(),
             n_frames=self.n_frames,
             reader=self.reader,
         )
