@@ -56,6 +56,8 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "show_signature": False,
     "remove_config_comments": True,
+    "reset_modules": ("matplotlib", "generated_pages.guard_example"),
+    "reset_modules_order": "both",
 }
 
 html_theme = "pydata_sphinx_theme"

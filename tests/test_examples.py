@@ -1,4 +1,8 @@
-"""Every script in examples/ runs, in a process of its own, without a display."""
+"""Every script in examples/ runs, in a process of its own, without a display.
+
+Those of the gallery also run when the documentation is built, with the same conditions
+(`guard_example` in docs/_ext), so here they are left to ``-m gallery``.
+"""
 
 import os
 import runpy
@@ -32,7 +36,14 @@ def run_example(path, folder):
     runpy.run_path(str(path), run_name="__main__")
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.gallery] * in_gallery)
+        for path in EXAMPLES
+        for in_gallery in [path.stem.startswith("plot_")]
+    ],
+)
 def test_example_runs(path, tmp_path):
     code = run_in_process(run_example, path, tmp_path)
     assert code == 0, (tmp_path / "stderr").read_text()

@@ -14,9 +14,8 @@ from diffqa_features.distributed import BatchExtractor, extract
 
 
 def is_folder(out):
-    """Whether an --out names a folder: it is one, or its name has no ending."""
-    path = local_path(out, "--out")
-    return path.is_dir() or not path.suffix or out.endswith(("/", os.sep))
+    """Whether an --out names a folder: it has no ending, or ends in a slash."""
+    return out.endswith(("/", os.sep)) or not local_path(out, "--out").suffix
 
 
 def extract_to_folder(args, features, columns):

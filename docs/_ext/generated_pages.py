@@ -6,6 +6,7 @@ the backbones' mirrors.
 
 import inspect
 import pkgutil
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -26,6 +27,10 @@ ROOMS = {
 }
 
 
+EXAMPLES = Path(diffqa_features.__file__).parents[1] / "examples"
+_before = []
+
+
 class FirstScoreFirst:
     """Order of the gallery: the first steps, then by name."""
 
@@ -34,6 +39,20 @@ class FirstScoreFirst:
 
     def __call__(self, filename):
         return filename != "plot_first_score.py", filename
+
+
+def guard_example(gallery_conf, path, when):
+    """Deprecations are errors while an example runs, and it leaves no file behind."""
+    files = {file.name for file in EXAMPLES.iterdir()}
+    if when == "before":
+        _before[:] = [warnings.filters[:], files]
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("error", category)
+    else:
+        filters, known = _before
+        warnings.filters[:] = filters
+        if files - known:
+            raise RuntimeError(f"{path} leaves {', '.join(sorted(files - known))}.")
 
 
 def write_all(folder: Path) -> dict[str, list[str]]:

@@ -160,7 +160,7 @@ class TestInfo:
             assert str(sd1_folder) in stdout
             assert re.search(r"^native size +64 x 64 pixels", stdout, re.M)
             assert (
-                len(re.findall(r"^(?:down|mid|up)\S+ +\d+ +\d+$", stdout, re.M)) == 16
+                len(re.findall(r"^(?:down|mid|up)\S+ +\d+ +\d+$", stdout, re.M)) == 10
             )
             assert re.search(r"^down0\.0 +16 +2$", stdout, re.M)
 

@@ -157,9 +157,8 @@ def test_killed_many_times_it_ends_as_undisturbed(table, expected, tmp_path):
     words = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(source), str(out)]
     for wanted in (2, 6):
         process = subprocess.Popen(words)
-        deadline = time.monotonic() + 120
         while len(list(out.glob("part-*"))) < wanted:
-            assert time.monotonic() < deadline
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -219,7 +218,7 @@ def of_engines(test):
 
 @of_engines
 @pytest.mark.parametrize(
-    "engine", ["ray", "dask", pytest.param("spark", marks=pytest.mark.spark)]
+    "engine", ["dask", pytest.param("spark", marks=pytest.mark.spark)]
 )
 def test_an_engine_gives_what_one_process_gives(
     engine, request, table, expected, tmp_path

@@ -48,7 +48,7 @@ def test_it_tells_a_blurred_batch_from_a_sharp_one():
     sharp = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
     metric = QualityMetric(load_scorer())
     blurred = torch.nn.functional.avg_pool2d(sharp, 7, 1, 3, count_include_pad=False)
-    assert metric(sharp) > metric(blurred) + 0.5
+    assert metric(sharp) > metric(blurred) + 0.3
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 8, 3), (0, 3, 8, 8)])

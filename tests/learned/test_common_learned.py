@@ -155,7 +155,8 @@ def test_accumulation_changes_nothing_but_memory(name, make, fitted, X):
         assert np.isfinite(parts.predict(X)).all()
         assert np.abs(parts.predict(X) - whole.predict(X)).max() > 0
         return
-    same_weights(parts, fitted, atol=1e-4 if name in ("dpiqa", "controller") else 2e-5)
+    # Adam divides by the size of a gradient: where that is near 0, its rounding counts.
+    same_weights(parts, fitted, atol=2e-4 if name in ("dpiqa", "controller") else 2e-5)
 
 
 def test_warm_start_goes_on(name, fitted, X):

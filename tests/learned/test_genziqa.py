@@ -417,7 +417,7 @@ def test_bad_data(model, images):
 
 def test_one_prompt_without_bias(model, images):
     model.set_params(prompts="Good photo.", error_bias=False).fit(images, Y)
-    assert model.transform(images).shape == (6, 4 + 96)
+    assert model.transform(images).shape == (6, 4 + 112)
 
 
 # -- what it is for ------------------------------------------------------------------

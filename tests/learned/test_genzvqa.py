@@ -452,7 +452,7 @@ def released(sd1_folder, tmp_path):
                 files[path][f"{name}.{layer}.bias"] = draw(shape[0])
         files["linearBlocks"][f"{name}.weight"] = draw(1, 2)
         files["linearBlocks"][f"{name}.bias"] = 1 + draw(1)
-    assert "up_block_3_attn_2.weight" in files["linearBlocks"]
+    assert "up_block_3_attn_1.weight" in files["linearBlocks"]
     torch.save({"ctx": draw(5, 32)}, tmp_path / "coop_Model_state_dict.pth")
     torch.save(lora, tmp_path / "pytorch_lora_weights.bin")
     for name, content in files.items():
