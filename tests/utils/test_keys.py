@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
 
 from diffqa_features import FeatureStore, NaturalSceneStatistics
 from diffqa_features._backbone.backbone import load_backbone
@@ -27,7 +28,9 @@ from diffqa_features._utils.hashing import (
 )
 from diffqa_features.learned._training import seed_of
 from diffqa_features.learned.control.features import Chain
+from diffqa_features.learned.diffvqa import views
 from diffqa_features.learned.dpiqa.prompts import encode_prompts
+from diffqa_features.learned.student.teacher import TeacherCache
 from diffqa_features.motion._extract import MotionRequest
 
 PINNED = {
@@ -40,6 +43,9 @@ PINNED = {
     "motion": "94f0f8f3c14c2a2834400386cd8bff678f910910",
     "motion clips": "aa54c6f08a83d7a5dea5ce56d4f4f3d5d6a09f06",
 }
+VIEW_OF_A_CLIP = "b2ce603553eb8e83f0e7e1f2dc60e9b9f7f2fd88"
+CROP_OF_A_CLIP = "dcf4c43df56850a1faf5971924aa085e1d9d8f8f"
+TEACHER = "fffd0f87ff02503f76f0eb47c882fd3c2da824f7"
 # Made where the entry is computed, so looked up in a store.
 SCENE_STATISTICS = "7db7a28ea54268b22cf69e73bb763f7d50935d0e"
 TEXT_TOKENS = "bb371d398c0fd22be8cd6316d7e2eac4ab7afe4f"
@@ -144,6 +150,18 @@ def test_pinned_keys_of_stored_entries(tmp_path):
     found = store.get([SCENE_STATISTICS, TEXT_TOKENS])
     np.testing.assert_array_equal(found[SCENE_STATISTICS], row)
     np.testing.assert_array_equal(found[TEXT_TOKENS], tokens)
+
+
+def test_pinned_keys_of_learned_methods():
+    spec = views.ViewSpec(
+        views=("crop", "resize"), image_size=64, crop_size=64, n_crops=1, seed=3,
+        mamba_size=8, changes=False, frame_rate=8.0, max_frames=None, burst_length=1,
+        reader="auto", facts=("identity", 4),
+    )  # fmt: skip
+    assert views._feature_key(spec, "media", ("resize", 0, 2)) == VIEW_OF_A_CLIP
+    assert views._frame_key(spec, "media", ("crop", 0, 2)) == CROP_OF_A_CLIP
+    cache = TeacherCache(Ridge(), scores=True, maps=False, store=None, verbose=0)
+    assert cache._name("score", "picture") == TEACHER
 
 
 def test_seeds():
