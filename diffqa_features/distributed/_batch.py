@@ -67,9 +67,13 @@ class BatchExtractor:
 
     def __init__(self, features, media: str = "path", keep=None):
         if not hasattr(features, self._method):
+            other = BatchPredictor if self._method == "transform" else BatchExtractor
+            hint = ""
+            if hasattr(features, other._method):
+                hint = f" {other.__name__} calls its {other._method}()."
             raise TypeError(
                 f"{type(self).__name__} needs an estimator with {self._method}(). Got "
-                f"{features!r} instead."
+                f"{features!r} instead.{hint}"
             )
         self.features = features
         self.media = media
@@ -93,7 +97,7 @@ class BatchExtractor:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that are added, but for ``reason``."""
+        """Names of the columns that are added, except ``reason``."""
         return [str(name) for name in self.features.get_feature_names_out()]
 
     def __call__(self, batch):

@@ -109,7 +109,7 @@ def extract(
     (4, 36)
     """
     if engine not in _ENGINES:
-        raise ValueError(f"engine must be one of {set(_ENGINES)}. Got {engine!r}.")
+        raise ValueError(f"engine must be one of {sorted(_ENGINES)}. Got {engine!r}.")
     extractor = features
     if not isinstance(features, BatchExtractor):
         extractor = BatchExtractor(features, media=media)
