@@ -34,8 +34,8 @@ class BatchExtractor:
         Column of the table with the media rows. Prompts such as ``"{caption}"`` take
         their text from the other columns.
     keep : sequence of str, default=None
-        Columns to pass on, of which one should tell the rows apart: engines may change
-        their order. None passes on all but bytes, arrays and nested values.
+        Columns to pass on; one of them should identify the rows, since engines may
+        change their order. None passes on all but bytes, arrays and nested values.
 
     Raises
     ------
