@@ -53,7 +53,10 @@ NO_PASSES = (
 def _load(name):
     path = local_path(name, "MODEL")
     if not path.is_file():
-        raise ValueError(f"There is no model {name!r}.")
+        raise ValueError(
+            f"There is no model {name!r}. Pass a file that 'diffqa fit' wrote, or no "
+            "model to use the shipped scorer."
+        )
     try:
         unknown = set(skops_io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES)
     except Exception as error:  # skops raises many types on damage

@@ -21,6 +21,7 @@ def run(args):
             parquet.write_table(good, path)
     bad = len(table) - len(good)
     note(
-        f"wrote {out}: {len(good)} rows" + (f", {bad} bad ones left out" if bad else "")
+        f"wrote {out}: {len(good)} rows"
+        + (f"; unreadable and left out: {bad}" if bad else "")
     )
     return 3 if bad else 0

@@ -49,7 +49,7 @@ def run(args):
         else:
             separator = "\t" if out.suffix.lower() == ".tsv" else ","
             table.to_csv(path, sep=separator, index=False)
-    note(f"wrote {out}: {len(table)} scores")
+    note(f"wrote {out}: {len(table)} score{'s' * (len(table) != 1)}")
     return code
 
 

@@ -48,14 +48,14 @@ class FeatureStore:
         top: normally about 4 MiB, at most one batch of values. A value larger than
         `max_size` is not stored. ``None`` sets no limit.
     latents : {"keep", "drop", "float16"}, default="keep"
-        What is done with the latents of pictures and frames, by far the largest
-        values. They are needed again only for another timestep, prompt or kind.
+        How to store the latents of pictures and frames, by far the largest values.
+        They are needed again only for another timestep, prompt or kind.
 
-        ``"keep"`` stores them in float32. ``"drop"`` does not: what needs one again
-        decodes and encodes the picture again, to the same numbers. ``"float16"``
-        stores them in half the size, and computes from the rounded ones from the
-        start, so that a second run gives the numbers of the first; these differ a
-        little from those of the other two, and have keys of their own.
+        ``"keep"`` stores them in float32. ``"drop"`` does not: whatever needs one
+        decodes and encodes the picture again, with the same result. ``"float16"``
+        halves their size and computes from the rounded values from the start, so a
+        second run gives the same numbers; these differ slightly from those of the other
+        two, and have keys of their own.
 
     See Also
     --------

@@ -34,8 +34,8 @@ class BatchExtractor:
         Column of the table with the media rows. Prompts such as ``"{caption}"`` take
         their text from the other columns.
     keep : sequence of str, default=None
-        Columns to pass on, of which one should tell the rows apart: engines may change
-        their order. None passes on all but bytes, arrays and nested values.
+        Columns to pass on; one of them should identify the rows, since engines may
+        change their order. None passes on all but bytes, arrays and nested values.
 
     Raises
     ------
@@ -67,9 +67,13 @@ class BatchExtractor:
 
     def __init__(self, features, media: str = "path", keep=None):
         if not hasattr(features, self._method):
+            other = BatchPredictor if self._method == "transform" else BatchExtractor
+            hint = ""
+            if hasattr(features, other._method):
+                hint = f" {other.__name__} calls its {other._method}()."
             raise TypeError(
                 f"{type(self).__name__} needs an estimator with {self._method}(). Got "
-                f"{features!r} instead."
+                f"{features!r} instead.{hint}"
             )
         self.features = features
         self.media = media
@@ -93,7 +97,7 @@ class BatchExtractor:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that are added, but for ``reason``."""
+        """Names of the columns that are added, except ``reason``."""
         return [str(name) for name in self.features.get_feature_names_out()]
 
     def __call__(self, batch):

@@ -42,26 +42,26 @@ def extract(
 ) -> dict[str, int]:
     """Compute the features of a table into a folder of Parquet files.
 
-    Rows that are there already are not computed again, so a call that was interrupted
-    goes on when it is repeated, and a table that has grown costs its new rows only. A
-    local file whose size or time has changed counts as new.
+    Existing rows are not computed again: repeat an interrupted call to resume it, and
+    only the new rows of a table that has grown are computed. A local file whose size or
+    modification time has changed counts as new.
 
     Parameters
     ----------
     source : list of str, DataFrame, or path of a CSV or Parquet table
         Media rows by path, or a table with the column `media`.
     features : transformer, BatchExtractor or BatchPredictor
-        What to compute. A fitted model is given as ``BatchPredictor(model)``.
+        What to compute. Wrap a fitted model as ``BatchPredictor(model)``.
     out : path
-        A folder, on a disk that all workers see under this name. It is read as one
-        table: ``pandas.read_parquet(out)``.
+        A folder that all workers see under this path. It reads as one table:
+        ``pandas.read_parquet(out)``.
     engine : {"local", "ray", "dask", "spark"}, default="local"
         ``"local"`` runs here, in this process. The others use the cluster that this
         process is connected to, or start one on this machine.
     media : str, default="path"
         Column with the media rows.
     key : str, default=None
-        Column that tells the rows apart. None: that of the media rows.
+        Column that identifies the rows. None uses that of the media rows.
     batch_size : int, default=64
         Rows per call and per file.
     n_workers : int, default=1
@@ -70,19 +70,19 @@ def extract(
     gpus_per_worker : float, default=0
         GPUs that Ray reserves for each worker.
     shard : tuple (i, n), default=(0, 1)
-        Compute the i-th of n parts only, by a hash of the key, which stays when rows
-        are added. Processes that know nothing of each other share the work so, into one
+        Compute the i-th of n parts only, assigned by a hash of the key, so added rows
+        do not move others. This is how independent processes share the work on one
         folder.
     prune : bool, default=False
-        Also remove rows from the folder that `source` does not have.
+        Also remove rows from the folder that are not in `source`.
     verbose : int, default=0
         Show progress if above 0.
 
     Returns
     -------
     dict
-        ``rows`` of the table (of the shard), ``found`` already there, ``computed``,
-        ``bad`` among these, ``removed``.
+        Numbers of rows: ``rows`` in the table (in the shard), ``found`` already there,
+        ``computed``, ``bad`` (unreadable) among these, and ``removed``.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def extract(
     (4, 36)
     """
     if engine not in _ENGINES:
-        raise ValueError(f"engine must be one of {set(_ENGINES)}. Got {engine!r}.")
+        raise ValueError(f"engine must be one of {sorted(_ENGINES)}. Got {engine!r}.")
     extractor = features
     if not isinstance(features, BatchExtractor):
         extractor = BatchExtractor(features, media=media)

@@ -210,7 +210,7 @@ class TestScore:
         with zipfile.ZipFile("photos/m4.skops", "w") as archive:
             archive.writestr("schema.json", json.dumps(tree))
         for name, sentence in {
-            "m0": "There is no model",
+            "m0": "There is no model 'photos/m0.skops'. Pass a file",
             "m1": "is not a model of 'diffqa fit'",
             "m2": "is not a Pipeline that begins with DiffusionQAFeatures",
             "m3": "types that are not trusted: os.system",

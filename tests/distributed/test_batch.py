@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics
+from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics, load_scorer
 from diffqa_features.distributed import BatchExtractor, BatchPredictor
 
 
@@ -128,6 +128,8 @@ def test_errors_that_no_row_makes_are_raised(files):
     model = make_pipeline(NaturalSceneStatistics(), failing)
     with pytest.raises(TypeError, match=r"needs an estimator with predict\(\)"):
         BatchPredictor(model)
+    with pytest.raises(TypeError, match=r"BatchPredictor calls its predict\(\)"):
+        BatchExtractor(load_scorer())
     with pytest.raises(ValueError, match="on purpose"):
         BatchExtractor(model)({"path": files[:1]})
 

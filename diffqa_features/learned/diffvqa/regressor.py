@@ -60,15 +60,15 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         False uses the plain backbone and ignores `controller`.
 
     representation : {"change", "paper"}, default="change"
-        What the network is told of a frame and of its clip.
+        How frames and clips are described to the network.
 
-        - ``"change"``: of each cell of a map, mean and log standard deviation, the way
-          blur and noise show; how much each channel has changed since the frame before,
-          in logarithms, the way timing shows; of the clip, mean, deviation, minimum and
-          maximum of all that; for Mamba, the whole crop.
-        - ``"paper"``: of each cell the mean; the signed difference of fused features,
-          0 for the first frame; of the clip, the mean; for Mamba, the middle of the
-          crop at native resolution.
+        - ``"change"``: mean and log standard deviation of each cell of a map, in which
+          blur and noise show; the log of each channel's change since the previous
+          frame, in which temporal artefacts show; mean, standard deviation, minimum and
+          maximum of these over the clip; the whole crop for Mamba.
+        - ``"paper"``: the mean of each cell; the signed difference of fused features, 0
+          for the first frame; the mean over the clip; the middle of the crop at native
+          resolution for Mamba.
 
     views : str or sequence of str, default=("resize", "crop")
         Views to use, one or both. A single view provides both weights and quality.
@@ -229,12 +229,12 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     channel and then spatial attention), the difference from the previous frame, the
     parallel Mamba branch on frames, the two heads and the weighted sum.
 
-    *Changed against the paper* by ``representation="change"``: spreads beside means;
-    the size of the change of raw features, in logarithms and against its clip's mean,
+    *Departures from the paper* with ``representation="change"``: spreads beside means;
+    the log size of the change of raw features, also relative to its mean over the clip,
     instead of a signed difference after fusion; statistics over the clip beside its
-    mean. The first frame of a burst has the second one's change, since a change of 0
-    would be a freeze; a picture has that of an average clip. The user guide says what
-    this is worth.
+    mean. The first frame of a burst gets the change of the second, since a change of 0
+    would look like a freeze; a picture gets that of an average clip. The user guide
+    reports what each of these gains.
 
     *Our choices, where nothing is published*: every default above; separate weights for
     the views; features standardised per channel over the training clips; a fixed crop
@@ -256,9 +256,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     *Memory.* Stage 2 keeps the features of all clips in memory: 8 bytes (mean and
     spread; 4 with ``representation="paper"``) times `grid_size`² times the channels of
     the levels (352 on ``tiny``, about 3,200 on Stable Diffusion) for each frame and
-    view. The control module (12 MB on ``tiny``,
-    1.4 GB on Stable Diffusion) is part of `weights_`, and so of pickles and saved
-    files.
+    view. The control module (12 MB on ``tiny``, 1.4 GB on Stable Diffusion) is part of
+    `weights_`, and so of pickles and saved files.
 
     References
     ----------

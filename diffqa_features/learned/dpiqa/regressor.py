@@ -219,12 +219,12 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
     encoder's state at the end token. ``tiny`` does not know scenes: a single one is
     enough, and cheaper.
 
-    *Cost.* Each picture is decoded once per call and its latent computed once (without
-    `augmentation`); both are
-    kept in a temporary file (0.85 MB per picture at 512 pixels, in the folder set by
-    ``TMPDIR``), so memory does not grow with the number of pictures. The keys and
-    values of the text do not depend on the picture: they are computed once per training
-    step, and once per call in prediction. The UNet's output convolution does not run.
+    *Cost.* Each picture is decoded once per call and, without `augmentation`, its
+    latent computed once; both are kept in a temporary file (0.85 MB per picture at 512
+    pixels, in the folder set by ``TMPDIR``), so memory does not grow with the number of
+    pictures. The keys and values of the text do not depend on the picture: they are
+    computed once per training step, and once per call in prediction. The UNet's output
+    convolution does not run.
 
     *Sizes.* The maps have the resolution of the latent: 64 × 64 at 512 pixels on Stable
     Diffusion, as published, 48 × 48 at 192 pixels on ``tiny``.

@@ -56,37 +56,38 @@ def load_scorer(name="tiny", **parameters):
 
 
 class QualityScorer(RegressorMixin, BaseEstimator):
-    """Predict the visible loss of pictures, why, and where; nothing is to be fitted.
+    """Predict the visible loss of pictures, its kind and its place, without fitting.
 
-    The unit is JOD: 10 is no visible loss, and of two pictures that are one JOD apart
-    three of four people prefer the better. It is learned from ColorVideoVDP [1]_, which
-    compares pictures with their originals and was fitted to human judgements, so it is
-    a guess at what was lost since the picture was taken, and not at its beauty.
+    The unit is JOD, just-objectionable differences: 10 is no visible loss, and if two
+    pictures are one JOD apart, three out of four people prefer the better one. The
+    scale was learned from ColorVideoVDP [1]_, which compares pictures with their
+    originals and was fitted to human judgements: it estimates what was lost since the
+    picture was taken, not its beauty.
 
     Parameters
     ----------
     weights : str or path, default="tiny"
-        ``"tiny"``, which is shipped, or a folder with a scorer's two files. What it was
-        trained on and where it fails is told in the model card beside them.
+        ``"tiny"``, which is shipped, or a folder with a scorer's two files. The model
+        card beside them says what it was trained on and where it fails.
     max_tiles : int or None, default=48
-        Large pictures are seen as tiles of 128 pixels at their own resolution. Of one
-        with more tiles, this many are seen, evenly spread. ``None`` sees all.
+        Pictures are cut into tiles of 128 pixels at native resolution. If a picture has
+        more tiles than this, only this many are used, evenly spread. ``None`` uses all.
     device : str, default=None
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` is the CPU, which is
-        quick enough.
+        fast enough.
 
     See Also
     --------
-    load_scorer : Makes one, and says at once if its weights are not there.
+    load_scorer : Creates one, and checks its weights at once.
     DistilledStudentRegressor : Learns from this, or from any other teacher.
 
     Notes
     -----
-    The estimator is stateless: `fit` only validates parameters, so that it can stand in
+    The estimator is stateless: `fit` only validates parameters, so it can be used in
     pipelines, searches and comparisons beside estimators that learn.
 
-    A picture's JOD is the mean over its tiles, weighted by how sure each is. Videos are
-    refused: a scorer of single frames is blind to faults of timing.
+    A picture's JOD is the mean over its tiles, weighted by their inverse predicted
+    variance. Videos raise an error: temporal artefacts are invisible in single frames.
 
     References
     ----------
@@ -156,7 +157,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         return self._score(X)[0]
 
     def predict_std(self, X):
-        """Predict how far off `predict` may be.
+        """Predict the uncertainty of `predict`.
 
         Parameters
         ----------
@@ -166,7 +167,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (N,), dtype float64
-            Standard deviations, JOD. The model card tells how many of unknown pictures
+            Standard deviations, JOD. The model card reports how many unseen pictures
             lie within two of them.
         """
         return self._score(X)[1]
@@ -210,7 +211,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         return table
 
     def quality_maps(self, X):
-        """Predict where visible loss is.
+        """Predict where the visible loss is.
 
         Parameters
         ----------
@@ -220,8 +221,8 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (N, 1, 8, 8), dtype float32
-            Loss, 10 minus JOD, of windows of 64 pixels (or of the shorter side) that
-            are spread evenly over the picture; not negative.
+            Loss, 10 minus JOD and at least 0, of windows of 64 pixels (or of the
+            shorter side) that are evenly spread over the picture.
         """
         maps = []
         for row in as_rows(X):
