@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from child_processes import run_in_process
 from command_line import close, die, names_in, picture, read, run_command
+from processor import needs_bfloat16_attention
 
 from diffqa_features import FeatureStore
 
@@ -59,6 +60,7 @@ class TestExtract:
         with np.load(photos.parent / "t.npz") as content:
             assert json.loads(str(content["settings"])) == settings
 
+    @needs_bfloat16_attention
     def test_every_option_reaches_the_estimator(self, photos, run, features):
         out = photos.parent / "table.npz"
         run(

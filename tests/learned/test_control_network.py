@@ -6,6 +6,7 @@ import torch
 from counting import counting
 from diffusers import ControlNetModel, DDIMScheduler
 from hooks import hooks_on
+from processor import needs_bfloat16_attention
 from torch import nn
 
 from diffqa_features import FeatureStore
@@ -323,6 +324,7 @@ def test_less_is_taken_where_memory_runs_out(sd1):
 # -- the store -----------------------------------------------------------------------
 
 
+@needs_bfloat16_attention
 def test_stored_features_are_computed_once(sd1, sd1_folder, tmp_path):
     store = FeatureStore(tmp_path)
     stages = default_stages(sd1.info.stages)

@@ -11,6 +11,7 @@ import torch
 from counting import counting
 from hooks import hooks_on
 from interruptions import train_and_die
+from processor import needs_bfloat16_attention
 from safetensors.numpy import load_file
 from sklearn.base import clone, is_regressor
 from sklearn.exceptions import NotFittedError
@@ -196,6 +197,7 @@ def test_progress_shows_the_loss(model, images, capsys):
     assert "srcc" not in shown
 
 
+@needs_bfloat16_attention
 def test_bfloat16_is_near(copy, images):
     exact = copy.transform(images)
     rough = copy.set_params(dtype="bfloat16").transform(images)

@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from hooks import hooks_on
 from PIL import Image
 from plain_dpiqa import PlainDPIQA
+from processor import needs_bfloat16_attention
 from sklearn.base import clone, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
@@ -242,6 +243,7 @@ def test_pictures_are_read_once(model, images):
     assert len(loaded) == 2 * untrained
 
 
+@needs_bfloat16_attention
 def test_bfloat16_is_near(model, fitted, images):
     half = model.set_params(dtype="bfloat16").fit(images, Y)
     assert all(value.dtype == np.float32 for value in half.weights_.values())

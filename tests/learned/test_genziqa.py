@@ -9,6 +9,7 @@ import skops.io
 import torch
 from counting import counting
 from hooks import hooks_on
+from processor import needs_bfloat16_attention
 from sklearn.base import clone, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
@@ -240,6 +241,7 @@ def test_nan_is_an_error_that_says_what_to_do(fitted, images):
     assert model.history_ == fitted.history_
 
 
+@needs_bfloat16_attention
 def test_bfloat16_is_near(model, fitted, images):
     """Autocast as on CUDA: weights that train stay in float32."""
     half = model.set_params(dtype="bfloat16").fit(images, Y)
