@@ -136,10 +136,11 @@ def extract(
         schema = _agreed(parts.schema(), schema, table[extractor.keep])
         done = parts.read_done()
         known = done[key].isin(table[key]).to_numpy()
-        stale = np.where(known, _changed(done, now.reindex(done[key])), prune)
-        # Two processes can have computed a row; which part has it is then unknown.
-        stale = (stale | done[key].duplicated(keep=False)) & _shard(done[key], shard)
-        parts.drop(done, stale.to_numpy(bool))
+        # Two processes without shards can both have computed a row.
+        twice = done[key].duplicated(keep=False).to_numpy()
+        again = twice | _changed(done, now.reindex(done[key]))
+        stale = np.where(known, again, prune) & _shard(done[key], shard)
+        parts.drop(done, stale)
     there = table[key].isin(done[key][known & ~stale]).to_numpy()
     todo = table[ours & ~there].reset_index(drop=True)
 
