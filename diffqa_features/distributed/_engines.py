@@ -45,7 +45,8 @@ def extract(
 
     Rows that are there already are not computed again, so a call that was interrupted
     goes on when it is repeated, and a table that has grown costs its new rows only. A
-    local file whose size or time has changed counts as new.
+    local file whose size or time has changed counts as new, and so does a bad row that
+    is no file here, such as a URL whose server gave no answer.
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def extract(
     Raises
     ------
     ValueError
-        If the table lacks a column, or two of its rows have the same key.
+        If the table lacks a column, two of its rows have the same key, a column is not
+        of the type that it has in `out`, or a file there is damaged.
     FileExistsError
         If the folder holds results of other settings.
     ModuleNotFoundError
