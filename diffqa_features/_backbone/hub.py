@@ -37,7 +37,8 @@ MIRRORS = {
     "ssd-1b": ("segmind/SSD-1B",),
 }
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+# The hub's client joins a revision to the path of its cache as it is.
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!/|.*\.\.)[\w./-]+)?")
 
 
 def find_folder(name: str | os.PathLike) -> tuple[str, Path]:

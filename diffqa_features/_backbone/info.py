@@ -125,11 +125,13 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
         texts["text_encoder_2"] = _text_config(second)
     scheduler = read_json(folder / "scheduler/scheduler_config.json")
     problem = _find_problem(unet, vae, list(texts.values()), scheduler)
+    if not problem:
+        vae_class = vae["_class_name"]
+        settings = _check_all(folder, unet, vae, texts, scheduler)
+        unet, vae = settings["unet"], settings["vae"]
+        problem = _find_width_problem(unet, [settings[part] for part in texts])
     if problem:
         raise ValueError(f"The backbone {name!r} is not supported: {problem}")
-    vae_class = vae["_class_name"]
-    settings = _check_all(folder, unet, vae, texts, scheduler)
-    unet, vae = settings["unet"], settings["vae"]
 
     try:
         blocks, stages = list_blocks(unet), list_stages(unet)
@@ -254,14 +256,19 @@ def _find_text_problem(unet: dict, texts: list[dict]) -> str | None:
             f"{added!r}), which is known of models of the Stable Diffusion XL kind, "
             "with text_encoder_2/ and tokenizer_2/."
         )
+    return None
+
+
+def _find_width_problem(unet: dict, texts: list[dict]) -> str | None:
+    """Why these checked settings do not fit each other, or None."""
     made = sum(text.get("hidden_size", 512) for text in texts)
     taken = unet.get("cross_attention_dim", 1280)
     if any(made != dim for dim in (taken if isinstance(taken, list) else [taken])):
         return f"its text encoder makes {made} channels and its UNet takes {taken}."
-    if not added:
+    if len(texts) < 2:
         return None
-    pooled = texts[1].get("projection_dim", 512)
-    size = pooled + _SIZES * unet.get("addition_time_embed_dim", 256)
+    pooled = texts[1].get("projection_dim", 512) or 0
+    size = pooled + _SIZES * (unet.get("addition_time_embed_dim", 256) or 0)
     if unet.get("projection_class_embeddings_input_dim") != size:
         return (
             "its UNet's projection_class_embeddings_input_dim is "

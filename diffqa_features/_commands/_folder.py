@@ -8,7 +8,8 @@ import pandas as pd
 
 from diffqa_features._commands._estimator import check_name
 from diffqa_features._commands._inputs import collect_files
-from diffqa_features._commands._outputs import note, report_bad
+from diffqa_features._commands._outputs import check_listing, note, report_bad
+from diffqa_features._media.remote import redact_url
 from diffqa_features._utils.files import local_path
 from diffqa_features.distributed import BatchExtractor, extract
 
@@ -20,6 +21,10 @@ def is_folder(out):
 
 def extract_to_folder(args, features, columns):
     """Compute what `args.out` lacks; returns the exit code."""
+    out = local_path(args.out, "--out")
+    if out.name in ("", ".."):
+        out = out.resolve()
+    check_listing(out, args.inputs)
     files = collect_files(
         args.inputs,
         path_column=args.path_column,
@@ -34,10 +39,10 @@ def extract_to_folder(args, features, columns):
         except ValueError as error:
             bad.append((name, str(error)))
     table = table[~table["path"].isin([name for name, _ in bad])]
-    table = table.drop_duplicates("path")
+    # Of one file with two texts for its prompts, neither is left out unsaid.
+    table = table.drop_duplicates()
     if bad and args.on_error == "raise":
-        raise RuntimeError(": ".join(bad[0]))
-    out = local_path(args.out, "--out")
+        _raise(*bad[0])
     report = extract(
         table,
         BatchExtractor(features, media="file", keep=["path"]),
@@ -52,7 +57,7 @@ def extract_to_folder(args, features, columns):
     found = found[(found["reason"] != "") & found["path"].isin(table["path"])]
     bad += list(zip(found["path"], found["reason"], strict=True))
     if bad and args.on_error == "raise":
-        raise RuntimeError(": ".join(bad[0]))
+        _raise(*bad[0])
     code = report_bad(bad, len(table), out, args.quote_formulas)
     removed = f", {report['removed']} removed" if report["removed"] else ""
     note(
@@ -62,11 +67,15 @@ def extract_to_folder(args, features, columns):
     return code
 
 
+def _raise(name, reason):
+    raise RuntimeError(f"{redact_url(name) or '(no path)'}: {reason}")
+
+
 def extract_on_gpus(args):
     """Run this command once per GPU, each with its share of the files."""
     place = next(i for i, word in enumerate(args.argv) if word.startswith("--gpus"))
     taken = 1 if "=" in args.argv[place] else 2
-    argv = args.argv[:place] + args.argv[place + taken :]
+    before, after = args.argv[:place], args.argv[place + taken :]
     gpus = args.gpus
     if args.shard:
         raise ValueError("--gpus divides the files itself; leave out --shard.")
@@ -76,12 +85,17 @@ def extract_on_gpus(args):
         gpus = device_count()
         if not gpus:
             raise ValueError("--gpus all: there is no CUDA device. Leave it out.")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    names = visible if len(visible) >= gpus and visible[0] else range(gpus)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else range(gpus)
+    if gpus > len(names):
+        raise ValueError(
+            f"--gpus {gpus}: CUDA_VISIBLE_DEVICES={visible} leaves only {len(names)}."
+        )
     processes = []
     for index, name in zip(range(gpus), names):
-        words = [sys.executable, "-m", "diffqa_features.cli", *argv]
-        words += ["--shard", f"{index}/{gpus}"]
+        # In its place, which may be before a "--".
+        words = [*before, "--shard", f"{index}/{gpus}", *after]
+        words = [sys.executable, "-m", "diffqa_features.cli", *words]
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(name)}
         processes.append(subprocess.Popen(words, env=env))
     codes = [process.wait() for process in processes]

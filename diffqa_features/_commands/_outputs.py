@@ -31,19 +31,24 @@ def check_output(text, suffixes, inputs=()):
         raise ValueError(f"--out must end in {allowed}. Got {text!r} instead.")
     if path.is_dir():
         raise ValueError(f"--out {text!r} is a folder; give the name of a file.")
+    check_listing(path, inputs)
+    return path
+
+
+def check_listing(path, inputs):
+    """Errors of `check_output` where `path`, or the list beside it, may not be."""
     listing = _listing(path)
     for name in inputs:
         source = Path(expand_user(name))
         if any(_same_file(source, target) for target in (path, listing)):
             raise ValueError(
-                f"--out {text!r} would replace the input {name!r}; choose another one."
+                f"--out '{path}' would replace the input {name!r}; choose another one."
             )
     if listing.exists() and not _is_ours(listing):
         raise FileExistsError(
             f"'{listing}' is in the way: files that cannot be read would be listed "
             "there, and diffqa did not make it. Move it away, or choose another --out."
         )
-    return path
 
 
 def report_bad(bad, total, out=None, quote=False):
@@ -65,7 +70,10 @@ def report_bad(bad, total, out=None, quote=False):
         for row in [_HEADER, *bad]:
             csv.writer(text).writerow(map(quote_formulas, row) if quote else row)
         # Names that are not UTF-8 are among the bad ones.
-        write_whole(listing, text.getvalue().encode(errors="backslashreplace"))
+        # In turn: shards of one folder write one list.
+        write_whole(
+            listing, text.getvalue().encode(errors="backslashreplace"), wait=True
+        )
     note(f"{len(bad)} of {total} files could not be read{where}:")
     for name, reason in bad[:_SHOWN]:
         print(f"  {name or '(no path)'}: {reason}", file=sys.stderr)

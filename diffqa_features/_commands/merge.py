@@ -11,7 +11,13 @@ from diffqa_features.distributed import read_parts
 def run(args):
     """Run the command."""
     out = check_output(args.out, (".parquet", ".csv"), args.inputs)
-    table = read_parts([local_path(name, "FOLDER") for name in args.inputs])
+    folders = [local_path(name, "FOLDER") for name in args.inputs]
+    if out.resolve().parent in [folder.resolve() for folder in folders]:
+        raise ValueError(
+            f"--out {args.out!r} would be read as a part of its folder; choose "
+            "another one."
+        )
+    table = read_parts(folders)
     good = table.filter(compute.equal(table["reason"], ""))
     good = good.drop_columns(["reason", "size", "modified"])
     with whole_file(out) as path:

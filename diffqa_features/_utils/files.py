@@ -54,13 +54,14 @@ def write_whole(path: Path, content: bytes | str, *, wait: bool = False) -> None
 
 
 @contextmanager
-def one_writer(path: Path) -> Iterator[None]:
+def one_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive write lock on `path` within the context.
 
-    For results of several files, which must come from one writer.
+    For results of several files, which must come from one writer. A second one fails
+    immediately or, with `wait`, waits its turn.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock, descriptor = _claim(path, False, ".diffqa-lock")
+    lock, descriptor = _claim(path, wait, ".diffqa-lock")
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import copy
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import import_module
@@ -44,7 +45,8 @@ def extract(
 
     Existing rows are not computed again: repeat an interrupted call to resume it, and
     only the new rows of a table that has grown are computed. A local file whose size or
-    modification time has changed counts as new.
+    modification time has changed counts as new, and so does a bad row that is no local
+    file, such as a URL whose server gave no answer.
 
     Parameters
     ----------
@@ -87,7 +89,8 @@ def extract(
     Raises
     ------
     ValueError
-        If the table lacks a column, or two of its rows have the same key.
+        If the table lacks a column, two of its rows have the same key, a column is not
+        of the type that it has in `out`, or a file there is damaged.
     FileExistsError
         If the folder holds results of other settings.
     ModuleNotFoundError
@@ -110,26 +113,36 @@ def extract(
     """
     if engine not in _ENGINES:
         raise ValueError(f"engine must be one of {sorted(_ENGINES)}. Got {engine!r}.")
+    if batch_size < 1 or n_workers < 1:
+        raise ValueError(
+            "batch_size and n_workers must be at least 1. Got "
+            f"{batch_size} and {n_workers}."
+        )
     extractor = features
     if not isinstance(features, BatchExtractor):
         extractor = BatchExtractor(features, media=media)
     media, key = extractor.media, key or extractor.media
     table = _read_source(source, media)
     _check_keys(table, key)
-    if extractor.keep is None:  # the same in all batches
-        extractor = copy.copy(extractor)
-        extractor.keep = list(dict.fromkeys([key, *kept_columns(table, None)]))
+    extractor = copy.copy(extractor)  # what is kept is the same in all batches
+    kept = kept_columns(table, extractor.keep)
+    extractor.keep = list(dict.fromkeys([key, *kept]))
+    schema = _schema(extractor, table)
     parts = Parts(out, key)
     settings = _settings(extractor, key)
-    parts.begin(settings)
 
-    ours, done = _shard(table[key], shard), parts.read_done()
-    known = done[key].isin(table[key]).to_numpy()
-    now = stamps(table[media]).set_index(pd.Index(table[key])).reindex(done[key])
-    before, after = (t[list(STAMPS)].astype("Int64").fillna(-1) for t in (done, now))
-    changed = (before.to_numpy() != after.to_numpy()).any(axis=1)
-    stale = np.where(known, changed, prune) & _shard(done[key], shard)
-    parts.drop(done, stale)
+    ours, now = _shard(table[key], shard), stamps(table[media])
+    now = now.set_index(pd.Index(table[key]))
+    with parts.alone():
+        parts.begin(settings)
+        schema = _agreed(parts.schema(), schema, table[extractor.keep])
+        done = parts.read_done()
+        known = done[key].isin(table[key]).to_numpy()
+        # Two processes without shards can both have computed a row.
+        twice = done[key].duplicated(keep=False).to_numpy()
+        again = twice | _changed(done, now.reindex(done[key]))
+        stale = np.where(known, again, prune) & _shard(done[key], shard)
+        parts.drop(done, stale)
     there = table[key].isin(done[key][known & ~stale]).to_numpy()
     todo = table[ours & ~there].reset_index(drop=True)
 
@@ -137,7 +150,8 @@ def extract(
         "rows": int(ours.sum()), "found": int((ours & there).sum()), "computed": 0,
         "bad": 0, "removed": int((~known & stale).sum()),
     }  # fmt: skip
-    write = BatchWriter(extractor, parts, _schema(extractor, table, settings))
+    schema = schema.with_metadata({"diffqa_features": json.dumps(settings)})
+    write = BatchWriter(extractor, parts, schema)
     run = partial(_ENGINES[engine], n_workers=n_workers, gpus=gpus_per_worker)
     with tqdm(total=len(todo), unit="row", disable=not verbose) as progress:
         for computed, bad in run(todo, write, batch_size) if len(todo) else ():
@@ -160,20 +174,68 @@ class BatchWriter:
         self.schema = schema
 
     def __call__(self, table: pd.DataFrame) -> pd.DataFrame:
+        # Before: a file that changes while it is read is computed again next time.
+        now = stamps(table[self.extractor.media])
         found = self.extractor(table).reset_index(drop=True)
-        found[list(STAMPS)] = stamps(table[self.extractor.media])
+        found[list(STAMPS)] = now
         self.parts.write(pa.Table.from_pandas(found, self.schema, preserve_index=False))
         bad = int((found["reason"] != "").sum())
         return pd.DataFrame({"computed": [len(found)], "bad": [bad]})
 
 
-def _schema(extractor, table, settings):
-    kept = pa.Schema.from_pandas(table[extractor.keep], preserve_index=False)
+def _schema(extractor, table):
+    """Columns of every file, with their types; ValueError if there can be none."""
+    missing = set(extractor.keep) - set(table.columns)
+    if missing:
+        raise ValueError(f"The table has no column {min(missing)!r}, which keep names.")
+    own = {*extractor.columns, *STAMPS, "reason"}
+    for name in extractor.keep:
+        if not isinstance(name, str) or name in own:
+            raise ValueError(
+                f"The column {name!r} of the table "
+                f"{'would be replaced' if name in own else 'is not named by a str'}; "
+                "rename it, or leave it out of the extractor's 'keep'."
+            )
+    kept = []
+    for name in extractor.keep:
+        with _fitting(name):
+            kind = pa.array(table[name], from_pandas=True).type
+        # Where nothing is known yet, most columns turn out to be text.
+        kept.append((name, pa.string() if kind == pa.null() else kind))
     made = pa.from_numpy_dtype(extractor._dtype)
     added = [(name, made) for name in extractor.columns]
     added += [(name, pa.int64()) for name in STAMPS]
-    schema = pa.schema([*kept.remove_metadata(), *added, ("reason", pa.string())])
-    return schema.with_metadata({"diffqa_features": json.dumps(settings)})
+    return pa.schema([*kept, *added, ("reason", pa.string())])
+
+
+def _agreed(before, schema, kept):
+    """The types of what is there, if the columns `kept` of the table have them too."""
+    if before is None:
+        return schema
+    for name in kept:
+        if kept[name].isna().all():
+            continue
+        with _fitting(name):
+            kinds = before.field(name).type, schema.field(name).type
+            if len({_is_text(kind) for kind in kinds}) == 2:  # "7" would pass for 7
+                raise pa.ArrowTypeError(f"{kinds[1]}, not {kinds[0]}")
+            pa.array(kept[name], kinds[0], from_pandas=True)
+    return before
+
+
+def _is_text(kind):
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+@contextlib.contextmanager
+def _fitting(name):
+    try:
+        yield
+    except (pa.ArrowException, UnicodeError, KeyError) as error:
+        raise ValueError(
+            f"The column {name!r} of the table is not of one plain type, or of another "
+            f"one than in 'out': {error}. Convert it, or leave it out by 'keep'."
+        ) from error
 
 
 # -- engines: a table and a BatchWriter in, counts of the batches out ------------------
@@ -281,9 +343,25 @@ def _read_source(source, media):
         path = Path(source).expanduser()
         is_csv = path.suffix.lower() in (".csv", ".tsv")
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        table = read_csv(path, sep=separator) if is_csv else pd.read_parquet(path)
+        if is_csv:  # a file may be called 007, and a caption be "NA"
+            table = read_csv(
+                path,
+                sep=separator,
+                dtype={media: str},
+                keep_default_na=False,
+                na_values=[""],
+            )
+        elif path.suffix.lower() == ".parquet" or path.is_dir():
+            table = pd.read_parquet(path)
+        else:
+            raise ValueError(
+                f"source must be a list of paths, or a .csv, .tsv or .parquet table. "
+                f"Got {str(path)!r} instead."
+            )
     elif isinstance(source, Sequence) or hasattr(source, "__iter__"):
-        table = pd.DataFrame({media: [os.fspath(item) for item in source]})
+        # Objects, because pandas' own text holds no names that are not UTF-8.
+        texts = [os.fspath(item) for item in source]
+        table = pd.DataFrame({media: texts}, dtype=object)
     else:
         raise TypeError(
             "source must be a list of paths, a DataFrame, or the path of a table. Got "
@@ -294,6 +372,9 @@ def _read_source(source, media):
             f"The table has no column {media!r}, only "
             f"{', '.join(map(repr, table.columns))}. Name it by media=."
         )
+    if table[media].map(lambda value: isinstance(value, os.PathLike)).any():
+        texts = [v if v is None else os.fspath(v) for v in table[media]]
+        table = table.assign(**{media: texts})
     return table
 
 
@@ -303,6 +384,14 @@ def _check_keys(table, key):
             f"The table has no column {key!r}, only "
             f"{', '.join(map(repr, table.columns))}."
         )
+    for place, value in enumerate(table[key]):
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"Row {place}: {value!r} is not UTF-8 and cannot stand in a table. "
+                "Rename the file, for example with convmv."
+            ) from None
     try:
         twice = table[key].duplicated(keep=False) | table[key].isna()
     except TypeError:
@@ -319,9 +408,19 @@ def _check_keys(table, key):
         )
 
 
+def _changed(done, now):
+    """Which rows were computed of another file: bool (N,).
+
+    Or of none that is here, as of a server that gave no answer, and are bad.
+    """
+    before, after = (t[list(STAMPS)].astype("Int64").fillna(-1) for t in (done, now))
+    other = (before.to_numpy() != after.to_numpy()).any(axis=1)
+    return other | ((done["reason"] != "") & done["size"].isna()).to_numpy()
+
+
 def _shard(keys, shard):
     """Which rows are of the i-th of n shards, by their keys alone: bool (N,)."""
-    index, count = shard
+    index, count = shard if len(shard) == 2 else (0, 0)
     if not 0 <= index < count:
         raise ValueError(f"shard must be (i, n) with 0 <= i < n. Got {shard!r}.")
     return np.array([make_seed(str(key)) % count == index for key in keys], bool)
@@ -331,9 +430,10 @@ def _settings(extractor, key):
     """Everything that determines the values, as JSON."""
     features = extractor.features
     parameters = {
-        name: " ".join(repr(value).split())
+        # Without the addresses of functions, which no other process has.
+        name: re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(value).split()))
         for name, value in features.get_params().items()
-        if name.rpartition("__")[2] not in _MACHINE and not hasattr(value, "get_params")
+        if name.rpartition("__")[2] not in _MACHINE and not _holds_estimators(value)
     }
     settings = {
         "estimator": type(features).__name__,
@@ -346,6 +446,16 @@ def _settings(extractor, key):
         "diffqa_features": __version__,
     }
     return json.loads(json.dumps(settings))
+
+
+def _holds_estimators(value):
+    """Whether it is one or, as the steps of a Pipeline, several: listed by themselves.
+
+    Their text would show what belongs to a machine.
+    """
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_estimators, value))
+    return hasattr(value, "get_params")
 
 
 # Parameters that say how to compute and not what.

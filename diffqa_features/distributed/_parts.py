@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from diffqa_features._utils.files import local_path, write_whole
+from diffqa_features._backbone.settings import read_json
+from diffqa_features._utils.files import (
+    expand_user,
+    local_path,
+    one_writer,
+    write_whole,
+)
 from diffqa_features._utils.hashing import hash_values
 
 _SETTINGS = "_settings.json"
@@ -39,6 +46,15 @@ class Parts:
         self.folder = local_path(folder, "The 'out' parameter").absolute()
         self.key = key
 
+    def alone(self) -> AbstractContextManager:
+        """Context in which no other process drops rows; those before are waited for.
+
+        Two that take rows from one file would each bring back what the other took.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"'{self.folder}' is a file; name a folder.")
+        return one_writer(self.folder / _SETTINGS, wait=True)
+
     def begin(self, settings: dict) -> None:
         """Claim the folder for these settings.
 
@@ -48,18 +64,17 @@ class Parts:
             If the folder holds the results of other settings, or other files.
         """
         path = self.folder / _SETTINGS
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"'{self.folder}' is a file; name a folder.")
         if not path.exists():
-            others = [p.name for p in self.folder.glob("*") if p.name != _SETTINGS]
-            if any(not name.startswith(".") for name in others):
+            # Hidden ones are our own, and what systems leave everywhere.
+            others = [p.name for p in self.folder.glob("[!.]*")]
+            if others and not path.exists():
                 raise FileExistsError(
                     f"'{self.folder}' holds '{sorted(others)[0]}' and no {_SETTINGS}: "
                     "it was not made by an extraction. Name a new folder."
                 )
             write_whole(path, json.dumps(settings, indent=1), wait=True)
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         if before != settings:
             raise FileExistsError(
                 f"'{self.folder}' holds results of other settings "
@@ -78,15 +93,19 @@ class Parts:
         path = self.folder / f"part-{hash_values(keys)}.parquet"
         write_whole(path, sink.getvalue().to_pybytes(), wait=True)
 
+    def schema(self) -> pa.Schema | None:
+        """Columns of the files that are there; None if there is none."""
+        return next((_read(parquet.read_schema, path) for path in self), None)
+
     def read_done(self) -> pd.DataFrame:
-        """Key, stamps and file of every row that is there; no features are read."""
+        """Key, stamps, reason and file of every row there; no features are read."""
+        names = [self.key, *STAMPS, "reason"]
         tables = []
         for path in self:
-            names = [self.key, *STAMPS]
-            found = parquet.read_table(path, columns=names).to_pandas()
+            found = _read(parquet.read_table, path, columns=names).to_pandas()
             tables.append(found.assign(part=path.name))
         if not tables:
-            return pd.DataFrame(columns=[self.key, *STAMPS, "part"])
+            return pd.DataFrame(columns=[*names, "part"])
         return pd.concat(tables, ignore_index=True)
 
     def drop(self, done: pd.DataFrame, stale: np.ndarray) -> None:
@@ -128,24 +147,43 @@ def read_parts(folders: Sequence[str | os.PathLike]) -> pa.Table:
             raise ValueError(
                 f"'{folder}' holds no {_SETTINGS}: it was not made by an extraction."
             )
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path)
+        if not isinstance(settings.get("key"), str):
+            raise ValueError(f"'{path}' names no key; it is not that of an extraction.")
         first = first or settings
         if settings != first:
             raise ValueError(
                 f"'{folder}' and '{folders[0]}' hold results of different settings "
                 f"({', '.join(differing(first, settings))}); they are not one table."
             )
-        tables += [parquet.read_table(part) for part in Parts(folder, first["key"])]
+        parts = Parts(folder, first["key"])
+        tables += [_read(parquet.read_table, part) for part in parts]
     if not tables:
         raise ValueError(f"There is no finished part in '{folders[0]}'.")
-    table = pa.concat_tables(tables).sort_by(first["key"])
+    try:
+        table = pa.concat_tables(tables).sort_by(first["key"])
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(
+            f"The folders are not of one table, as their columns differ: {error}"
+        ) from error
     keys = table[first["key"]].to_pandas()
     if keys.duplicated().any():
         raise ValueError(
             f"The row {keys[keys.duplicated()].iloc[0]!r} is there twice. Leave out "
-            "the folder that is older."
+            "the folder that is older or, if it is in one, repeat the extraction."
         )
     return table
+
+
+def _read(reader, path: Path, **options):
+    """What a reader of pyarrow reads; ValueError naming a file that is damaged."""
+    try:
+        return reader(path, **options)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"'{path}' is damaged or was not written by an extraction: {error} Delete "
+            "it and repeat the extraction, which computes its rows again."
+        ) from error
 
 
 def differing(one: dict, other: dict) -> list[str]:
@@ -158,7 +196,7 @@ def stamps(sources: Collection) -> pd.DataFrame:
     rows = []
     for source in sources:
         try:
-            status = Path(source).stat()
+            status = Path(expand_user(source)).stat()
             rows.append((status.st_size, status.st_mtime_ns))
         except (OSError, TypeError, ValueError):
             rows.append((pd.NA, pd.NA))

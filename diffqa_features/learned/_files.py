@@ -96,12 +96,14 @@ class SavedModel(BaseEstimator):
         """
         from huggingface_hub import HfApi
 
+        api = HfApi()
         with tempfile.TemporaryDirectory(prefix="diffqa-") as folder:
             self.save_pretrained(folder)
-            text = model_card(self, str(repo_id), card, licence)
+            # In full: "name" alone is one of the owner of the token.
+            created = api.create_repo(repo_id, private=private, exist_ok=True)
+            repo_id = created.repo_id
+            text = model_card(self, repo_id, card, licence)
             Path(folder, "README.md").write_text(text, encoding="utf-8")
-            api = HfApi()
-            api.create_repo(repo_id, private=private, exist_ok=True)
             message = f"{type(self).__name__} by diffqa_features"
             info = api.upload_folder(
                 repo_id=repo_id, folder_path=folder, commit_message=message
@@ -117,6 +119,7 @@ class SavedModel(BaseEstimator):
         folder : str or path
             Folder with the two files, or a repository of the Hugging Face hub,
             ``"owner/name"`` or ``"owner/name@revision"``, of which these two are read.
+            A folder of that name comes first.
         **parameters : object
             Parameters that override the saved ones, such as `backbone` (another
             location of the same model), `device` or `memory`. The last two, and
@@ -323,6 +326,10 @@ def _find(folder):
 
 def model_card(model, name, text, licence):
     """A model card: what the hub reads, then what a reader wants to know."""
+    from huggingface_hub import ModelCardData
+
+    tags = ["image-quality-assessment", "no-reference", "diffusion", "scikit-learn"]
+    about = ModelCardData(library_name="diffqa_features", license=licence, tags=tags)
     origin = model._origin()
     parameters = {
         key: value
@@ -332,9 +339,7 @@ def model_card(model, name, text, licence):
     kind = type(model).__name__
     lines = [
         "---",
-        "library_name: diffqa_features",
-        f"license: {licence}",
-        "tags: [image-quality-assessment, no-reference, diffusion, scikit-learn]",
+        about.to_yaml(),
         "---",
         "",
         f"# {name.rpartition('/')[2]}",
@@ -355,8 +360,13 @@ def model_card(model, name, text, licence):
         "",
         "## Parameters",
         "",
-        *(f"- `{key}`: `{value!r}`" for key, value in sorted(parameters.items())),
-        *(f"- {key}: `{value}`" for key, value in sorted(origin.items())),
+        # As code of several lines, which text in them cannot end.
+        "```text",
+        *(
+            f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}"
+            for key, value in [*sorted(parameters.items()), *sorted(origin.items())]
+        ),
+        "```",
         "",
     ]
     return "\n".join(lines)

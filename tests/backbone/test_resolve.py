@@ -17,7 +17,7 @@ from random_models import write_json, write_model
 from safetensors.torch import load_file, save_file
 
 from diffqa_features._backbone.files import list_parts
-from diffqa_features._backbone.hub import MIRRORS, find_folder
+from diffqa_features._backbone.hub import MIRRORS, find_folder, is_hub_id
 from diffqa_features._backbone.info import describe_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -509,3 +509,10 @@ def test_two_seeds_are_two_backbones(sd1_folder, tmp_path):
     torch.testing.assert_close(load_file(same / UNET), load_file(sd1_folder / UNET))
     assert describe_backbone(same).identity == describe_backbone(sd1_folder).identity
     assert describe_backbone(other).identity != describe_backbone(sd1_folder).identity
+
+
+@pytest.mark.parametrize("revision", ["../../../../other", "/other", "refs/.."])
+def test_a_revision_is_no_path(revision):
+    with pytest.raises(ValueError, match="must be one of"):
+        find_folder(f"owner/name@{revision}")
+    assert is_hub_id("owner/name@refs/pr/1")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_models import write_json
+from random_models import write_json, write_model
 from safetensors.torch import load_file, save_file
 
 from diffqa_features import (
@@ -202,6 +202,31 @@ def test_a_setting_that_no_model_has_is_named_with_its_file(
     with pytest.raises(ValueError, match=message) as caught:
         load_backbone(folder, "cpu")
     assert str(folder / file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("unet", {"addition_time_embed_dim": None}, "pooled text and 6 sizes make 24"),
+        ("unet", {"addition_time_embed_dim": "8"}, "'addition_time_embed_dim' must be"),
+        ("text_encoder_2", {"projection_dim": None}, "and 6 sizes make 48"),
+        ("text_encoder_2", {"hidden_size": "40"}, "'hidden_size' must be an int"),
+    ],
+)
+def test_widths_of_two_texts_that_are_no_numbers_are_named(
+    folder_of_two_texts, file, change, message
+):
+    path = folder_of_two_texts / file / "config.json"
+    before = path.read_text()
+    update(path, **change)
+    with pytest.raises(ValueError, match=message):
+        describe_backbone(folder_of_two_texts)
+    path.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def folder_of_two_texts(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("xl") / "model", "sdxl")
 
 
 def test_sizes_are_compared_with_the_weights_before_anything_is_allocated(folder):

@@ -63,7 +63,8 @@ def test_shards_fill_one_folder(photos, capsys):
 
 def test_one_process_per_gpu(photos):
     """Here each runs on the CPU; what is visible to it is its own."""
-    assert extract("-o", "features", "--gpus", "2", "--device", "cpu") == 0
+    words = ["-o", "features", "--device", "cpu", *FAST, "--gpus", "2"]
+    assert main(["extract", *words, "--", "photos"]) == 0
     assert sorted(pd.read_parquet("features")["path"]) == [
         f"photos/{i}.png" for i in range(6)
     ]
@@ -81,3 +82,33 @@ def test_what_does_not_belong_together_is_not_merged(photos, capsys):
     assert "'photos/0.png' is there twice" in capsys.readouterr().err
     assert main(["merge", "photos", "-o", "all.parquet"]) == 2
     assert "not made by an extraction" in capsys.readouterr().err
+
+
+def test_the_list_of_bad_files_replaces_nothing(photos, capsys):
+    mine = photos.parent / "features.bad.csv"
+    mine.write_text("path\nphotos/0.png\n")
+    assert main(["extract", str(mine), "-o", "features", *FAST]) == 2
+    assert "would replace the input" in capsys.readouterr().err
+    assert extract("-o", "features") != 0
+    assert "is in the way" in capsys.readouterr().err
+    assert mine.read_text() == "path\nphotos/0.png\n"
+
+
+def test_two_texts_of_one_picture_are_not_one_row(photos, capsys):
+    table = pd.DataFrame({"path": ["photos/0.png"] * 2, "caption": ["fog", "a cat"]})
+    table.to_csv("table.csv", index=False)
+    words = ["table.csv", "-o", "features", "--prompts", "{caption}"]
+    assert main(["extract", *words, *FAST]) == 2
+    assert "must tell rows apart" in capsys.readouterr().err
+
+
+def test_gpus_are_those_that_are_left(photos, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert extract("-o", "features", "--gpus", "2") == 2
+    assert "CUDA_VISIBLE_DEVICES=3 leaves only 1" in capsys.readouterr().err
+
+
+def test_no_table_is_written_among_the_parts(photos, capsys):
+    assert extract("-o", "features") == 0
+    assert main(["merge", "features", "-o", "features/all.parquet"]) == 2
+    assert "as a part of its folder" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics
-from diffqa_features.distributed import BatchExtractor, extract
+from diffqa_features.distributed import BatchExtractor, extract, read_parts
 
 COUNT = 40
 
@@ -125,6 +128,156 @@ def test_shards_are_disjoint_and_stay(table, expected, tmp_path):
         extract(table, features, tmp_path / "x", shard=(3, 3))
 
 
+def draw(folder, count, seed=0):
+    rng = np.random.default_rng(seed)
+    paths = [str(folder / f"{number}.png") for number in range(count)]
+    for path in paths:
+        # Of another size each time, as two writes can have one time stamp.
+        picture = rng.integers(0, 256, (32 + seed, 32, 3), np.uint8)
+        Image.fromarray(picture).save(path)
+    return paths
+
+
+def test_shards_at_once_take_changed_rows_from_the_same_files(tmp_path):
+    """Where each rewrote a file as it had seen it, rows came back and were doubled."""
+    out, features = tmp_path / "x", NaturalSceneStatistics()
+    paths = draw(tmp_path, 24)
+    extract(paths, features, out, batch_size=4)
+    draw(tmp_path, 24, seed=1)
+    both, failed = threading.Barrier(2), []
+
+    def work(index):
+        both.wait()
+        try:
+            extract(paths, features, out, shard=(index, 2))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    found = pd.read_parquet(out)
+    assert sorted(found["path"]) == sorted(paths)
+    expected = BatchExtractor(features)({"path": found["path"].tolist()})
+    for name in features.get_feature_names_out():
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_rows_that_two_processes_computed_are_there_once(tmp_path):
+    out, other, features = tmp_path / "x", tmp_path / "y", NaturalSceneStatistics()
+    paths = draw(tmp_path, 5)
+    extract(paths, features, out, batch_size=2)
+    extract(paths[1:], features, other, batch_size=2)
+    for part in other.glob("part-*"):  # as a second process with other batches
+        part.rename(out / part.name)
+    with pytest.raises(ValueError, match="repeat the extraction"):
+        read_parts([out])
+    extract(paths[:3], features, out)  # what it is not asked for it leaves alone
+    assert set(pd.read_parquet(out)["path"]) == set(paths)
+    extract(paths, features, out)
+    assert read_parts([out])["path"].to_pylist() == sorted(paths)
+
+
+def test_a_file_that_changes_while_it_is_read_is_computed_again(tmp_path):
+    paths = draw(tmp_path, 2)
+    report = extract(paths, ChangesItsFiles(NaturalSceneStatistics()), tmp_path / "x")
+    assert report["computed"] == 2
+    report = extract(paths, NaturalSceneStatistics(), tmp_path / "x")
+    assert report["computed"] == 2
+
+
+class ChangesItsFiles(BatchExtractor):
+    """Each file is another one as soon as it was read."""
+
+    def __call__(self, batch):
+        found = super().__call__(batch)
+        draw(Path(batch["path"].tolist()[0]).parent, len(batch), seed=2)
+        return found
+
+
+def test_what_a_server_did_not_give_is_asked_for_again(tmp_path):
+    paths = ["http://127.0.0.1:9/a.png", *draw(tmp_path, 2)]
+    os.truncate(paths[2], 60)
+    report = extract(paths, NaturalSceneStatistics(), tmp_path / "x")
+    assert report["bad"] == 2
+    report = extract(paths, NaturalSceneStatistics(), tmp_path / "x")
+    # A damaged file that has not changed would be bad again.
+    assert (report["found"], report["computed"], report["bad"]) == (2, 1, 1)
+
+
+def test_a_pipeline_is_the_same_in_another_process_and_on_another_disk(tmp_path):
+    paths = draw(tmp_path, 1)
+    for memory in (None, str(tmp_path / "store")):
+        features = NaturalSceneStatistics(memory=memory)
+        absolute = FunctionTransformer(np.abs, feature_names_out=same_names)
+        model = make_pipeline(features, absolute)
+        report = extract(paths, model, tmp_path / "x")
+    assert report["found"] == 1
+    # Nor is there an address, which each process has its own.
+    assert "same_names" in (settings := (tmp_path / "x/_settings.json").read_text())
+    assert "0x" not in settings
+
+
+def same_names(step, names):
+    return names
+
+
+def test_names_of_a_csv_are_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = Image.new("RGB", (32, 32))
+    for name in ("NA", "007", "a\"b'c,\n.png"):
+        picture.save(name, format="png")
+    names = pd.DataFrame({"path": ["NA", "007", "a\"b'c,\n.png"]})
+    names.to_csv("names.csv", index=False)
+    report = extract("names.csv", NaturalSceneStatistics(), "x")
+    assert (report["computed"], report["bad"]) == (3, 0)
+    assert sorted(pd.read_parquet("x")["path"]) == sorted(names["path"])
+
+
+@pytest.mark.parametrize("text", ['{"key": "pa', "[1]", "{}"])
+def test_settings_that_are_damaged_are_named(text, table, tmp_path):
+    out = tmp_path / "x"
+    extract(table[:1], NaturalSceneStatistics(), out)
+    (out / "_settings.json").write_text(text)
+    with pytest.raises(ValueError, match=r"_settings.json"):
+        read_parts([out])
+    with pytest.raises((ValueError, FileExistsError), match=r"_settings.json|settings"):
+        extract(table[:2], NaturalSceneStatistics(), out)
+
+
+def test_a_part_that_is_damaged_is_named(table, tmp_path):
+    out = tmp_path / "x"
+    extract(table[:2], NaturalSceneStatistics(), out)
+    (part,) = out.glob("part-*")
+    os.truncate(part, 100)
+    for work in (
+        lambda: read_parts([out]),
+        lambda: extract(table[:2], NaturalSceneStatistics(), out),
+    ):
+        with pytest.raises(ValueError, match=f"'.*{part.name}' is damaged .* Delete"):
+            work()
+    part.unlink()
+    assert extract(table[:2], NaturalSceneStatistics(), out)["computed"] == 2
+
+
+def test_the_key_is_kept_and_types_stay(table, tmp_path):
+    out = tmp_path / "x"
+    extractor = BatchExtractor(NaturalSceneStatistics(), keep=["id"])
+    extract(table[:2].assign(note=None), extractor, out)
+    assert sorted(pd.read_parquet(out)["path"]) == sorted(table["path"][:2])
+    with pytest.raises(ValueError, match=r"column 'id' .* than in 'out'"):
+        extract(table[:3].assign(id=["0", "10", "20"]), extractor, out)
+    # Nothing is known of a column without values, and then it is text.
+    notes = BatchExtractor(NaturalSceneStatistics(), keep=["note"])
+    extract(table[:2].assign(note=None), notes, tmp_path / "y")
+    extract(table[:3].assign(note="a"), notes, tmp_path / "y")
+    found = pd.read_parquet(tmp_path / "y").set_index("path")["note"]
+    assert found[table["path"][2]] == "a"
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
@@ -133,6 +286,12 @@ def test_shards_are_disjoint_and_stay(table, expected, tmp_path):
         (lambda t: t, {"media": "image"}, "no column 'image', only 'path', 'id'"),
         (lambda t: t, {"key": "name"}, "no column 'name'"),
         (lambda t: t, {"engine": "flink"}, "engine must be one of"),
+        (lambda t: t, {"batch_size": 0}, "at least 1"),
+        (lambda t: t.assign(size=3), {}, "'size' of the table would be replaced"),
+        (lambda t: t.rename(columns={"id": 3}), {}, "column 3 .* not named by a str"),
+        (lambda t: t.assign(id=[1, "1"] * 20), {}, "'id' .* one plain type"),
+        (lambda t: ["a.png", "\udcff"], {}, r"Row 1: '\\udcff' is not UTF-8"),
+        (lambda t: t["path"][0], {}, r"a list of paths, or a .csv"),
     ],
 )
 def test_bad_tables_are_refused_before_any_work(

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hub_server import serve_hub
 from safetensors.numpy import load_file
 
 from diffqa_features import GenzIQARegressor
+from diffqa_features.learned._files import model_card
 
 COMMIT = "c" * 40
 SETTINGS = {
@@ -80,9 +82,22 @@ def test_pushed_and_loaded_it_is_the_same(saved, tmp_path):
     assert card.startswith("---\nlibrary_name: diffqa_features\nlicense: apache-2.0\n")
     assert "Trained on nothing worth naming." in card
     assert 'GenzIQARegressor.from_pretrained("owner/judge")' in card
-    assert "- `lora_rank`: `2`" in card
+    assert "\nlora_rank: 2\n" in card
     assert "device" not in card
     assert "backbone: " in card
+
+
+def test_text_in_a_card_stays_text(saved):
+    model = GenzIQARegressor.from_pretrained(saved)
+    model.prompts = ["`<script>`\n```\n# Approved", "bad"]
+    model.design_["prompts"] = model.prompts
+    card = model_card(model, "owner/judge", "", "other\ntags: [safe]")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["license"] == "other\ntags: [safe]"
+    assert "no-reference" in front["tags"]
+    lines = card.splitlines()
+    assert lines.count("```") == 2
+    assert "# Approved" not in lines
 
 
 def test_what_is_nowhere_is_named(tmp_path):
