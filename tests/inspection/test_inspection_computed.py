@@ -312,8 +312,9 @@ class TestNoiseRoundTripDisplay:
     @staticmethod
     def by_diffusers(folder, view, timesteps, features):
         """The same with the library's own whole VAE and DDIM scheduler."""
-        folder = load_backbone(folder).info.folder
-        name = load_backbone(str(folder)).info.vae_class
+        # Not of the loaded one: that may come from a copy which has changed since.
+        info = describe_backbone(folder)
+        folder, name = info.folder, info.vae_class
         vae = getattr(diffusers, name).from_pretrained(folder / "vae").eval()
         unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
         scheduler = diffusers.DDIMScheduler.from_pretrained(
