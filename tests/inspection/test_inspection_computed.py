@@ -18,6 +18,7 @@ from video_files import encode, numbers_in, pan
 
 from diffqa_features import DiffusionQAFeatures, datasets
 from diffqa_features._backbone.backbone import Backbone, load_backbone
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.passes import Passes
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features.evaluation import bootstrap_interval
