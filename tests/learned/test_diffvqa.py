@@ -362,7 +362,8 @@ def test_files_without_a_representation_are_refused(fitted, tmp_path):
     config["parameters"].update(representation="paper", frames="spread")
     path.write_text(json.dumps(config))
     loaded = DiffVQARegressor.from_pretrained(tmp_path)
-    np.testing.assert_array_equal(loaded.predict(clips), paper.predict(clips))
+    # Features are computed twice, and sums may be taken in another order.
+    np.testing.assert_allclose(loaded.predict(clips), paper.predict(clips), rtol=1e-6)
 
 
 def test_skops_loads_with_the_published_list(fitted, clips, tmp_path):

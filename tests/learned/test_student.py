@@ -392,7 +392,8 @@ def test_it_learns_what_its_teacher_says():
     predicted = student.predict([data.data[i] for i in np.flatnonzero(test)])
     wanted = 10 * data.target[test]
     assert srcc_score(wanted, predicted) > 0.75
-    assert np.abs(predicted - wanted).mean() < 9  # a constant: 12
+    constant = np.abs(wanted - np.median(wanted)).mean()
+    assert np.abs(predicted - wanted).mean() < 0.8 * constant
 
 
 def test_prediction_is_the_network_as_it_was_trained(images, mapping):
