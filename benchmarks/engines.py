@@ -1,7 +1,7 @@
 """One table, each engine: its overhead over plain batches; peak memory of the client.
 
-    python benchmarks/distributed.py --rows 500
-    python benchmarks/distributed.py --memory 1000 20000
+    python benchmarks/engines.py --rows 500
+    python benchmarks/engines.py --memory 1000 20000
 
 Overhead is the time of `extract` with an engine that is already connected, over the
 same batches in a loop, in one run and with one worker. Memory is the peak of a process
