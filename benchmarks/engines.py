@@ -99,7 +99,7 @@ def measure_time(paths, folder, arguments):
 def connect(engine):
     """Start an engine with one worker; return what stops it."""
     if engine == "dask":
-        from distributed import Client
+        from dask.distributed import Client
 
         return Client(n_workers=1, threads_per_worker=1, dashboard_address=None).close
     if engine == "ray":

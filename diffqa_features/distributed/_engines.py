@@ -98,17 +98,19 @@ def extract(
 
     Examples
     --------
+    >>> import tempfile
     >>> import pandas as pd
     >>> from diffqa_features import DiffusionQAFeatures
     >>> from diffqa_features.datasets import load_sample_photos
     >>> from diffqa_features.distributed import extract
     >>> paths = load_sample_photos().filenames
     >>> features = DiffusionQAFeatures(kinds="alignment", image_size=64)
-    >>> extract(paths[:3], features, "photos-features")
+    >>> out = tempfile.mkdtemp()
+    >>> extract(paths[:3], features, out)
     {'rows': 3, 'found': 0, 'computed': 3, 'bad': 0, 'removed': 0}
-    >>> extract(paths[:4], features, "photos-features")
+    >>> extract(paths[:4], features, out)
     {'rows': 4, 'found': 3, 'computed': 1, 'bad': 0, 'removed': 0}
-    >>> pd.read_parquet("photos-features").shape
+    >>> pd.read_parquet(out).shape
     (4, 36)
     """
     if engine not in _ENGINES:
@@ -268,7 +270,7 @@ def _run_ray(table, write, batch_size, n_workers, gpus) -> Counts:
 
 
 def _run_dask(table, write, batch_size, n_workers, gpus) -> Counts:
-    distributed = _load("distributed", "dask")
+    distributed = _load("dask.distributed", "dask")
     with contextlib.ExitStack() as stack:
         try:
             client = distributed.get_client()

@@ -345,7 +345,7 @@ def ray():
 
 @pytest.fixture(scope="module")
 def dask():
-    distributed = pytest.importorskip("distributed")
+    distributed = pytest.importorskip("dask.distributed")
     with distributed.Client(
         n_workers=2, threads_per_worker=1, dashboard_address=None
     ) as client:
