@@ -143,7 +143,7 @@ class BatchExtractor:
     def _rows(self, table):
         media = table[self.media].tolist()
         others = table.drop(columns=[self.media, *{"path"} & set(table.columns)])
-        if others.empty and not len(others.columns):
+        if not len(others.columns):
             return media
         rows = others.reset_index(drop=True)
         rows.insert(0, "path", pd.Series(media, dtype=object))

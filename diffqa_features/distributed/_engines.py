@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -360,7 +360,7 @@ def _read_source(source, media):
                 f"source must be a list of paths, or a .csv, .tsv or .parquet table. "
                 f"Got {str(path)!r} instead."
             )
-    elif isinstance(source, Sequence) or hasattr(source, "__iter__"):
+    elif hasattr(source, "__iter__"):
         # Objects, because pandas' own text holds no names that are not UTF-8.
         texts = [os.fspath(item) for item in source]
         table = pd.DataFrame({media: texts}, dtype=object)
