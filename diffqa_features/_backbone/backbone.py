@@ -67,11 +67,11 @@ def load_backbone(
     dtype = pick_dtype(dtype, device)
     info = describe_backbone(name)
     key = (info.identity, device, dtype)
-    backbone = _find_loaded(key)
+    backbone = _find_loaded(key, info)
     if backbone is not None:
         return backbone
     with _loading_lock:
-        backbone = _find_loaded(key)
+        backbone = _find_loaded(key, info)
         if backbone is None:
             backbone = Backbone(info, device, dtype)
             with _loaded_lock:
@@ -395,11 +395,15 @@ class Backbone:
         return batch["input_ids"], batch["attention_mask"].bool()
 
 
-def _find_loaded(key: tuple) -> Backbone | None:
+def _find_loaded(key: tuple, info: BackboneInfo) -> Backbone | None:
     with _loaded_lock:
-        if key in _loaded:
+        backbone = _loaded.get(key)
+        if backbone is not None:
             _loaded.move_to_end(key)
-        return _loaded.get(key)
+            # What is read later (decoder, float32 VAE) and what a pickle names is found
+            # where the caller says: the first of equal folders may be gone or changed.
+            backbone.info = info
+        return backbone
 
 
 def _forget_after_fork() -> None:

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._backbone.weights import load_decoder
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -516,6 +517,19 @@ def test_one_model_per_identity_device_and_dtype(folder, sd1_folder):
     update_json(folder / "scheduler/scheduler_config.json", beta_end=0.013)
     assert load_backbone(folder, "cpu") is not backbone
     assert load_backbone(sd1_folder, "cpu") is backbone
+
+
+def test_a_loaded_model_reads_later_files_where_the_caller_says(sd1_folder, folder):
+    """And not from the first of equal folders, which may be gone or changed by then."""
+    backbone = load_backbone(folder)
+    assert backbone.info.folder == folder
+    update_json(folder / "vae/config.json", scaling_factor=0.5)
+    assert load_backbone(sd1_folder) is backbone
+    assert backbone.info.folder == Path(sd1_folder)
+    shutil.rmtree(folder)
+    decoder = load_decoder(backbone.info)
+    assert decoder.config.scaling_factor == 0.18215
+    assert pickle.loads(pickle.dumps(backbone)) is backbone
 
 
 def test_the_four_used_last_are_kept(tmp_path):
