@@ -334,7 +334,7 @@ def test_the_first_loss_by_hand(images, mapping):
 
 def test_flips_turn_pictures_and_maps(images, mapping):
     """Seen mirrored with its mirrored map, a picture is another; each epoch anew."""
-    from diffqa_features.learned.student.data import flip
+    from diffqa_features.learned.student.loss import flip
 
     turned = torch.tensor([True, False])
     pixels = torch.from_numpy(np.stack(images[:2])).permute(0, 3, 1, 2) / 255
@@ -351,7 +351,7 @@ def test_flips_turn_pictures_and_maps(images, mapping):
 
 
 def test_crops_are_squares_of_the_pictures(images, teacher):
-    from diffqa_features.learned.student.data import draw_crops
+    from diffqa_features.learned.student.loss import draw_crops
 
     pixels = np.stack(images)
     generators = [torch.Generator().manual_seed(i) for i in range(40)]

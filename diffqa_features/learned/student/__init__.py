@@ -2,8 +2,8 @@
 
 In: a teacher and media. Out: `DistilledStudentRegressor`, which scores without a
 diffusion model. Open `regressor` first; `data` and `teacher` provide the training
-targets, `network`, `tiny_network` and `efficientnet` are the bodies, `onnx` exports,
-`released` reads the authors' files.
+targets, `loss` compares with them, `predict` scores, `network`, `tiny_network` and
+`efficientnet` are the bodies, `onnx` exports, `released` reads the authors' files.
 """
 
 from diffqa_features.learned.student.regressor import DistilledStudentRegressor

@@ -84,35 +84,3 @@ def is_fitted(teacher):
     except TypeError:  # it has a predict and no fit
         return True
     return True
-
-
-def draw_flips(generators, wanted):
-    """Which pictures of a batch to mirror: a bool tensor."""
-    import torch
-
-    if not wanted:
-        return torch.zeros(len(generators), dtype=torch.bool)
-    return torch.cat([torch.rand(1, generator=g) < 0.5 for g in generators])
-
-
-def draw_crops(pixels, rows, side, generators):
-    """A random crop of each picture, or all of it: uint8 (n, side, side, 3)."""
-    import torch
-
-    if side is None:
-        return pixels[rows]
-    free = pixels.shape[1] - side + 1
-    corners = [torch.randint(free, (2,), generator=g).tolist() for g in generators]
-    return np.stack(
-        [
-            pixels[row, top : top + side, left : left + side]
-            for row, (top, left) in zip(rows, corners, strict=True)
-        ]
-    )
-
-
-def flip(tensor, turned):
-    """Mirror those pictures or maps horizontally."""
-    if not turned.any():
-        return tensor
-    return tensor.flip(-1).where(turned[:, None, None, None], tensor)

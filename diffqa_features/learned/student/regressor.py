@@ -1,7 +1,6 @@
 """`DistilledStudentRegressor`: a slow teacher and pictures in, a small network out."""
 
 import os
-import weakref
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import has_fit_parameter
 
 from diffqa_features._media.rows import as_rows
-from diffqa_features._media.views import to_pixels
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.learned._base import Job
 from diffqa_features.learned._pictures import read_pictures
@@ -22,20 +20,9 @@ from diffqa_features.learned._regression import (
     check_target,
     take_weights,
 )
-from diffqa_features.learned.student.data import (
-    DistillationData,
-    draw_crops,
-    draw_flips,
-    flip,
-    is_fitted,
-)
+from diffqa_features.learned.student.data import DistillationData, is_fitted
 
 PAPERS_MAP = (8, 64, 64)
-_ON_CPU, _ON_GPU = 16, 64  # pictures per pass of a prediction
-
-# Student -> what its network was made of, and the network. On the side, since pickles
-# hold arrays; weak, since nobody says when a student is done.
-_ready = weakref.WeakKeyDictionary()
 
 
 def _has_maps(self):
@@ -679,42 +666,10 @@ class DistilledStudentRegressor(LearnedRegressor):
     # -- loss and scores -----------------------------------------------------------
 
     def _loss(self, job):
-        import torch
+        from diffqa_features.learned.student.loss import distillation_step
 
-        from diffqa_features.learned._training import mean_of
-
-        device, data, network = self._where(), job.data, job.network
-        slope, intercept = job.line
         scale = self.map_scale_ if job.warm else job.more["fitted"]["map_scale_"]
-        goals = np.stack([data.taught, data.truth], 1)
-        known = np.isfinite(goals)
-        shares = known / known.sum(1, keepdims=True)
-        goals = np.nan_to_num((goals - intercept) / slope)
-        with torch.inference_mode(False):
-            shares, goals = (
-                torch.from_numpy(part).to(device, torch.float32)
-                for part in (shares, goals)
-            )  # (N, 2)
-
-        def step(rows, generators):
-            network.train()
-            turned = draw_flips(generators, self.flip).to(device)
-            views = draw_crops(data.pixels, rows, self.crop_size, generators)
-            scores, maps = network(flip(to_pixels(views, "unit").to(device), turned))
-            weight = job.weights_of(rows, device)
-            errors = (scores[:, None] - goals[rows]).square()
-            loss = mean_of((errors * shares[rows]).sum(1), weight)
-            if data.maps is not None:
-                wanted = torch.from_numpy(np.array(data.maps[rows])).to(device)
-                wanted = flip(wanted, turned) / scale
-                missed = (maps - wanted).square()
-                missed = missed.mean() if weight is None else mean_of(
-                    missed.mean((1, 2, 3)), weight
-                )  # fmt: skip
-                loss = loss + self.map_weight * missed
-            return loss, intercept + slope * scores
-
-        return step
+        return distillation_step(self, job, scale)
 
     def _scores(self, job, rows):
         views = (job.data.pixels[row] for row in rows)
@@ -753,44 +708,11 @@ class DistilledStudentRegressor(LearnedRegressor):
         return self._by_row(job, lambda: take(*found), shape)
 
     def _look(self, network, views, device, maps=False):
-        import torch
+        from diffqa_features.learned.student.predict import score_views
 
-        from diffqa_features._utils.batching import in_halves
-        from diffqa_features.learned._training import precision
-
-        dtype = self._arithmetic(device)
-
-        @torch.inference_mode()
-        def run(chunk):
-            with precision(device, dtype):
-                scores, seen = network(to_pixels(np.stack(chunk), "unit").to(device))
-            seen = seen.float().cpu().numpy() if maps else None
-            return scores.double().cpu().numpy(), seen
-
-        size = _ON_CPU if device.type == "cpu" else _ON_GPU
-        parts, chunk = [], []
-        for view in views:
-            chunk.append(view)
-            if len(chunk) == size:
-                parts += in_halves(run, chunk, size)[0]
-                chunk = []
-        if chunk:
-            parts += in_halves(run, chunk, size)[0]
-        if not parts:
-            return None
-        scores, seen = zip(*parts, strict=True)
-        return np.concatenate(scores), np.concatenate(seen) if maps else None
+        return score_views(network, views, device, self._arithmetic(device), maps)
 
     def _trained(self, device):
-        """The fitted network, ready to predict; built once per fit and device."""
-        import torch
+        from diffqa_features.learned.student.predict import ready_network
 
-        from diffqa_features.learned.student.network import fold_normalisation
-
-        known = _ready.get(self)
-        if known is None or known[0] is not self.weights_ or known[1] != device:
-            network = self._go_on(self.map_shape_)
-            network = fold_normalisation(network.eval().requires_grad_(False))
-            network = network.to(device, memory_format=torch.channels_last)
-            known = _ready[self] = (self.weights_, device, network)
-        return known[2]
+        return ready_network(self, device)
