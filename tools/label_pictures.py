@@ -32,8 +32,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from _other_makings import MAKINGS, make
+from PIL import Image
 from training_references import References, list_photographs, unpack
 
 from diffqa_features.datasets._chains import (
