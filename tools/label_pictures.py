@@ -3,6 +3,7 @@
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --count 400
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --mild --first 900
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --choosing
+    PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --makings
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --native
 
 Shard k depends on k (and on `--mild`) only: a call that was stopped goes on with the
@@ -18,6 +19,10 @@ distortions. Photographs and families are in `FOLDS` folds; a picture says which
 of, and whoever chooses by it fits on pictures of other photographs without any family
 of that fold.
 
+Makings: other crops under the same kinds of fault, made by other means
+(`_other_makings.py`), twice each. Whoever chooses by them fits on pictures of other
+photographs.
+
 Native: tiles of every photograph as it is, JOD 10, although cameras leave noise, soft
 edges and traces of JPEG: nothing was lost since.
 """
@@ -27,6 +32,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from _other_makings import MAKINGS, make
 from PIL import Image
 from training_references import References, list_photographs, unpack
 
@@ -64,6 +70,7 @@ def main():
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--mild", action="store_true")
     parser.add_argument("--choosing", action="store_true")
+    parser.add_argument("--makings", action="store_true")
     parser.add_argument("--native", action="store_true")
     args = parser.parse_args()
     import torch
@@ -74,6 +81,9 @@ def main():
     measure = Measure()
     if args.choosing:
         save(args.shards / "choosing.npz", choosing_pictures(args.packages), measure)
+        return
+    if args.makings:
+        save(args.shards / "makings.npz", makings(args.packages), measure)
         return
     if args.native:
         save(args.shards / "native.npz", native_tiles(args.packages), measure)
@@ -125,6 +135,22 @@ def choosing_pictures(packages, size=256, n_crops=2):
             for _ in range(6):
                 steps.append(draw_chain(rng, rng.uniform(-0.4, 0.35), unknown))
             images = [apply_chain(reference, chain, rng) for chain in steps]
+            yield name, number, reference, steps, images
+
+
+def makings(packages, size=256, n_crops=2):
+    """Per crop: itself, and each of `MAKINGS` at two strengths."""
+    for index, name in enumerate(photograph_folds()):
+        references = References(packages, size, 0.0, [name])
+        for crop in range(n_crops):
+            number = 4 * 10**7 + 100 * index + crop
+            _, reference = references(number, seed=4)
+            rng = np.random.default_rng([4, number])
+            steps, images = [[]], [reference]
+            for making in 2 * list(MAKINGS):
+                strength = float(rng.random())
+                steps.append([(making, strength)])
+                images.append(make(making, reference, strength, rng))
             yield name, number, reference, steps, images
 
 
