@@ -66,7 +66,7 @@ def _run(study, places, folder, options, drop_missing):
     finally:  # also of a run that is interrupted
         table = write_tables(study, folder, missing)
         folder.write_log()
-    print(table)
+    _show(table)
     note(f"wrote {', '.join((*WRITTEN, LOG))} to {folder.path}")
     failed = folder.log["failed"]
     if not folder.log["cells"]:
@@ -143,6 +143,13 @@ def _run_fits(study, loaded, broken, folder, options):
             else:
                 say(f"{cell}: {_figures(folder.finished(cell))}")
             folder.write_log()
+
+
+def _show(table):
+    # The rest is in table.md.
+    shown = table.frame.drop(columns=["published by", "pair"])
+    print(textwrap.fill(table.facts["caption"], 88))
+    print(f"\n{shown.to_string(index=False)}")
 
 
 def _figures(cell):

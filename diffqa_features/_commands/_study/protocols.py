@@ -222,7 +222,7 @@ def _split(train: Part, srcc: float, plcc: float) -> Line:
 
 _DPIQA_SPLITS = Study(
     name="dpiqa-splits",
-    title="DP-IQA on ten random splits, 80 % to train and 20 % to test",
+    title="DP-IQA on ten random splits, 80 % to train",
     **_DPIQA,
     n_splits=10,
     lines=(

@@ -159,7 +159,7 @@ def run_fit(
         if options.debug:
             raise
         for line in lines:
-            yield line, f"training failed: {_reason(error)}"
+            yield line, f"in training: {_reason(error)}"
         return
     seconds = None if kept else round(time.perf_counter() - started, 1)
     if not kept:
@@ -181,7 +181,7 @@ def run_fit(
         except ERRORS as error:
             if options.debug:
                 raise
-            yield line, f"the test failed: {_reason(error)}"
+            yield line, f"in the test: {_reason(error)}"
             continue
         record = {
             "train": fit.train.key,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill, shorten
+
 import numpy as np
 import pandas as pd
 
@@ -55,9 +57,12 @@ def caption(study: Study, settings: dict) -> str:
     else:
         ours += ", as in the paper"
     if settings["quick"]:
+        given = [f"{name}={value}" for name, value in study.quick_settings.items()]
+        if study.n_splits > 1:
+            given.append(f"{settings['splits']} of {study.n_splits} splits")
         ours += (
-            f". QUICK RUN: {settings['splits']} split(s), at most {QUICK_ROWS} rows "
-            "of each set, one epoch. This is a test of the machinery, not a result"
+            f". QUICK RUN: at most {QUICK_ROWS} rows of each set, {', '.join(given)}. "
+            "This is a trial of the machinery, not a result"
         )
     return f"{ours}. Published figures are their authors' and were not measured here."
 
@@ -130,7 +135,7 @@ def _interval(line, figures):
 def _tested(study, line: Line) -> str:
     if line.test is not None:
         return title_of(line.test)
-    return f"{study.test_size:.0%} held out"
+    return f"{study.test_size * 100:g} % held out"
 
 
 # -- the table that is read --
@@ -165,7 +170,8 @@ def _said(cells):
 
 
 def _number(value):
-    return "" if np.isnan(value) else f"{value:.3f}"
+    # Not "-0.000".
+    return "" if np.isnan(value) else f"{round(value, 3) + 0.0:.3f}"
 
 
 def _facts(study, folder, results):
@@ -212,35 +218,52 @@ def _draw(study, results, about, path):
         reach = [ours - chosen["low"], chosen["high"] - ours]
         # An interval that is undefined has no reach.
         reach = np.clip(np.nan_to_num(reach), 0, None)
-        ax.errorbar(
-            ours, places - 0.13, xerr=reach, fmt="o", color=COLORS[0], markersize=4,
-            linewidth=1.2, capsize=2, label="ours, with interval",
-        )  # fmt: skip
+        published = {"color": COLORS[1], "markerfacecolor": "white", "markersize": 4}
         ax.plot(
-            chosen["published"], places + 0.13, "D", color=COLORS[1], markersize=4,
-            markerfacecolor="white", label="published (theirs, not measured here)",
-        )  # fmt: skip
+            chosen["published"],
+            places + 0.13,
+            "D",
+            label="published (theirs, not measured here)",
+            **published,
+        )
+        ours_style = {"color": COLORS[0], "markersize": 4, "linewidth": 1.2}
+        ax.errorbar(
+            ours,
+            places - 0.13,
+            xerr=reach,
+            fmt="o",
+            capsize=2,
+            label="ours, with interval",
+            **ours_style,
+        )
+        for place, value, state in zip(places, ours, chosen["state"]):
+            if np.isnan(value):
+                ax.annotate(
+                    shorten(state, 40),
+                    (0.01, place - 0.13),
+                    xycoords=ax.get_yaxis_transform(),
+                    va="center",
+                    fontsize=6,
+                    color="0.4",
+                )
         ax.set_yticks(places, [f"{a} → {b}" for a, b in pairs], fontsize=SMALL)
         ax.set_ylim(len(pairs) - 0.5, -0.5)
         ax.set_xlim(*_limits(chosen))
         ax.set_xlabel(metric.upper(), fontsize=TEXT)
         tidy(ax)
+    handles, _ = axes[0].get_legend_handles_labels()
+    if results["published"].isna().all():
+        handles = handles[1:]
     figure.legend(
-        handles=axes[0].get_legend_handles_labels()[0],
+        handles=handles,
         loc="outside upper right", ncols=2, fontsize=SMALL, frameon=False,
     )  # fmt: skip
-    figure.supxlabel(_wrapped(about), x=0.01, ha="left", fontsize=6)
-    figure.suptitle(study.title, x=0.01, ha="left", fontsize=TEXT + 1)
+    figure.supxlabel(fill(about, 150), x=0.01, ha="left", fontsize=6)
+    axes[0].set_title(study.title, loc="left", fontsize=TEXT)
     figure.savefig(path, dpi=200, format="png")
 
 
 def _limits(chosen):
     """From 0 to 1, further where a figure is negative."""
     lowest = chosen[["ours", "low", "published"]].min().min()
-    return min(0.0, 0 if np.isnan(lowest) else lowest) - 0.02, 1.02
-
-
-def _wrapped(text):
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, 150))
+    return min(0.0, 0 if np.isnan(lowest) else lowest) - 0.03, 1.03
