@@ -48,10 +48,9 @@ def koniq(root):
     return root
 
 
-def study(capsys, name, root, out, *words):
-    capsys.readouterr()
-    code = main(["study", name, "--data", str(root), "-o", str(out), *OPTIONS, *words])
-    return code, *capsys.readouterr()
+def words_of(name, root, out, memory, *words):
+    where = ["--data", root, "-o", out, "--memory", memory]
+    return [str(word) for word in ("study", name, *where, *OPTIONS, *words)]
 
 
 def cell(out, name):
@@ -64,6 +63,24 @@ def table(out):
 
 
 @pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    """A store that all runs share: what they encode is the same."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def study(memory, capsys):
+    """Run a study: (exit code, stdout, stderr)."""
+
+    def study(name, root, out, *words):
+        capsys.readouterr()
+        code = main(words_of(name, root, out, memory, *words))
+        return code, *capsys.readouterr()
+
+    return study
+
+
+@pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Three data sets, of which one holds a file that is no picture."""
     root = copy_sets(tmp_path_factory.mktemp("sets"), "flive", "clive", "spaq")
@@ -72,12 +89,10 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(root, tmp_path_factory):
+def run(root, memory, tmp_path_factory):
     """The folder of a study of GenzIQA on them."""
     out = tmp_path_factory.mktemp("results") / "genziqa"
-    assert (
-        main(["study", "genziqa", "--data", str(root), "-o", str(out), *OPTIONS]) == 3
-    )
+    assert main(words_of("genziqa", root, out, memory)) == 3
     return out
 
 
@@ -128,7 +143,9 @@ class TestAcross:
     def test_figures_are_those_of_the_estimator(self, root, run):
         train = datasets.load_flive(root / "flive", subset="train")
         test = datasets.load_clive(root / "clive")
-        model = GenzIQARegressor(image_size=32, context_position="end", max_epochs=1)
+        model = GenzIQARegressor(
+            image_size=32, context_position="end", max_epochs=1, n_timesteps=2
+        )
         predicted = model.fit(train.data, train.target).predict(test.data)
         found = cell(run, "flive-train--clive")
         for name, score in (("srcc", metrics.srcc_score), ("plcc", metrics.plcc_score)):
@@ -156,7 +173,7 @@ class TestAcross:
 
     def test_the_table_says_what_it_is_not(self, run):
         text = (run / "table.md").read_text()
-        assert "NOT THE MODEL OF THE PAPER, which uses sd21-base" in text
+        assert "NOT THE MODEL OF THE PAPER (the paper uses sd21-base)" in text
         assert "QUICK RUN" in text
         assert table(run)["published"].isna().all()
 
@@ -179,13 +196,13 @@ class TestAcross:
             figure.load()
             assert figure.width > 1000
 
-    def test_resumes(self, root, copy, tmp_path, capsys):
+    def test_resumes(self, root, copy, tmp_path, study):
         """Repaired and new data sets are added; nothing is trained or tested again."""
         more = koniq(shutil.copytree(root, tmp_path / "more"))
         picture(1, (48, 48)).save(more / "spaq/TestImage/00002.jpg")
         before = {p.name: p.stat().st_mtime_ns for p in copy.glob("cells/*")}
         with counted_steps() as steps:
-            code, stdout, stderr = study(capsys, "genziqa", more, copy)
+            code, stdout, stderr = study("genziqa", more, copy)
         assert (code, steps) == (0, [])
         assert "the kept weights are used" in stderr
         after = {p.name: p.stat().st_mtime_ns for p in copy.glob("cells/*.json")}
@@ -203,63 +220,63 @@ class TestAcross:
             (["--image-size", "64"], "other settings: image_size was 32"),
         ],
     )
-    def test_other_settings_are_refused(self, root, run, capsys, words, sentence):
-        code, _, stderr = study(capsys, "genziqa", root, run, *words)
+    def test_other_settings_are_refused(self, root, run, study, words, sentence):
+        code, _, stderr = study("genziqa", root, run, *words)
         assert code == 2
         assert sentence in stderr
 
-    def test_another_study_is_refused(self, root, run, capsys):
-        code, _, stderr = study(capsys, "dpiqa-cross", root, run)
+    def test_another_study_is_refused(self, root, run, study):
+        code, _, stderr = study("dpiqa-cross", root, run)
         assert code == 2
         assert "study was 'genziqa', and is 'dpiqa-cross' now" in stderr
 
-    def test_a_data_set_that_changed_is_refused(self, root, copy, tmp_path, capsys):
+    def test_a_data_set_that_changed_is_refused(self, root, copy, tmp_path, study):
         more = shutil.copytree(root, tmp_path / "more")
         labels = more / "flive/labels_image.csv"
         labels.write_text(labels.read_text().replace("73.5", "74.5"))
         shutil.copy(labels, more / "flive/database/labels_image.csv")
         (copy / "cells/clive--flive.json").unlink()
-        code, _, stderr = study(capsys, "genziqa", more, copy)
+        code, _, stderr = study("genziqa", more, copy)
         assert code == 3
         assert "the data set has changed since" in stderr
         assert not (copy / "cells/clive--flive.json").exists()
         assert (copy / "cells/flive-train--clive.json").exists()
 
-    def test_one_process_at_a_time(self, root, run, capsys):
+    def test_one_process_at_a_time(self, root, run, study):
         with one_writer(run / "study.json"):
-            code, _, stderr = study(capsys, "genziqa", root, run)
+            code, _, stderr = study("genziqa", root, run)
         assert code == 1
         assert "is being written by another process" in stderr
 
-    def test_a_damaged_cell_is_told(self, root, copy, capsys):
+    def test_a_damaged_cell_is_told(self, root, copy, study):
         (copy / "cells/clive--flive.json").write_text('{"n_test": 4')
-        code, _, stderr = study(capsys, "genziqa", root, copy)
+        code, _, stderr = study("genziqa", root, copy)
         assert code == 2
         assert "clive--flive.json' is damaged" in stderr
         assert "remove it to have it computed again" in stderr
 
-    def test_an_interruption_keeps_what_is_finished(self, root, tmp_path, capsys):
+    def test_an_interruption_keeps_what_is_finished(self, root, tmp_path, study):
         def interrupt():
             raise KeyboardInterrupt
 
         out = tmp_path / "out"
         words = ("--only", "flive", "clive")
         with interrupted_before_step(1, interrupt):  # the first one trains on FLIVE
-            code, _, stderr = study(capsys, "genziqa", root, out, *words)
+            code, _, stderr = study("genziqa", root, out, *words)
         assert (code, "interrupted" in stderr) == (130, True)
         assert [p.name for p in out.glob("cells/*.json")] == ["flive-train--clive.json"]
         states = table(out)["state"].xs("srcc", level="metric").fillna("")
         assert states["CLIVE", "FLIVE"] == "not computed yet"
         assert states["FLIVE train", "SPAQ"] == "left out by --only"
         with counted_steps() as steps:
-            assert study(capsys, "genziqa", root, out, *words)[0] == 0
+            assert study("genziqa", root, out, *words)[0] == 0
         assert len(steps) == 1
 
 
 class TestSplits:
-    def test_median_and_quartiles_beside_the_published(self, tmp_path, capsys):
+    def test_median_and_quartiles_beside_the_published(self, tmp_path, study):
         root, out = koniq(tmp_path / "sets"), tmp_path / "out"
-        code, _, stderr = study(capsys, "dpiqa-splits", root, out)
+        code, _, stderr = study("dpiqa-splits", root, out)
         assert code == 0, stderr
         assert "CLIVE) is missing; it belongs in " in stderr
         everything = datasets.load_koniq10k(root / "koniq10k")
@@ -286,23 +303,20 @@ class TestSplits:
         # Nothing is tested on them again.
         assert list((out / "models").iterdir()) == []
 
-    def test_official_folder_names_and_dropped_files(self, tmp_path, capsys):
+    def test_official_folder_names_and_files_left_out(self, tmp_path, study):
         root, out = koniq(tmp_path / "sets"), tmp_path / "out"
         copy_sets(root, "clive")
         (root / "clive").rename(root / "ChallengeDB_release")
         (root / "koniq10k/1024x768/3.jpg").unlink()
-        code, _, stderr = study(capsys, "dpiqa-cross", root, out)
+        code, _, stderr = study("genziqa", root, out)
         assert code == 1
         assert "KonIQ-10k cannot be used: " in stderr
         assert "1 of 12 files are missing" in stderr
-        code, _, _ = study(
-            capsys, "dpiqa-cross", root, tmp_path / "other", "--drop-missing"
-        )
-        assert code == 0
-        log = json.loads((tmp_path / "other/study.json").read_text())
+        assert study("genziqa", root, out, "--drop-missing")[0] == 0
+        log = json.loads((out / "study.json").read_text())
         assert log["data"]["koniq10k"]["rows"] == 11
         assert log["data"]["koniq10k"]["files_missing"] == 1
-        assert cell(tmp_path / "other", "koniq10k--clive")["n_test"] == 3
+        assert cell(out, "clive--koniq10k")["n_test"] == 11
 
 
 class TestVideos:
@@ -313,9 +327,9 @@ class TestVideos:
             ("diffvqa", ["live_vqc", "konvid1k"], {"live_vqc--konvid1k"}),
         ],
     )
-    def test_runs(self, name, sets, cells, tmp_path, capsys):
+    def test_runs(self, name, sets, cells, tmp_path, study):
         root, out = copy_sets(tmp_path / "sets", *sets), tmp_path / "out"
-        study(capsys, name, root, out)
+        study(name, root, out)
         assert {path.stem for path in out.glob("cells/*.json")} == cells
         published = table(out)["published"].dropna()
         assert len(published) == 2 * 8 * (name == "diffvqa")

@@ -71,7 +71,8 @@ class Study:
     system: str
     reference: str
     estimator: str  # name of the class in diffqa_features
-    backbone: str  # of the paper
+    backbone: str  # of the paper, see `backbone_mark`
+    backbone_mark: str = "code"
     settings: Mapping[str, object]  # of the paper or its code, on any backbone
     full_settings: Mapping[str, object] = field(default_factory=dict)  # not on tiny
     by_set: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # as above
@@ -82,6 +83,16 @@ class Study:
     n_splits: int = 1
     test_size: float = 0.2
     notes: tuple[str, ...] = ()
+
+    @property
+    def backbone_text(self) -> str:
+        """What is known of the paper's backbone."""
+        if self.backbone_mark != "chosen":
+            return f"the paper uses {self.backbone}"
+        return (
+            f"which backbone the paper uses could not be obtained, {self.backbone} is "
+            "inferred"
+        )
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -128,6 +139,7 @@ _GENZ = (
     "using Prompt-Guided Latent Diffusion Models for Cross-Dataset Generalization, "
     "arXiv 2406.04654"
 )
+_GENZ_QUICK = {"max_epochs": 1, "n_timesteps": 2}
 _GENZ_NOTES = (
     "None of the paper's tables could be obtained: no figure is published here.",
     "PLCC is of raw predictions, as in the released code.",
@@ -142,6 +154,7 @@ _GENZIQA = Study(
     backbone="sd21-base",
     # The released scripts run ten epochs and test the weights after five.
     settings={"context_position": "end", "max_epochs": 5},
+    quick_settings=_GENZ_QUICK,
     lines=(
         *_lines(_FLIVE_TRAIN, "code", _CLIVE),
         *_lines(_FLIVE_TRAIN, "chosen", _KONIQ, _SPAQ, _LIVE, _KADID),
@@ -161,6 +174,7 @@ _GENZVQA = Study(
     # Of six epochs, the released scripts test the weights after three.
     settings={"context_position": "end", "max_epochs": 3, "n_frames": 12},
     full_settings={"motion_network": "slowfast_r50"},
+    quick_settings=_GENZ_QUICK,
     lines=(
         Line(_LSVQ_TRAIN, _KONVID, "code", settings={"n_frames": 8}),
         # The abstract names the families (user-generated videos, frame rates, UHD,
@@ -274,6 +288,7 @@ _DIFFVQA = Study(
     "arXiv 2505.03261",
     estimator="DiffVQARegressor",
     backbone="sd21-base",
+    backbone_mark="chosen",
     settings={"representation": "paper", "frames": "spread", "n_crops": 20},
     quick_settings={"max_epochs": 1, "n_crops": 1, "control": False},
     lines=(
@@ -288,8 +303,9 @@ _DIFFVQA = Study(
     ),
     notes=(
         "Which Stable Diffusion, how many frames, losses and training settings could "
-        "not be obtained; Stable Diffusion 2.1 is inferred from related work, and the "
-        "rest are this library's defaults.",
+        "not be obtained. Stable Diffusion 2.1 is inferred from related work; one frame "
+        "per second is our choice, and the rest are this library's defaults. The 20 "
+        "crops are those of the authors' README.",
         "Stage 1, the control module, is trained on the training videos.",
         "PLCC is of raw predictions; whether the paper maps them is unknown.",
     ),

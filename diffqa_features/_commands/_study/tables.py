@@ -45,17 +45,14 @@ def caption(study: Study, settings: dict) -> str:
         ours += f" at {settings['image_size']} pixels"
     if backbone == "tiny":
         ours += (
-            f". This is NOT THE MODEL OF THE PAPER, which uses {study.backbone}: tiny "
-            "is a small model that shows that the protocol runs. Compare none of its "
-            "figures with the published ones"
+            f". This is NOT THE MODEL OF THE PAPER ({study.backbone_text}): tiny is a "
+            "small model that shows that the protocol runs. Compare none of its figures "
+            "with the published ones"
         )
-    elif backbone != study.backbone:
-        ours += (
-            f". The paper uses {study.backbone}; nobody checked that this is the "
-            "same model"
-        )
-    else:
+    elif backbone == study.backbone and study.backbone_mark != "chosen":
         ours += ", as in the paper"
+    else:
+        ours += f"; {study.backbone_text}"
     if settings["quick"]:
         given = [f"{name}={value}" for name, value in study.quick_settings.items()]
         if study.n_splits > 1:
