@@ -161,8 +161,7 @@ def _figures(cell):
 
 def _list_studies():
     for study in STUDIES.values():
-        splits = f", {study.n_splits} splits" if study.n_splits > 1 else ""
-        print(f"{study.name}\n    {study.title}{splits}; {study.backbone_text}")
+        print(f"{study.name}\n    {study.title}; {study.backbone_text}")
         print(textwrap.fill(study.reference, 84, **_INDENT))
         for line in study.lines:
             print(f"    - {_said(line)}")

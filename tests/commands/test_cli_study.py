@@ -242,6 +242,21 @@ class TestAcross:
         assert not (copy / "cells/clive--flive.json").exists()
         assert (copy / "cells/flive-train--clive.json").exists()
 
+    def test_a_failed_training_does_not_stop_the_others(self, tmp_path, study):
+        root, out = copy_sets(tmp_path / "sets", "flive", "clive"), tmp_path / "out"
+        spoilt = "voc_emotic_ava/AVA__100.jpg"
+        (root / "flive/database" / spoilt).write_bytes(b"no picture")
+        code, _, stderr = study("genziqa", root, out)
+        assert code == 1
+        assert "no line of the table could be computed; the reasons are" in stderr
+        states = table(out)["state"].xs("srcc", level="metric")
+        failed = states["FLIVE train", "CLIVE"]
+        assert failed.startswith("failed: in training: ")
+        assert "AVA__100.jpg" in failed
+        # CLIVE was trained on nevertheless; FLIVE is among its tests.
+        assert states["CLIVE", "FLIVE"].startswith("failed: in the test: ")
+        assert [path.name for path in (out / "models").iterdir()] == ["clive"]
+
     def test_one_process_at_a_time(self, root, run, study):
         with one_writer(run / "study.json"):
             code, _, stderr = study("genziqa", root, run)

@@ -303,9 +303,9 @@ _DIFFVQA = Study(
     ),
     notes=(
         "Which Stable Diffusion, how many frames, losses and training settings could "
-        "not be obtained. Stable Diffusion 2.1 is inferred from related work; one frame "
-        "per second is our choice, and the rest are this library's defaults. The 20 "
-        "crops are those of the authors' README.",
+        "not be obtained. Stable Diffusion 2.1 is inferred from related work, one "
+        "frame per second is our choice, and the rest are this library's defaults. "
+        "The 20 crops are those of the authors' README.",
         "Stage 1, the control module, is trained on the training videos.",
         "PLCC is of raw predictions; whether the paper maps them is unknown.",
     ),

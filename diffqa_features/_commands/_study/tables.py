@@ -45,9 +45,9 @@ def caption(study: Study, settings: dict) -> str:
         ours += f" at {settings['image_size']} pixels"
     if backbone == "tiny":
         ours += (
-            f". This is NOT THE MODEL OF THE PAPER ({study.backbone_text}): tiny is a "
-            "small model that shows that the protocol runs. Compare none of its figures "
-            "with the published ones"
+            f". This is NOT THE MODEL OF THE PAPER ({study.backbone_text}): tiny is "
+            "a small model that shows that the protocol runs. Compare none of its "
+            "figures with the published ones"
         )
     elif backbone == study.backbone and study.backbone_mark != "chosen":
         ours += ", as in the paper"
