@@ -160,12 +160,12 @@ for name in names[2:]:
     print(wins.sum().unstack().to_string())
 
 # %%
-# For the first rater, the corrected scorer beats both alone in 10 of 12 repetitions with
-# ten scores and in all with thirty or more; stacking, which has to learn two weights on
-# folds of a few pictures, in 4 with ten, 9 with thirty and all with a hundred. For the
-# second, whose taste the scorer does not share, correcting helps with thirty scores (9
-# of 12), and with 300 the columns alone do as well. Bands are quartiles over
-# repetitions, which share pictures: they are no test.
+# For the first rater, the corrected scorer beats both alone in 10 of 12 repetitions
+# with ten scores and in all with thirty or more; stacking, which has to learn two
+# weights on folds of a few pictures, in 4 with ten, 9 with thirty and all with a
+# hundred. For the second, whose taste the scorer does not share, correcting helps with
+# thirty scores (9 of 12), and with 300 the columns alone do as well. Bands are
+# quartiles over repetitions, which share pictures: they are no test.
 
 styles = {
     "scorer alone": ("black", "", "--"),

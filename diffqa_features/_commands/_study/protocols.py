@@ -82,6 +82,8 @@ class Study:
     lines: tuple[Line, ...]
     n_splits: int = 1
     test_size: float = 0.2
+    metrics: tuple[str, ...] = ("srcc", "plcc")
+    mapping: str | None = None  # of predictions, before PLCC
     notes: tuple[str, ...] = ()
 
     @property

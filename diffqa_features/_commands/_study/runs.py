@@ -21,7 +21,6 @@ from diffqa_features._commands._study.sets import Loaded, title_of
 from diffqa_features._utils.devices import pick_device
 from diffqa_features.learned._files import plain
 
-METRICS = ("srcc", "plcc")
 ERRORS = (
     ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError,
     ArithmeticError,
@@ -222,7 +221,11 @@ def _test(study, line, model, loaded, places, seed):
     before = {name: model.get_params(deep=False)[name] for name in line.settings}
     model.set_params(**line.settings)
     frozen = {study.system: FrozenEstimator(model)}
-    options = {"metrics": METRICS, "mapping": None, "random_state": seed}
+    options = {
+        "metrics": study.metrics,
+        "mapping": study.mapping,
+        "random_state": seed,
+    }
     train = loaded[line.train.key].data
     try:
         if line.test is not None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffqa_features._commands._study.folder import StudyFolder
 from diffqa_features._commands._study.protocols import MARKS, Line, Study
-from diffqa_features._commands._study.runs import METRICS, n_splits
+from diffqa_features._commands._study.runs import n_splits
 from diffqa_features._commands._study.sets import QUICK_ROWS, title_of
 from diffqa_features._utils.files import whole_file, write_whole
 from diffqa_features.evaluation import EvaluationTable
@@ -72,7 +72,7 @@ def summarise(
     for line in study.lines:
         cells, states = _cells(study, line, folder, missing)
         theirs = line.published
-        for metric in METRICS:
+        for metric in study.metrics:
             figures = [cell["metrics"][metric] for cell in cells]
             rows.append(
                 {
@@ -206,8 +206,8 @@ def _draw(study, results, about, path):
     pairs = list(dict.fromkeys(zip(results["train"], results["test"])))
     height = 1.5 + 0.34 * len(pairs)
     figure = Figure(figsize=(PAGE, height), layout="constrained")
-    axes = figure.subplots(1, len(METRICS), sharey=True)
-    for ax, metric in zip(axes, METRICS):
+    axes = figure.subplots(1, len(study.metrics), sharey=True)
+    for ax, metric in zip(axes, study.metrics):
         dress(ax)
         chosen = results[results["metric"] == metric]
         places = np.arange(len(chosen))
