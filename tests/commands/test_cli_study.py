@@ -23,7 +23,7 @@ from diffqa_features._commands._study.runs import Options, build
 from diffqa_features._utils.files import one_writer
 from diffqa_features.cli import main
 
-OPTIONS = ("--image-size", "32", "--quick", "-q")
+OPTIONS = ("--image-size", "32", "-q")
 
 
 def copy_sets(root, *names):
@@ -48,9 +48,11 @@ def koniq(root):
     return root
 
 
-def words_of(name, root, out, memory, *words):
-    where = ["--data", root, "-o", out, "--memory", memory]
-    return [str(word) for word in ("study", name, *where, *OPTIONS, *words)]
+def words_of(name, root, out, memory, *words, quick=True):
+    words = ["--data", root, "-o", out, "--memory", memory, *OPTIONS, *words]
+    if quick:
+        words.append("--quick")
+    return [str(word) for word in ("study", name, *words)]
 
 
 def cell(out, name):
@@ -72,9 +74,9 @@ def memory(tmp_path_factory):
 def study(memory, capsys):
     """Run a study: (exit code, stdout, stderr)."""
 
-    def study(name, root, out, *words):
+    def study(name, root, out, *words, **options):
         capsys.readouterr()
-        code = main(words_of(name, root, out, memory, *words))
+        code = main(words_of(name, root, out, memory, *words, **options))
         return code, *capsys.readouterr()
 
     return study
@@ -276,16 +278,19 @@ class TestAcross:
 
         out = tmp_path / "out"
         words = ("--only", "flive", "clive")
-        with interrupted_before_step(1, interrupt):  # the first one trains on FLIVE
-            code, _, stderr = study("genziqa", root, out, *words)
+        # Five epochs of one step on FLIVE, and as many on CLIVE.
+        with interrupted_before_step(7, interrupt):
+            code, _, stderr = study("genziqa", root, out, *words, quick=False)
         assert (code, "interrupted" in stderr) == (130, True)
         assert [p.name for p in out.glob("cells/*.json")] == ["flive-train--clive.json"]
         states = table(out)["state"].xs("srcc", level="metric").fillna("")
         assert states["CLIVE", "FLIVE"] == "not computed yet"
         assert states["FLIVE train", "SPAQ"] == "left out by --only"
         with counted_steps() as steps:
-            assert study("genziqa", root, out, *words)[0] == 0
-        assert len(steps) == 1
+            assert study("genziqa", root, out, *words, quick=False)[0] == 0
+        assert len(steps) == 3
+        assert list((out / "checkpoints").iterdir()) == []
+        assert "QUICK" not in (out / "table.md").read_text()
 
 
 class TestSplits:
