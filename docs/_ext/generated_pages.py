@@ -183,7 +183,7 @@ def studies_tables() -> str:
     lines = []
     for name, study in STUDIES.items():
         title = f"``{name}``: {study.title}"
-        lines += [title, "~" * len(title), "", f"{study.reference}.", ""]
+        lines += [title, "~" * len(title), "", f"Paper: {study.reference}.", ""]
         lines += [
             f":class:`~diffqa_features.{study.estimator}`; {study.backbone_text}.",
             "",
