@@ -90,7 +90,7 @@ def _parser():
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         _add_demo, _add_info, _add_extract, _add_merge, _add_fit, _add_score,
-        _add_report,
+        _add_report, _add_study,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -292,6 +292,58 @@ def _add_report(commands):
     add("--chunk-size", type=_positive, default=64, metavar="N",
         help="files that a --model scores together (default: 64)")  # fmt: skip
     _add_machine(report)
+
+
+def _add_study(commands):
+    study = _add_command(
+        commands,
+        "study",
+        "Repeat a table of a paper on the data sets that you have.",
+        "[NAME --data ROOT -o FOLDER] [options]",
+        [
+            "diffqa study",
+            "diffqa study dpiqa-splits --data /data --dry-run",
+            "diffqa study dpiqa-splits --data /data -o dpiqa --backbone sd15 "
+            "--memory store",
+            "diffqa study genziqa --data /data -o trial --quick --only flive clive",
+        ],
+    )
+    add = study.add_argument
+    add("name", nargs="?", metavar="NAME",
+        help="the study; without it all are listed, with their data sets")  # fmt: skip
+    add("--list", action="store_true", help="list the studies")
+    add("--data", metavar="ROOT",
+        help="folder with one folder, or link, per data set, named as --list does "
+        "(or as its own archive does)")  # fmt: skip
+    add("-o", "--out", metavar="FOLDER",
+        help="gets table.md, table.csv, figure.png, the log study.json, a file per "
+        "finished cell and the trained weights. Run again to resume: finished cells "
+        "are kept, failed ones are tried again, and data sets that have arrived "
+        "since are added. Other settings need another folder")  # fmt: skip
+    add("--dry-run", action="store_true",
+        help="say what is there, what would run, and where missing data sets "
+        "go")  # fmt: skip
+    add("--only", nargs="+", metavar="SET",
+        help="use these data sets alone, as if no other were there")  # fmt: skip
+    add("--backbone", default="tiny", metavar="NAME",
+        help=f"{_BACKBONE}. With tiny, which is not the papers' model, only the "
+        "protocol is repeated, and the table says so")  # fmt: skip
+    add("--image-size", type=_positive, metavar="PIXELS",
+        help="input size of the backbone (default: its native size)")  # fmt: skip
+    add("--seed", type=_count, default=0, metavar="N",
+        help="of the splits, the weights and the intervals (default: 0)")  # fmt: skip
+    add("--quick", action="store_true",
+        help="try everything out: one epoch, two splits, at most 200 rows of each "
+        "set; the table says so")  # fmt: skip
+    add("--drop-missing", action="store_true",
+        help="go on without the files that a copy of a data set lacks; study.json "
+        "counts them")  # fmt: skip
+    machine = study.add_argument_group("machine", "affects speed, not results")
+    add = machine.add_argument
+    add("--device", metavar="NAME", help=_DEVICE)
+    add("--memory", metavar="FOLDER",
+        help="keep latents in this feature store: splits share them")  # fmt: skip
+    add("-q", "--quiet", action="store_true", help="no progress bars")
 
 
 def _add_inputs(command, nargs="+"):

@@ -120,9 +120,10 @@ class Dataset:
 
 
 def documented(dataset: Dataset) -> Callable:
-    """Give a loader the docstring generated from its description."""
+    """Give a loader its description, and the docstring generated from it."""
 
     def decorate(function: Callable) -> Callable:
+        function.description = dataset
         function.__doc__ = _docstring(dataset)
         return function
 

@@ -1,7 +1,7 @@
 """Pages that are made of the package itself, so that they cannot fall behind it.
 
-``api.rst`` of every public name, tables of the datasets' descriptions, and the list of
-the backbones' mirrors.
+``api.rst`` of every public name, tables of the datasets' descriptions and of the
+papers' protocols, and the list of the backbones' mirrors.
 """
 
 import inspect
@@ -15,6 +15,8 @@ from sphinx.pycode import ModuleAnalyzer
 import diffqa_features
 from diffqa_features import _HOMES, datasets
 from diffqa_features._backbone.hub import MIRRORS
+from diffqa_features._commands._study.protocols import STUDIES
+from diffqa_features._commands._study.sets import title_of
 from diffqa_features.datasets._description import Dataset
 
 ROOMS = {
@@ -60,6 +62,7 @@ def write_all(folder: Path) -> dict[str, list[str]]:
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "api.rst", api_page())
     _write(folder / "mirrors.inc", mirrors_list())
+    _write(folder / "studies.inc", studies_tables())
     for media in ("images", "videos"):
         _write(folder / f"{media}.inc", datasets_table(media))
     return {path: own_members(thing) for path, thing in public_names()}
@@ -169,6 +172,41 @@ def mirrors_list() -> str:
             pin = f"commit ``{commit[:12]}``" if commit else "the original"
             shown.append(f"``{repository}`` ({pin})")
         lines += [f"- ``{alias}``: {', then '.join(shown)}", ""]
+    return "\n".join(lines)
+
+
+# -- studies --
+
+
+def studies_tables() -> str:
+    """A table per study of `diffqa study`: its pairs, and what is published."""
+    lines = []
+    for name, study in STUDIES.items():
+        title = f"``{name}``: {study.title}"
+        lines += [title, "~" * len(title), "", f"Paper: {study.reference}.", ""]
+        lines += [
+            f":class:`~diffqa_features.{study.estimator}`; {study.backbone_text}.",
+            "",
+            ".. list-table::",
+            "   :header-rows: 1",
+            "",
+        ]
+        rows = [("Trained on", "Tested on", "Pair", "Published SRCC, PLCC", "By")]
+        for line in study.lines:
+            theirs = line.published
+            rows.append(
+                (
+                    title_of(line.train),
+                    title_of(line.test) if line.test else "its held-out rows",
+                    line.mark,
+                    f"{theirs.srcc:.3f}, {theirs.plcc:.3f}" if theirs else "",
+                    f"{theirs.mark}: {theirs.source}" if theirs else "",
+                )
+            )
+        for row in rows:
+            for i, cell in enumerate(row):
+                lines.append(f"   {'  -' if i else '* -'} {cell}".rstrip())
+        lines += ["", *(f"- {note}" for note in study.notes), ""]
     return "\n".join(lines)
 
 

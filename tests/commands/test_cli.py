@@ -14,7 +14,7 @@ from diffqa_features.cli import _parser, main
 
 pytest_plugins = ["command_line_fixtures"]
 
-COMMANDS = ("demo", "info", "extract", "fit", "score")
+COMMANDS = ("demo", "info", "extract", "fit", "score", "study")
 HEAVY = ("torch", "diffusers", "transformers", "sklearn", "pandas", "numpy")
 
 
