@@ -10,7 +10,8 @@ adjustment for multiple tests.
 # %%
 # Two datasets
 # ------------
-# Distorted photographs, and distorted procedural pictures. Their targets have opposite directions, like MOS and DMOS: quality for the first,
+# Distorted photographs, and distorted procedural pictures. Their targets have opposite
+# directions, like MOS and DMOS: quality for the first,
 # degradation for the second. The datasets declare this (``higher_is_better``), and
 # predictions are sign-flipped accordingly.
 
