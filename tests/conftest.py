@@ -40,6 +40,12 @@ def model_folder(request, model_folders):
 
 
 @pytest.fixture(scope="session")
+def small_folder(tmp_path_factory):
+    """The cheapest model, for what is asked of any: two levels, one of which attends."""
+    return write_model(tmp_path_factory.mktemp("small") / "small", "small")
+
+
+@pytest.fixture(scope="session")
 def sd1_folder(model_folders):
     """A small model of the Stable Diffusion 1 kind (epsilon, slow tokenizer)."""
     return model_folders["sd1"]

@@ -118,6 +118,18 @@ _DEEP = {
     "scheduler": {"_class_name": "EulerDiscreteScheduler", **_SCHEDULER},
     "tokenizer": {"length": 16},
 }
+# Two levels and nothing that sets it apart: for what is asked of any model.
+_SMALL = {
+    "unet": {
+        **_UNET,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": (16, 32),
+    },
+    "vae": _KL,
+    "scheduler": _SD1["scheduler"],
+    "tokenizer": {"length": 16},
+}
 # Stable Diffusion XL, a tenth as wide: two text encoders, pooled text and sizes, up to
 # ten layers per block (here three), none in the first level.
 _XL_SECOND = {
@@ -162,6 +174,7 @@ _SSD = {
 # Two text encoders; the tests of models with one take `KINDS`.
 XL_KINDS = {"sdxl": _XL, "ssd": _SSD}
 KINDS = {"sd1": _SD1, "sd2": _SD2, "odd": _ODD, "deep": _DEEP}
+_ALL = {**KINDS, **XL_KINDS, "small": _SMALL}
 
 
 def write_model(folder, kind, seed=0, **changes):
@@ -174,7 +187,7 @@ def write_model(folder, kind, seed=0, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
         part: {**config, **changes.get(part, {})}
-        for part, config in {**KINDS, **XL_KINDS}[kind].items()
+        for part, config in _ALL[kind].items()
     }
     ids = write_tokenizer(folder / "tokenizer", **parts["tokenizer"])
     with torch.random.fork_rng(devices=[]):
