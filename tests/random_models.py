@@ -4,10 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
 import diffqa_features
 
 _TOKENIZER = Path(diffqa_features.__file__).parent / "tiny" / "tokenizer"
@@ -183,11 +179,15 @@ def write_model(folder, kind, seed=0, **changes):
     `changes` are keyed by part (``unet``, ``vae``, ``scheduler``, ``tokenizer``,
     ``text``) and update that part's configuration, e.g. ``unet={"sample_size": 16}``.
     """
+    # Here: `conftest` reads this file in processes that run no test.
+    import torch
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
-        part: {**config, **changes.get(part, {})}
-        for part, config in _ALL[kind].items()
+        part: {**config, **changes.get(part, {})} for part, config in _ALL[kind].items()
     }
     ids = write_tokenizer(folder / "tokenizer", **parts["tokenizer"])
     with torch.random.fork_rng(devices=[]):

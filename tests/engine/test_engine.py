@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,6 @@ import torch
 from counting import counting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from joblib import parallel_config
 from PIL import Image
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -336,7 +336,7 @@ def test_nothing_but_bad_rows_is_all_nan(features, tmp_path):
 # -- processes, memory, precision ------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_processes_and_threads_give_the_same_rows(features, tmp_path, backend):
     images = pictures(40)
     images[35] = tmp_path / "gone.png"
@@ -344,12 +344,27 @@ def test_processes_and_threads_give_the_same_rows(features, tmp_path, backend):
     with pytest.warns(RuntimeWarning):
         expected = features.transform(images)
     features.set_params(n_jobs=2)
-    with parallel_config(backend), pytest.warns(RuntimeWarning):
+    with joblib.parallel_config(backend), pytest.warns(RuntimeWarning):
         result = features.transform(images)
     good = np.arange(40) != 35
     assert_close(result[good], expected[good])
     assert np.isnan(result[35]).all()
     assert [index for index, _ in features.failed_] == [35]
+
+
+def _load_in_worker(backbone, name):
+    return os.getpid(), backbone.info.identity, load_backbone(name, "cpu") is backbone
+
+
+def test_a_joblib_worker_loads_for_itself(deep_folder):
+    backbone = load_backbone(deep_folder, "cpu")
+    # By value, since the worker cannot import this test module.
+    task = joblib.delayed(joblib.wrap_non_picklable_objects(_load_in_worker))
+    parallel = joblib.Parallel(n_jobs=2, backend="loky")
+    ((pid, identity, is_shared),) = parallel([task(backbone, str(deep_folder))])
+    assert pid != os.getpid()
+    assert identity == backbone.info.identity
+    assert is_shared
 
 
 @pytest.mark.gpu
@@ -372,7 +387,7 @@ def test_rows_that_repeat_are_computed_once_by_all_workers(sd1_folder, tmp_path)
     )
     expected = features.set_params(n_jobs=1).transform(images)
     features.set_params(n_jobs=2)
-    with counting(sd1_folder) as count, parallel_config("threading"):
+    with counting(sd1_folder) as count, joblib.parallel_config("threading"):
         with pytest.warns(RuntimeWarning, match=r"missing\.png"):
             matrix = features.transform(rows)
     assert count.unet_rows == 2 * len(features.prompts)

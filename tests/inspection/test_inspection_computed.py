@@ -68,11 +68,15 @@ class TestTimestepCurveDisplay:
         assert count.vae_rows == rows
         assert count.unet_rows == rows * 2 * 2
         assert display.timesteps.tolist() == [50, 400]
-        for name, part, line in zip("BC", tests, display.lines_):
+        predictions = []
+        for t in (50, 400):
+            model.set_params(diffusionqafeatures__timesteps=t)
+            model.fit(train.data, train.target)
+            predictions.append([model.predict(part.data) for part in tests])
+        each = zip("BC", tests, display.lines_, zip(*predictions))
+        for name, part, line, of_timesteps in each:
             expected = []
-            for t in (50, 400):
-                model.set_params(diffusionqafeatures__timesteps=t)
-                predicted = model.fit(train.data, train.target).predict(part.data)
+            for predicted in of_timesteps:
                 expected.append(
                     bootstrap_interval(
                         part.target, predicted, groups=part.groups, n_resamples=200
