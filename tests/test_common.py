@@ -281,15 +281,13 @@ def test_output_is_float32_and_named(ready, images):
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize(
-    ("library", "frame"), [("pandas", pd.DataFrame), ("polars", polars.DataFrame)]
-)
-def test_set_output(ready, images, library, frame):
+def test_set_output(ready, images):
     plain = ready.transform(images)
-    table = ready.set_output(transform=library).transform(images)
-    assert isinstance(table, frame)
-    assert list(table.columns) == list(ready.get_feature_names_out())
-    np.testing.assert_array_equal(table.to_numpy(), plain)
+    for library, frame in (("pandas", pd.DataFrame), ("polars", polars.DataFrame)):
+        table = ready.set_output(transform=library).transform(images)
+        assert isinstance(table, frame)
+        assert list(table.columns) == list(ready.get_feature_names_out())
+        np.testing.assert_array_equal(table.to_numpy(), plain)
 
 
 def test_maps_are_arrays_whatever_set_output_says(small_folder, images):
@@ -519,7 +517,7 @@ def test_a_constant_score_is_said(regressor, images):
         regressor.fit(images, target, groups=GROUPS)
 
 
-def test_routing_brings_groups_to_fit(regressor, images):
+def test_routing_brings_groups_to_fit(regressor, images, tmp_path):
     """In cross-validation and searches, also inside of a Pipeline."""
     arrived = []
 
@@ -530,7 +528,7 @@ def test_routing_brings_groups_to_fit(regressor, images):
     recording = type("Recording", (type(regressor),), {"fit": fit})
     model = recording(**regressor.get_params(deep=False))
     # What arrives does not depend on what is made of it.
-    model.set_params(validation_fraction=0.5, max_epochs=0)
+    model.set_params(validation_fraction=0.5, max_epochs=0, memory=tmp_path)
     rows, target = [*images, *images[:2]], [*TARGET, 1.5, 4.5]
     groups = np.repeat(["a", "b", "c", "d"], 2)
     cv = GroupKFold(2)
@@ -546,8 +544,8 @@ def test_routing_brings_groups_to_fit(regressor, images):
     assert [each.tolist() for each in arrived] == [each.tolist() for each in expected]
 
 
-def test_without_routing_a_warning_says_how(regressor, images):
-    regressor.set_params(validation_fraction=0.5)
+def test_without_routing_a_warning_says_how(regressor, images, tmp_path):
+    regressor.set_params(validation_fraction=0.5, memory=tmp_path)
     with pytest.warns(UserWarning, match=r"set_config\(enable_metadata_routing=True\)"):
         cross_val_predict(regressor, images, TARGET, groups=GROUPS, cv=GroupKFold(3))
     with warnings.catch_warnings():
