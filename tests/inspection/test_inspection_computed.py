@@ -426,11 +426,11 @@ class TestNoiseRoundTripDisplay:
             assert near < 0.8 * far
 
     @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-    def test_estimate_and_noise_make_up_what_was_seen(self, kind, sd1_folder):
+    def test_estimate_and_noise_make_up_what_was_seen(self, kind, small_folder):
         class Model:
-            alphas_cumprod = load_backbone(str(sd1_folder)).alphas_cumprod
+            alphas_cumprod = load_backbone(str(small_folder)).alphas_cumprod
             info = Bunch(prediction_type=kind)
-            scales = load_backbone(str(sd1_folder)).scales
+            scales = load_backbone(str(small_folder)).scales
 
         noisy, output = torch.randn(2, 1, 4, 8, 8)
         for t in (10, 900):
