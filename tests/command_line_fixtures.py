@@ -20,13 +20,13 @@ def photos(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(sd1_folder, capsys):
+def run(small_folder, capsys):
     """Run a command on a small random backbone: (exit code, stdout, stderr)."""
 
     def run(*words, backbone=True):
         words = [str(word) for word in words]
         if backbone and words[0] in ("extract", "fit", "demo"):
-            words += ["--backbone", str(sd1_folder)]
+            words += ["--backbone", str(small_folder)]
         capsys.readouterr()
         code = main(words)
         return code, *capsys.readouterr()
@@ -41,10 +41,10 @@ def seen(tmp_path_factory):
 
 
 @pytest.fixture
-def features(sd1_folder, seen):
+def features(small_folder, seen):
     """Make the estimator that the commands should have used."""
 
     def make(**parameters):
-        return DiffusionQAFeatures(str(sd1_folder), **{"memory": seen, **parameters})
+        return DiffusionQAFeatures(str(small_folder), **{"memory": seen, **parameters})
 
     return make

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from random_models import KINDS, XL_KINDS, write_model
 
@@ -15,6 +14,8 @@ settings.load_profile("no deadline")
 
 @pytest.fixture(autouse=True)
 def _seeds():
+    import torch  # here: xdist's first process reads this file and runs no test
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -37,6 +38,12 @@ def xl_folder(request, tmp_path_factory):
 def model_folder(request, model_folders):
     """Each random model in turn."""
     return model_folders[request.param]
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory):
+    """The cheapest model, for what is asked of any: two levels, one that attends."""
+    return write_model(tmp_path_factory.mktemp("small") / "small", "small")
 
 
 @pytest.fixture(scope="session")

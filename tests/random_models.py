@@ -4,10 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
 import diffqa_features
 
 _TOKENIZER = Path(diffqa_features.__file__).parent / "tiny" / "tokenizer"
@@ -118,6 +114,18 @@ _DEEP = {
     "scheduler": {"_class_name": "EulerDiscreteScheduler", **_SCHEDULER},
     "tokenizer": {"length": 16},
 }
+# Two levels and nothing that sets it apart: for what is asked of any model.
+_SMALL = {
+    "unet": {
+        **_UNET,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": (16, 32),
+    },
+    "vae": _KL,
+    "scheduler": _SD1["scheduler"],
+    "tokenizer": {"length": 16},
+}
 # Stable Diffusion XL, a tenth as wide: two text encoders, pooled text and sizes, up to
 # ten layers per block (here three), none in the first level.
 _XL_SECOND = {
@@ -162,6 +170,7 @@ _SSD = {
 # Two text encoders; the tests of models with one take `KINDS`.
 XL_KINDS = {"sdxl": _XL, "ssd": _SSD}
 KINDS = {"sd1": _SD1, "sd2": _SD2, "odd": _ODD, "deep": _DEEP}
+_ALL = {**KINDS, **XL_KINDS, "small": _SMALL}
 
 
 def write_model(folder, kind, seed=0, **changes):
@@ -170,11 +179,15 @@ def write_model(folder, kind, seed=0, **changes):
     `changes` are keyed by part (``unet``, ``vae``, ``scheduler``, ``tokenizer``,
     ``text``) and update that part's configuration, e.g. ``unet={"sample_size": 16}``.
     """
+    # Here: `conftest` reads this file in processes that run no test.
+    import torch
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
-        part: {**config, **changes.get(part, {})}
-        for part, config in {**KINDS, **XL_KINDS}[kind].items()
+        part: {**config, **changes.get(part, {})} for part, config in _ALL[kind].items()
     }
     ids = write_tokenizer(folder / "tokenizer", **parts["tokenizer"])
     with torch.random.fork_rng(devices=[]):

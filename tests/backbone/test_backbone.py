@@ -14,14 +14,15 @@ from pathlib import Path
 
 import diffusers
 import huggingface_hub.constants
-import joblib
 import pytest
 import torch
 import transformers
+from child_processes import run_in_process
 from hub_server import lay_out_cache
 from random_models import write_json, write_model
 from safetensors.torch import load_file, save_file
 
+from diffqa_features._backbone import backbone as backbone_module
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._backbone.weights import load_decoder
@@ -578,45 +579,27 @@ def test_a_pickle_is_a_name(sd1_folder):
     assert copy.deepcopy(backbone) is backbone
 
 
-def _load_in_worker(backbone, name):
-    return os.getpid(), backbone.info.identity, load_backbone(name, "cpu") is backbone
-
-
-def test_a_joblib_worker_loads_for_itself(deep_folder):
-    backbone = load_backbone(deep_folder, "cpu")
-    # By value, since the worker cannot import this test module.
-    task = joblib.delayed(joblib.wrap_non_picklable_objects(_load_in_worker))
-    parallel = joblib.Parallel(n_jobs=2, backend="loky")
-    ((pid, identity, is_shared),) = parallel([task(backbone, str(deep_folder))])
-    assert pid != os.getpid()
-    assert identity == backbone.info.identity
-    assert is_shared
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_loads_for_itself_though_a_lock_is_held(deep_folder):
-    answer = run_python(
-        f"""
-        import os, threading, torch
-        torch.set_num_threads(1)
-        from diffqa_features._backbone import backbone as _backbone
-        parent = _backbone.load_backbone({str(deep_folder)!r}, "cpu")
-        held = threading.Event()
-        def hold():
-            with _backbone._loading_lock, _backbone._loaded_lock:
-                held.set()
-                threading.Event().wait(60)
-        threading.Thread(target=hold, daemon=True).start()
-        held.wait()
-        child = os.fork()
-        if child == 0:
-            loaded = _backbone.load_backbone({str(deep_folder)!r}, "cpu")
-            os._exit(7 if loaded is not parent else 8)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        os._exit(0)
-        """
-    )
-    assert answer == "7"
+    assert run_in_process(_load_in_fork, deep_folder) == 7
+
+
+def _load_in_fork(folder):
+    torch.set_num_threads(1)
+    parent = load_backbone(folder, "cpu")
+    held = threading.Event()
+
+    def hold():
+        with backbone_module._loading_lock, backbone_module._loaded_lock:
+            held.set()
+            threading.Event().wait(60)
+
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(7 if load_backbone(folder, "cpu") is not parent else 8)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 # -- device and dtype ----------------------------------------------------------------

@@ -59,13 +59,16 @@ def distorted():
     """Real photographs, none of which the backbone has seen in training."""
     photos = datasets.load_sample_photos().data[:8]
     return datasets.make_distorted_images(
-        photos, families=("gaussian_blur", "white_noise", "jpeg"), n_levels=3
+        photos,
+        families=("gaussian_blur", "white_noise", "jpeg"),
+        n_levels=3,
+        image_size=128,
     )
 
 
 @pytest.fixture(scope="module")
 def matrix(distorted):
-    return DiffusionQAFeatures().transform(distorted.data)
+    return DiffusionQAFeatures(image_size=128).transform(distorted.data)
 
 
 def test_it_ranks_distorted_photographs(distorted, matrix):

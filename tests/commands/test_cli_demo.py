@@ -17,10 +17,11 @@ pytest_plugins = ["command_line_fixtures"]
 
 
 class TestDemo:
-    def test_small(self, run, tmp_path, sd1_folder):
+    def test_small(self, run, tmp_path, small_folder):
         out = tmp_path / "demo"
         words = ("demo", "--out", out, "--photos", 2, "--size", 64)
-        code, stdout, stderr = run(*words)
+        words += ("--backbone", small_folder)
+        code, stdout, stderr = run(*words, backbone=False)
         assert code == 0, stderr
         table = pd.read_csv(out / "results.csv", index_col="distortion")
         assert table["n"].tolist() == [48, *[8] * 6]
@@ -50,7 +51,7 @@ class TestDemo:
         target = -np.array(levels, float)
         model = make_pipeline(
             DiffusionQAFeatures(
-                str(sd1_folder),
+                str(small_folder),
                 timesteps=int(best[1]),
                 blocks=best[2],
                 memory=out / "s",
@@ -69,7 +70,7 @@ class TestDemo:
 
         before = (out / "results.csv").read_text()
         entries = FeatureStore(out / "store").info().entries
-        assert run(*words)[0] == 0
+        assert run(*words, backbone=False)[0] == 0
         assert (out / "results.csv").read_text() == before
         assert FeatureStore(out / "store").info().entries == entries
 

@@ -46,7 +46,7 @@ class TestExtract:
         written = again.drop(columns="path").to_numpy().astype(np.float32)
         np.testing.assert_array_equal(from_csv, written)
 
-    def test_settings_are_recorded(self, photos, run, sd1_folder):
+    def test_settings_are_recorded(self, photos, run, small_folder):
         options = ("--blocks", "up*", "mid.0", "--seed", 3)
         for suffix in ("parquet", "npz"):
             run("extract", photos, "-o", photos.parent / f"t.{suffix}", *options)
@@ -54,7 +54,7 @@ class TestExtract:
         settings = json.loads(schema.metadata[b"diffqa_features"])
         assert settings["blocks"] == ["up*", "mid.0"]
         assert settings["random_state"] == 3
-        assert settings["backbone"] == str(sd1_folder)
+        assert settings["backbone"] == str(small_folder)
         assert len(settings["backbone_identity"]) == 64
         assert {"memory", "device", "n_jobs"}.isdisjoint(settings)
         with np.load(photos.parent / "t.npz") as content:
@@ -209,14 +209,14 @@ class TestGoingOn:
         paths, matrix, _ = read(halfway.parent / "out.npz")
         close(matrix, features().transform(paths))
 
-    def test_after_sigkill(self, tmp_path, sd1_folder, features):
+    def test_after_sigkill(self, tmp_path, small_folder, features):
         folder = tmp_path / "many"
         folder.mkdir()
         for seed in range(12):
             picture(seed).save(folder / f"{seed:03d}.png")
         out, part = tmp_path / "out.npz", tmp_path / "out.npz.part"
         words = [
-            "extract", folder, "-o", out, "--backbone", sd1_folder,
+            "extract", folder, "-o", out, "--backbone", small_folder,
             "--chunk-size", 1, "--quiet",
         ]  # fmt: skip
         log = tmp_path / "log"

@@ -187,14 +187,14 @@ class TestOutputs:
         assert "is a URL" in stderr
         assert names_in(".") == ["photos"]
 
-    def test_two_at_once_and_a_kill(self, tmp_path, tmp_path_factory, sd1_folder):
+    def test_two_at_once_and_a_kill(self, tmp_path, tmp_path_factory, small_folder):
         folder = tmp_path / "many"
         folder.mkdir()
         for seed in range(6):
             picture(seed).save(folder / f"{seed:03d}.png")
         words = [
             "extract", folder, "-o", tmp_path / "o.csv",
-            "--backbone", sd1_folder, "--chunk-size", 1, "--quiet",
+            "--backbone", small_folder, "--chunk-size", 1, "--quiet",
         ]  # fmt: skip
         logs = tmp_path_factory.mktemp("logs")
         first = start_process(run_command, words, logs / "1", wait_for_ever, 2)

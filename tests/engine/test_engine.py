@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,6 @@ import torch
 from counting import counting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from joblib import parallel_config
 from PIL import Image
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -35,9 +35,9 @@ def pictures(count, side=SIZE, seed=0):
 
 
 @pytest.fixture
-def features(sd1_folder):
+def features(small_folder):
     return DiffusionQAFeatures(
-        str(sd1_folder), image_size=SIZE, device="cpu", dtype="float32"
+        str(small_folder), image_size=SIZE, device="cpu", dtype="float32"
     )
 
 
@@ -104,41 +104,43 @@ def test_max_frames_takes_the_middles_of_equal_segments(features):
 # -- only what is asked for, once ------------------------------------------------------
 
 
-def test_one_encode_per_row_and_one_pass_per_timestep_and_prompt(features, sd1_folder):
+def test_one_encode_per_row_and_one_pass_per_timestep_and_prompt(
+    features, small_folder
+):
     features.set_params(timesteps=(5, 60), prompts=("a", "b", "c"))
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         features.transform(pictures(4))
     assert count.vae_rows == 4
     assert count.unet_rows == 4 * 2 * 3
 
 
-def test_rows_that_repeat_are_computed_once(features, sd1_folder, tmp_path):
+def test_rows_that_repeat_are_computed_once(features, small_folder, tmp_path):
     image = pictures(1)[0]
     Image.fromarray(image).save(tmp_path / "a.png")
     Image.fromarray(image).save(tmp_path / "b.png")
     rows = [image, Image.fromarray(image), *[tmp_path / n for n in ("a.png", "b.png")]]
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         matrix = features.transform(rows * 3)
     # Pixels and files have keys of their own; each is computed once.
     assert count.vae_rows == 2
     assert_close(matrix, np.repeat(matrix[:1], 12, axis=0))
 
 
-def test_equal_prompts_are_passed_once(features, sd1_folder):
-    with counting(sd1_folder) as count:
+def test_equal_prompts_are_passed_once(features, small_folder):
+    with counting(small_folder) as count:
         matrix = features.set_params(prompts=("a", "a")).transform(pictures(2))
     assert count.unet_rows == 2
     assert (matrix[:, -1] == 0).all()
 
 
-def test_attention_kinds_leave_the_pass_early(features, sd1_folder):
+def test_attention_kinds_leave_the_pass_early(features, small_folder):
     features.set_params(kinds="alignment", blocks="down*")
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         features.transform(pictures(2))
     assert count.unet_rows == 4
     assert count.last_stage == 0
     features.set_params(kinds=("alignment", "error"))
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         features.transform(pictures(2))
     assert count.last_stage == count.unet_passes
 
@@ -147,7 +149,7 @@ def test_attention_kinds_leave_the_pass_early(features, sd1_folder):
 
 
 def test_grid_search_costs_one_pass_per_row_timestep_and_prompt(
-    features, sd1_folder, tmp_path
+    features, small_folder, tmp_path
 ):
     images, target = pictures(10), np.arange(10.0)
     features.set_params(
@@ -160,11 +162,11 @@ def test_grid_search_costs_one_pass_per_row_timestep_and_prompt(
         "svr__C": [0.1, 10.0],
     }
     search = GridSearchCV(Pipeline([("f", features), ("svr", SVR())]), grid, cv=5)
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         search.fit(images, target)
     assert count.vae_rows == 10
     assert count.unet_rows == 10 * 3 * 2  # rows x timesteps x prompts
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         search.predict(images)
     assert count.unet_rows == count.vae_rows == 0
 
@@ -194,59 +196,59 @@ def test_stored_and_computed_numbers_are_equal(features, tmp_path):
     ],
 )
 def test_a_changed_setting_computes_what_it_changes(
-    features, sd1_folder, tmp_path, change, rows
+    features, small_folder, tmp_path, change, rows
 ):
     images = pictures(2, side=70)
     features.set_params(memory=tmp_path).transform(images)
     features.set_params(**change)
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         stored = features.transform(images)
     assert count.unet_rows == rows
     assert_close(stored, features.set_params(memory=None).transform(images))
 
 
 def test_a_changed_pixel_is_computed_and_a_renamed_file_is_not(
-    features, sd1_folder, tmp_path
+    features, small_folder, tmp_path
 ):
     image = pictures(1)[0]
     Image.fromarray(image).save(tmp_path / "a.png")
     features.set_params(memory=tmp_path / "store")
     first = features.transform([tmp_path / "a.png"])
     (tmp_path / "a.png").rename(tmp_path / "b.png")
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         again = features.transform([str(tmp_path / "b.png")])
     assert count.unet_rows == 0
     np.testing.assert_array_equal(first, again)
     image[0, 0, 0] ^= 255
     Image.fromarray(image).save(tmp_path / "b.png")
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         assert (features.transform([tmp_path / "b.png"]) != first).any()
     assert count.unet_rows == 2
 
 
 def test_latents_are_shared_with_what_is_trained_on_them(
-    features, sd1_folder, tmp_path
+    features, small_folder, tmp_path
 ):
     """One key for the latent of a frame, whoever asks for it first."""
     images = pictures(3)
     store = FeatureStore(tmp_path)
     features.set_params(memory=store).transform(images[:2])
-    info = describe_backbone(str(sd1_folder))
+    info = describe_backbone(str(small_folder))
     spec = FrameSpec(info.identity, "stretch", SIZE, info.multiple)
-    passes = Passes(str(sd1_folder), "cpu", "float32", seed=0)
-    with counting(sd1_folder) as count:
+    passes = Passes(str(small_folder), "cpu", "float32", seed=0)
+    with counting(small_folder) as count:
         encoded = encode_rows(as_rows(images), spec, passes, store=store)
         assert (count.vae_rows, count.unet_rows) == (1, 0)
         features.transform(images)
         assert (count.vae_rows, count.unet_rows) == (1, 2)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
-    expected = load_backbone(str(sd1_folder), "cpu", "float32").encode_images(pixels)
+    expected = load_backbone(str(small_folder), "cpu", "float32").encode_images(pixels)
     for row, latent in zip(encoded, expected, strict=True):
         np.testing.assert_allclose(row.latents[0], latent, rtol=1e-4, atol=1e-5)
 
 
 def test_another_backbone_does_not_share_entries(
-    features, sd1_folder, sd2_folder, tmp_path
+    features, small_folder, sd2_folder, tmp_path
 ):
     images = pictures(1)
     features.set_params(memory=tmp_path).transform(images)
@@ -336,7 +338,7 @@ def test_nothing_but_bad_rows_is_all_nan(features, tmp_path):
 # -- processes, memory, precision ------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_processes_and_threads_give_the_same_rows(features, tmp_path, backend):
     images = pictures(40)
     images[35] = tmp_path / "gone.png"
@@ -344,12 +346,27 @@ def test_processes_and_threads_give_the_same_rows(features, tmp_path, backend):
     with pytest.warns(RuntimeWarning):
         expected = features.transform(images)
     features.set_params(n_jobs=2)
-    with parallel_config(backend), pytest.warns(RuntimeWarning):
+    with joblib.parallel_config(backend), pytest.warns(RuntimeWarning):
         result = features.transform(images)
     good = np.arange(40) != 35
     assert_close(result[good], expected[good])
     assert np.isnan(result[35]).all()
     assert [index for index, _ in features.failed_] == [35]
+
+
+def _load_in_worker(backbone, name):
+    return os.getpid(), backbone.info.identity, load_backbone(name, "cpu") is backbone
+
+
+def test_a_joblib_worker_loads_for_itself(deep_folder):
+    backbone = load_backbone(deep_folder, "cpu")
+    # By value, since the worker cannot import this test module.
+    task = joblib.delayed(joblib.wrap_non_picklable_objects(_load_in_worker))
+    parallel = joblib.Parallel(n_jobs=2, backend="loky")
+    ((pid, identity, is_shared),) = parallel([task(backbone, str(deep_folder))])
+    assert pid != os.getpid()
+    assert identity == backbone.info.identity
+    assert is_shared
 
 
 @pytest.mark.gpu
@@ -360,7 +377,7 @@ def test_several_processes_on_one_gpu_are_refused(features):
         features.transform(pictures(40))
 
 
-def test_rows_that_repeat_are_computed_once_by_all_workers(sd1_folder, tmp_path):
+def test_rows_that_repeat_are_computed_once_by_all_workers(small_folder, tmp_path):
     images = pictures(2)
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
@@ -368,11 +385,11 @@ def test_rows_that_repeat_are_computed_once_by_all_workers(sd1_folder, tmp_path)
     rows = [tmp_path / f"{number % 2}.png" for number in range(70)]
     rows[40] = tmp_path / "missing.png"
     features = DiffusionQAFeatures(
-        str(sd1_folder), image_size=SIZE, device="cpu", n_jobs=2, on_error="nan"
+        str(small_folder), image_size=SIZE, device="cpu", n_jobs=2, on_error="nan"
     )
     expected = features.set_params(n_jobs=1).transform(images)
     features.set_params(n_jobs=2)
-    with counting(sd1_folder) as count, parallel_config("threading"):
+    with counting(small_folder) as count, joblib.parallel_config("threading"):
         with pytest.warns(RuntimeWarning, match=r"missing\.png"):
             matrix = features.transform(rows)
     assert count.unet_rows == 2 * len(features.prompts)
@@ -385,7 +402,7 @@ def test_rows_that_repeat_are_computed_once_by_all_workers(sd1_folder, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
-def test_a_batch_that_does_not_fit_is_halved(sd1_folder):
+def test_a_batch_that_does_not_fit_is_halved(small_folder):
     """The real allocator fails in a process of limited address space."""
     script = f"""
         import logging, resource, sys
@@ -397,7 +414,7 @@ def test_a_batch_that_does_not_fit_is_halved(sd1_folder):
             np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), np.uint8)
         )
         features = DiffusionQAFeatures(
-            {str(sd1_folder)!r},
+            {str(small_folder)!r},
             prompts=["a", "b", "c", "d"],
             image_size=256,
             batch_size=2,
@@ -430,12 +447,12 @@ def test_a_batch_that_does_not_fit_is_halved(sd1_folder):
     assert "Out of memory: going on with batches of" in done.stderr
 
 
-def test_what_overflows_in_half_precision_is_taken_in_float32(sd1_folder, tmp_path):
+def test_what_overflows_in_half_precision_is_taken_in_float32(small_folder, tmp_path):
     import shutil
 
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(sd1_folder, tmp_path / "loud")
+    shutil.copytree(small_folder, tmp_path / "loud")
     (path,) = (tmp_path / "loud" / "unet").glob("*.safetensors")
     weights = load_file(path)
     weights["conv_out.weight"] *= 1e6
@@ -450,9 +467,9 @@ def test_what_overflows_in_half_precision_is_taken_in_float32(sd1_folder, tmp_pa
     assert_close(half, expected)
 
 
-def test_rows_beside_one_that_overflows_keep_their_numbers(sd1_folder):
+def test_rows_beside_one_that_overflows_keep_their_numbers(small_folder):
     features = DiffusionQAFeatures(
-        str(sd1_folder), kinds="error", image_size=SIZE, device="cpu", dtype="float32"
+        str(small_folder), kinds="error", image_size=SIZE, device="cpu", dtype="float32"
     )
     images = pictures(2)
     exact = features.transform(images)
@@ -462,7 +479,7 @@ def test_rows_beside_one_that_overflows_keep_their_numbers(sd1_folder):
         if output.dtype == torch.float16:
             output[0] = float("inf")
 
-    unet = load_backbone(str(sd1_folder), "cpu", "float16").unet
+    unet = load_backbone(str(small_folder), "cpu", "float16").unet
     handle = unet.conv_out.register_forward_hook(overflow)
     try:
         matrix = features.transform(images)

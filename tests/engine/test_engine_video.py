@@ -13,9 +13,9 @@ from diffqa_features import DiffusionQAFeatures, PromptAlignmentMaps
 
 
 @pytest.fixture
-def features(sd1_folder):
+def features(small_folder):
     return DiffusionQAFeatures(
-        str(sd1_folder),
+        str(small_folder),
         image_size=SIZE,
         device="cpu",
         dtype="float32",
@@ -89,8 +89,8 @@ def test_several_threads(features, clip, other, tmp_path):
     assert_close(np.delete(result, 33, 0), np.delete(expected, 33, 0))
 
 
-def test_maps_of_a_video(sd1_folder, clip):
-    maps = PromptAlignmentMaps(str(sd1_folder), map_size=(2, 2), image_size=SIZE)
+def test_maps_of_a_video(small_folder, clip):
+    maps = PromptAlignmentMaps(str(small_folder), map_size=(2, 2), image_size=SIZE)
     expected = maps.transform([frames_of(clip, [12, 37, 62, 87])])
     assert_close(maps.transform([clip]), expected)
 
@@ -99,11 +99,11 @@ def test_maps_of_a_video(sd1_folder, clip):
 
 
 def test_a_higher_rate_computes_only_the_new_frames(
-    features, sd1_folder, clip, tmp_path
+    features, small_folder, clip, tmp_path
 ):
     features.set_params(memory=tmp_path)
     for rate, new_frames in [(1, 4), (2, 4), (1, 0), (4, 8), (0.5, 0)]:
-        with counting(sd1_folder) as count:
+        with counting(small_folder) as count:
             stored = features.set_params(frame_rate=rate).transform([clip])
         assert count.vae_rows == new_frames
         assert count.unet_rows == 2 * new_frames  # two prompts
@@ -112,37 +112,37 @@ def test_a_higher_rate_computes_only_the_new_frames(
 
 
 def test_a_burst_computes_only_the_frames_beside_those_that_are_known(
-    features, sd1_folder, clip, tmp_path
+    features, small_folder, clip, tmp_path
 ):
     """Frames are stored one by one, whichever way they were sampled."""
     features.set_params(memory=tmp_path).transform([clip])
     features.set_params(frames="bursts", burst_length=3)
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         features.transform([clip])
     assert count.vae_rows == 2 * 4
-    with counting(sd1_folder) as count, no_decoding():
+    with counting(small_folder) as count, no_decoding():
         features.transform([clip])
         features.set_params(frames="spread").transform([clip])
     assert count.vae_rows == 0
 
 
 def test_a_new_timestep_encodes_and_decodes_nothing(
-    features, sd1_folder, clip, tmp_path
+    features, small_folder, clip, tmp_path
 ):
     features.set_params(memory=tmp_path).transform([clip])
     features.set_params(timesteps=(50, 60))
-    with counting(sd1_folder) as count, no_decoding():
+    with counting(small_folder) as count, no_decoding():
         stored = features.transform([clip])
     assert (count.vae_rows, count.unet_rows) == (0, 8)
     assert_close(stored, features.set_params(memory=None).transform([clip]))
 
 
-def test_what_is_stored_is_not_decoded(features, sd1_folder, clip, tmp_path):
+def test_what_is_stored_is_not_decoded(features, small_folder, clip, tmp_path):
     features.set_params(memory=tmp_path / "store")
     first = features.transform([clip])
     renamed = tmp_path / "renamed.avi"
     renamed.write_bytes(clip.read_bytes())
-    with no_decoding(), counting(sd1_folder) as count:
+    with no_decoding(), counting(small_folder) as count:
         np.testing.assert_array_equal(features.transform([clip]), first)
         # Another reader gives the same frames; another name does not matter.
         features.set_params(reader="imageio")
@@ -150,17 +150,17 @@ def test_what_is_stored_is_not_decoded(features, sd1_folder, clip, tmp_path):
     assert (count.vae_rows, count.unet_rows, count.text_rows) == (0, 0, [])
 
 
-def test_a_changed_video_is_computed(features, sd1_folder, clip, tmp_path):
+def test_a_changed_video_is_computed(features, small_folder, clip, tmp_path):
     features.set_params(memory=tmp_path / "store").transform([clip])
     path = encode(tmp_path / "clip.mp4", pan(100, photograph=1), options={"crf": "40"})
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         features.transform([path])
     assert count.vae_rows == 4
 
 
-def test_frames_that_repeat_are_computed_once(features, sd1_folder):
+def test_frames_that_repeat_are_computed_once(features, small_folder):
     frozen = np.concatenate([pan(3), np.repeat(pan(3)[2:], 5, axis=0)])
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         matrix = features.transform([frozen])
     assert count.vae_rows == 3
     single = features.transform(list(pan(3)))

@@ -113,14 +113,14 @@ def macs_by_hooks(backbone, run):
     return found
 
 
-def test_cost_of_the_backbone_by_an_independent_count(sd1_folder, images):
-    features = DiffusionQAFeatures(str(sd1_folder), **SMALL).fit()
+def test_cost_of_the_backbone_by_an_independent_count(small_folder, images):
+    features = DiffusionQAFeatures(str(small_folder), **SMALL).fit()
     frame = evaluation.efficiency(features, images, n_repeats=1).frame
     frame = frame.set_index("stage")
     assert frame.index.tolist() == [
         "decode", "vae", "text", "unet", "pool", "other", "total",
     ]  # fmt: skip
-    backbone = load_backbone(str(sd1_folder), "cpu", "float32")
+    backbone = load_backbone(str(small_folder), "cpu", "float32")
     found = macs_by_hooks(backbone, lambda: features.transform(images[:1]))
     assert min(found.values()) > 1e6
     assert frame.loc["unet", "gmac"] * 1e9 == pytest.approx(found["unet"], rel=1e-6)
@@ -136,14 +136,14 @@ def test_cost_of_the_backbone_by_an_independent_count(sd1_folder, images):
     assert frame.loc["total", "parameters"] == frame["parameters"].iloc[:-1].sum()
 
 
-def test_an_early_stop_is_cheaper(sd1_folder, images):
+def test_an_early_stop_is_cheaper(small_folder, images):
     cases = {
         "whole": {},
         "early": {"kinds": "alignment", "blocks": "down0*"},
         "one prompt": {"prompts": ("",)},
     }
     methods = {
-        name: DiffusionQAFeatures(str(sd1_folder), **SMALL, **change).fit()
+        name: DiffusionQAFeatures(str(small_folder), **SMALL, **change).fit()
         for name, change in cases.items()
     }
     table = evaluation.efficiency(methods, images, n_repeats=1)
@@ -153,9 +153,9 @@ def test_an_early_stop_is_cheaper(sd1_folder, images):
     assert unet.loc["one prompt", "gmac"] == 0.5 * unet.loc["whole", "gmac"]
 
 
-def test_a_pipeline_is_timed_without_its_memory(sd1_folder, images, tmp_path):
+def test_a_pipeline_is_timed_without_its_memory(small_folder, images, tmp_path):
     store = FeatureStore(tmp_path)
-    features = DiffusionQAFeatures(str(sd1_folder), **SMALL, memory=store)
+    features = DiffusionQAFeatures(str(small_folder), **SMALL, memory=store)
     model = make_pipeline(features, StandardScaler(), SVR())
     model.fit(images, [1.0, 2, 3, 4])
     entries = store.info().entries
@@ -284,13 +284,15 @@ def test_bad_input_is_refused(images):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu(sd1_folder, images):
-    features = DiffusionQAFeatures(str(sd1_folder), image_size=64, device="cuda").fit()
+def test_on_a_gpu(small_folder, images):
+    features = DiffusionQAFeatures(
+        str(small_folder), image_size=64, device="cuda"
+    ).fit()
     table = evaluation.efficiency(features, images, n_repeats=3)
     frame = table.frame.set_index("stage")
     assert "CUDA" in table.facts["memory"]
     assert frame.loc["unet", "peak_mib"] > 0
-    on_cpu = DiffusionQAFeatures(str(sd1_folder), **SMALL).fit()
+    on_cpu = DiffusionQAFeatures(str(small_folder), **SMALL).fit()
     expected = evaluation.efficiency(on_cpu, images, n_repeats=1).frame
     expected = expected.set_index("stage").loc["unet", "gmac"]
     assert frame.loc["unet", "gmac"] == pytest.approx(expected, rel=1e-6)

@@ -278,9 +278,9 @@ def pictures():
     )
 
 
-def test_each_picture_is_extracted_once_not_per_split(sd1_folder, pictures):
-    features = DiffusionQAFeatures(str(sd1_folder), **SMALL)
-    union = make_union(features, DiffusionQAFeatures(str(sd1_folder), **SMALL))
+def test_each_picture_is_extracted_once_not_per_split(small_folder, pictures):
+    features = DiffusionQAFeatures(str(small_folder), **SMALL)
+    union = make_union(features, DiffusionQAFeatures(str(small_folder), **SMALL))
     cases = {
         "cut": (make_pipeline(features, StandardScaler(), Ridge()), 1),
         "two regressors": ({
@@ -295,7 +295,7 @@ def test_each_picture_is_extracted_once_not_per_split(sd1_folder, pictures):
         ), 1),
     }  # fmt: skip
     for name, (model, times) in cases.items():
-        with counting(sd1_folder) as count:
+        with counting(small_folder) as count:
             evaluation.repeated_splits(
                 model,
                 pictures.data,
@@ -309,8 +309,8 @@ def test_each_picture_is_extracted_once_not_per_split(sd1_folder, pictures):
         assert (name, count.vae_rows) == (name, 12 * times)
 
 
-def test_cross_dataset_extracts_each_picture_once(sd1_folder, pictures):
-    model = make_pipeline(DiffusionQAFeatures(str(sd1_folder), **SMALL), Ridge())
+def test_cross_dataset_extracts_each_picture_once(small_folder, pictures):
+    model = make_pipeline(DiffusionQAFeatures(str(small_folder), **SMALL), Ridge())
     first = pictures.groups == pictures.groups[0]
     halves = {
         name: Bunch(
@@ -319,7 +319,7 @@ def test_cross_dataset_extracts_each_picture_once(sd1_folder, pictures):
         )
         for name, rows in {"one": first, "rest": ~first}.items()
     }
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         table = evaluation.cross_dataset(
             {"a": model, "b": clone(model)},
             halves,

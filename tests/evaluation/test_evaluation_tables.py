@@ -157,13 +157,13 @@ def test_ablation_in_full(problem):
     assert both.sum() == 2
 
 
-def test_ablation_passes_each_picture_once_per_prompt(sd1_folder, tmp_path):
+def test_ablation_passes_each_picture_once_per_prompt(small_folder, tmp_path):
     photos = datasets.load_sample_photos(image_size=64).data[:4]
     data = datasets.make_distorted_images(
         photos, families="jpeg", n_levels=3, image_size=64
     )
     features = DiffusionQAFeatures(
-        str(sd1_folder), image_size=64, device="cpu", dtype="float32"
+        str(small_folder), image_size=64, device="cpu", dtype="float32"
     )
     model = Pipeline([("f", features), ("ridge", Ridge())])
     grid = {
@@ -187,7 +187,7 @@ def test_ablation_passes_each_picture_once_per_prompt(sd1_folder, tmp_path):
             metrics="srcc",
         )
 
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         table = study()
     # t=50: good, bad, none, cat; t=20: good, bad.
     assert (count.unet_rows, count.vae_rows) == (12 * 6, 12)
@@ -197,7 +197,7 @@ def test_ablation_passes_each_picture_once_per_prompt(sd1_folder, tmp_path):
 
     model.set_params(f__memory=FeatureStore(tmp_path))
     study()
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         again = study()
     assert (count.unet_rows, count.vae_rows) == (0, 0)  # the estimator's own store
     pd.testing.assert_frame_equal(again.frame, table.frame, rtol=1e-4)

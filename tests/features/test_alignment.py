@@ -26,11 +26,11 @@ def maps_of(folder, **parameters):
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("wide", [1, 2])
-def test_maps_by_hand(sd1_folder, image, signed, wide):
+def test_maps_by_hand(small_folder, image, signed, wide):
     """Softmax or centred logits of `to_q` and `to_k`, resized and averaged."""
     image = np.concatenate([image, 255 - image], 1) if wide == 2 else image
     prompts = ["a sharp photo", "blur"]
-    backbone = load_backbone(str(sd1_folder), "cpu", "float32")
+    backbone = load_backbone(str(small_folder), "cpu", "float32")
     latents = backbone.encode_images(to_pixels(image[None]))
     conditioning = backbone.condition(prompts)
     states, content = conditioning.states, conditioning.content
@@ -68,7 +68,7 @@ def test_maps_by_hand(sd1_folder, image, signed, wide):
         handle.remove()
     expected = torch.stack(sums).mean(0)[:, 0]
     estimator = maps_of(
-        sd1_folder,
+        small_folder,
         prompts=prompts,
         timesteps=(20, 80),
         blocks="up*",
@@ -81,30 +81,30 @@ def test_maps_by_hand(sd1_folder, image, signed, wide):
     np.testing.assert_allclose(result, expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
-def test_columns_are_the_maps_row_by_row(sd1_folder, image):
-    estimator = maps_of(sd1_folder, map_size=(2, 3))
+def test_columns_are_the_maps_row_by_row(small_folder, image):
+    estimator = maps_of(small_folder, map_size=(2, 3))
     flat, maps = estimator.transform([image]), estimator.maps([image])
     names = list(estimator.get_feature_names_out())
     assert flat.shape == (1, 12)
     assert flat[0, names.index("map__prompt1__y01__x02")] == maps[0, 1, 1, 2]
 
 
-def test_unsigned_maps_are_shares(sd1_folder, image):
-    maps = maps_of(sd1_folder).maps([image])
+def test_unsigned_maps_are_shares(small_folder, image):
+    maps = maps_of(small_folder).maps([image])
     assert (maps >= 0).all()
     assert (maps <= 1).all()
 
 
-def test_signed_maps_average_to_nothing(sd1_folder, image):
-    maps = maps_of(sd1_folder, signed=True, map_size=(8, 8), blocks="down0.*").maps(
+def test_signed_maps_average_to_nothing(small_folder, image):
+    maps = maps_of(small_folder, signed=True, map_size=(8, 8), blocks="down0.*").maps(
         [image]
     )
     np.testing.assert_allclose(maps.mean((2, 3)), 0, atol=1e-5)
 
 
-def test_maps_of_frames_are_averaged(sd1_folder, image):
+def test_maps_of_frames_are_averaged(small_folder, image):
     clip = np.stack([image, image[::-1]])
-    estimator = maps_of(sd1_folder, map_size=(4, 4))
+    estimator = maps_of(small_folder, map_size=(4, 4))
     single = estimator.maps(list(clip))
     expected = single.mean(0)
     np.testing.assert_allclose(
@@ -112,8 +112,8 @@ def test_maps_of_frames_are_averaged(sd1_folder, image):
     )
 
 
-def test_the_store_gives_the_same_maps(sd1_folder, image, tmp_path):
-    estimator = maps_of(sd1_folder, memory=tmp_path, map_size=(4, 4))
+def test_the_store_gives_the_same_maps(small_folder, image, tmp_path):
+    estimator = maps_of(small_folder, memory=tmp_path, map_size=(4, 4))
     first = estimator.maps([image])
     np.testing.assert_array_equal(estimator.maps([image]), first)
     other = estimator.set_params(map_size=(2, 2)).maps([image])
@@ -123,6 +123,6 @@ def test_the_store_gives_the_same_maps(sd1_folder, image, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(0, 3), (4,), (2.5, 2), [4, 4, 4]])
-def test_bad_map_sizes(sd1_folder, image, size):
+def test_bad_map_sizes(small_folder, image, size):
     with pytest.raises(ValueError, match="'map_size'"):
-        maps_of(sd1_folder, map_size=size).maps([image])
+        maps_of(small_folder, map_size=size).maps([image])

@@ -68,11 +68,15 @@ class TestTimestepCurveDisplay:
         assert count.vae_rows == rows
         assert count.unet_rows == rows * 2 * 2
         assert display.timesteps.tolist() == [50, 400]
-        for name, part, line in zip("BC", tests, display.lines_):
+        predictions = []
+        for t in (50, 400):
+            model.set_params(diffusionqafeatures__timesteps=t)
+            model.fit(train.data, train.target)
+            predictions.append([model.predict(part.data) for part in tests])
+        each = zip("BC", tests, display.lines_, zip(*predictions))
+        for name, part, line, of_timesteps in each:
             expected = []
-            for t in (50, 400):
-                model.set_params(diffusionqafeatures__timesteps=t)
-                predicted = model.fit(train.data, train.target).predict(part.data)
+            for predicted in of_timesteps:
                 expected.append(
                     bootstrap_interval(
                         part.target, predicted, groups=part.groups, n_resamples=200
@@ -422,11 +426,11 @@ class TestNoiseRoundTripDisplay:
             assert near < 0.8 * far
 
     @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-    def test_estimate_and_noise_make_up_what_was_seen(self, kind, sd1_folder):
+    def test_estimate_and_noise_make_up_what_was_seen(self, kind, small_folder):
         class Model:
-            alphas_cumprod = load_backbone(str(sd1_folder)).alphas_cumprod
+            alphas_cumprod = load_backbone(str(small_folder)).alphas_cumprod
             info = Bunch(prediction_type=kind)
-            scales = load_backbone(str(sd1_folder)).scales
+            scales = load_backbone(str(small_folder)).scales
 
         noisy, output = torch.randn(2, 1, 4, 8, 8)
         for t in (10, 900):

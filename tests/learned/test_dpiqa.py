@@ -39,11 +39,11 @@ def images():
 
 
 @pytest.fixture
-def model(sd1_folder):
+def model(small_folder):
     """A small one, of a few seconds; nothing stays on the shared backbone."""
-    backbone = load_backbone(str(sd1_folder), "cpu", "float32")
+    backbone = load_backbone(str(small_folder), "cpu", "float32")
     before = {k: v.clone() for k, v in backbone.unet.state_dict().items()}
-    yield make_model(sd1_folder)
+    yield make_model(small_folder)
     assert hooks_on(backbone.unet) == 0
     for name, value in backbone.unet.state_dict().items():
         assert torch.equal(value, before[name])
@@ -66,8 +66,8 @@ def make_model(folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def fitted(sd1_folder, images):
-    return make_model(sd1_folder).fit(images, Y)
+def fitted(small_folder, images):
+    return make_model(small_folder).fit(images, Y)
 
 
 def same_weights(first, second, exact=True):
@@ -102,9 +102,9 @@ def test_untrained_it_predicts_near_the_mean(model, images):
 # -- training ------------------------------------------------------------------------
 
 
-def test_its_own_copy_of_the_unet_trains(fitted, sd1_folder):
+def test_its_own_copy_of_the_unet_trains(fitted, small_folder):
     """All of it; the fixture of `model` looks at the shared one."""
-    shared = load_backbone(str(sd1_folder), "cpu", "float32").unet.state_dict()
+    shared = load_backbone(str(small_folder), "cpu", "float32").unet.state_dict()
     own = {k[5:]: v for k, v in fitted.weights_.items() if k.startswith("unet.")}
     unused = {name.rsplit(".", 1)[0] for name in shared.keys() - own.keys()}
     assert unused == {"conv_norm_out", "conv_out"}
@@ -166,9 +166,9 @@ def test_files_from_before_the_switches_are_read(fitted, images, tmp_path):
     np.testing.assert_array_equal(loaded.predict(images), fitted.predict(images))
 
 
-def test_presets_stand_for_none(sd1_folder, fitted, tmp_path):
+def test_presets_stand_for_none(small_folder, fitted, tmp_path):
     """By the backbone or by name; files hold what they stood for."""
-    model = DPIQARegressor(str(sd1_folder))
+    model = DPIQARegressor(str(small_folder))
     assert model._value("learning_rate") == PRESETS["tiny"]["learning_rate"]
     assert model.set_params(preset="clive")._value("milestones") == (10,)
     assert model.set_params(milestones=(3,))._value("milestones") == (3,)
@@ -372,7 +372,7 @@ def test_another_backbone_or_design_is_refused(fitted, images, sd2_folder):
         ({"milestones": (2.5,)}, "'milestones'"),
         ({"lr_decay": 0.0}, "'lr_decay'"),
         ({"max_grad_norm": 0}, "'max_grad_norm'"),
-        ({"image_size": 100}, "multiple of 64"),
+        ({"image_size": 100}, "multiple of 16"),
     ],
 )
 def test_bad_parameters(model, images, change, message):
@@ -492,7 +492,7 @@ def test_it_learns_to_judge_photographs_never_seen():
     seen = datasets.make_distorted_images(
         datasets.make_procedural_images(10, image_size=64, random_state=5), **settings
     )
-    photos = datasets.load_sample_photos().data[:8]
+    photos = datasets.load_sample_photos().data[:4]
     unseen = datasets.make_distorted_images(photos, **settings)
     model = DPIQARegressor(
         scenes=["photo"],

@@ -22,9 +22,9 @@ def images():
 
 
 @pytest.fixture
-def model(sd1_folder):
+def model(small_folder):
     return LatentRegressor(
-        str(sd1_folder), width=4, image_size=64, batch_size=4, max_epochs=2
+        str(small_folder), width=4, image_size=64, batch_size=4, max_epochs=2
     )
 
 

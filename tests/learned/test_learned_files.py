@@ -21,7 +21,7 @@ Y = [1.0, 5.0, 2.0, 4.0, 3.0, 2.5]
 SETTINGS = {
     "n_context": 3,
     "lora_rank": 2,
-    "blocks": ["mid.0", "up3.1"],
+    "blocks": ["mid.0", "up1.1"],
     "n_timesteps": 2,
     "image_size": 64,
     "max_epochs": 3,
@@ -40,8 +40,8 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def fitted(sd1_folder, images):
-    return GenzIQARegressor(str(sd1_folder), **SETTINGS).fit(images, Y)
+def fitted(small_folder, images):
+    return GenzIQARegressor(str(small_folder), **SETTINGS).fit(images, Y)
 
 
 # -- save_pretrained ------------------------------------------------------------------
@@ -72,9 +72,9 @@ def test_saved_and_loaded_it_predicts_the_same(fitted, images, tmp_path):
     assert len(loaded.history_) == 4
 
 
-def test_the_files_load_in_another_place(fitted, images, sd1_folder, tmp_path):
+def test_the_files_load_in_another_place(fitted, images, small_folder, tmp_path):
     """The backbone is known by its content, wherever it lies."""
-    elsewhere = shutil.copytree(sd1_folder, tmp_path / "backbone")
+    elsewhere = shutil.copytree(small_folder, tmp_path / "backbone")
     fitted.save_pretrained(tmp_path / "model")
     loaded = GenzIQARegressor.from_pretrained(tmp_path / "model", backbone=elsewhere)
     np.testing.assert_array_equal(loaded.predict(images), fitted.predict(images))
@@ -265,14 +265,14 @@ def fit_with_checkpoints(backbone, folder):
 
 
 def test_killed_and_resumed_ends_with_the_same_weights(
-    fitted, images, sd1_folder, tmp_path
+    fitted, images, small_folder, tmp_path
 ):
     """Killed in the second epoch of three steps; only what is left is trained."""
-    train_and_die(fit_with_checkpoints, sd1_folder, tmp_path, step=4)
+    train_and_die(fit_with_checkpoints, small_folder, tmp_path, step=4)
     assert len(list(tmp_path.glob("genziqaregressor-*.pt"))) == 1
     state = torch.load(next(tmp_path.glob("*.pt")), weights_only=True)
     assert (state["done_epochs"], state["done_batches"]) == (1, 1)
-    model = GenzIQARegressor(str(sd1_folder), checkpoint_dir=tmp_path, **SETTINGS)
+    model = GenzIQARegressor(str(small_folder), checkpoint_dir=tmp_path, **SETTINGS)
     with counted_steps() as taken:
         model.fit(images, Y)
         assert len(taken) == 5
@@ -283,22 +283,22 @@ def test_killed_and_resumed_ends_with_the_same_weights(
     assert model.history_ == fitted.history_
 
 
-def test_a_checkpoint_belongs_to_one_training(fitted, images, sd1_folder, tmp_path):
+def test_a_checkpoint_belongs_to_one_training(fitted, images, small_folder, tmp_path):
     """Other data, seed or parameters never resume it; a search may share a folder."""
     settings = {**SETTINGS, "checkpoint_dir": tmp_path}
-    plain = GenzIQARegressor(str(sd1_folder), **settings).fit(images, Y)
+    plain = GenzIQARegressor(str(small_folder), **settings).fit(images, Y)
     for name, value in fitted.weights_.items():
         np.testing.assert_array_equal(plain.weights_[name], value)
     changes = ({"learning_rate": 2e-4}, {"random_state": 1}, {"max_epochs": 2})
     for change in changes:
-        GenzIQARegressor(str(sd1_folder), **{**settings, **change}).fit(images, Y)
-    GenzIQARegressor(str(sd1_folder), **settings).fit(images, Y[::-1])
-    GenzIQARegressor(str(sd1_folder), **settings).fit(images[::-1], Y)
+        GenzIQARegressor(str(small_folder), **{**settings, **change}).fit(images, Y)
+    GenzIQARegressor(str(small_folder), **settings).fit(images, Y[::-1])
+    GenzIQARegressor(str(small_folder), **settings).fit(images[::-1], Y)
     assert len(list(tmp_path.iterdir())) == 1 + len(changes) + 2
 
 
-def test_a_damaged_checkpoint_is_an_error(images, sd1_folder, tmp_path):
-    model = GenzIQARegressor(str(sd1_folder), checkpoint_dir=tmp_path, **SETTINGS)
+def test_a_damaged_checkpoint_is_an_error(images, small_folder, tmp_path):
+    model = GenzIQARegressor(str(small_folder), checkpoint_dir=tmp_path, **SETTINGS)
     model.fit(images, Y)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:1000])

@@ -57,9 +57,9 @@ def run_python(code, *words, **environment):
 
 
 @pytest.fixture(scope="module")
-def saved(sd1_folder, tmp_path_factory):
+def saved(small_folder, tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    model = GenzIQARegressor(str(sd1_folder), **SETTINGS).fit(list(images), [1, 2, 3])
+    model = GenzIQARegressor(str(small_folder), **SETTINGS).fit(list(images), [1, 2, 3])
     folder = tmp_path_factory.mktemp("models") / "model"
     model.save_pretrained(folder)
     return folder

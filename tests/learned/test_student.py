@@ -244,12 +244,12 @@ def test_another_teacher_is_another_entry(images, tmp_path):
     assert store.info().entries == 18
 
 
-def test_a_changed_backbone_is_another_teacher(images, sd1_folder, tmp_path):
+def test_a_changed_backbone_is_another_teacher(images, small_folder, tmp_path):
     import shutil
 
     from safetensors.torch import load_file, save_file
 
-    folder = shutil.copytree(sd1_folder, tmp_path / "backbone")
+    folder = shutil.copytree(small_folder, tmp_path / "backbone")
     features = DiffusionQAFeatures(
         str(folder), image_size=64, blocks="down0*", device="cpu"
     )
@@ -489,8 +489,8 @@ def test_in_a_pipeline_and_a_search(images, teacher):
     np.testing.assert_array_equal(line, teacher.line_)  # clone kept what was fitted
 
 
-def test_a_pickle_and_skops_keep_what_was_trained(images, sd1_folder, tmp_path):
-    features = DiffusionQAFeatures(str(sd1_folder), image_size=64, blocks="down0*")
+def test_a_pickle_and_skops_keep_what_was_trained(images, small_folder, tmp_path):
+    features = DiffusionQAFeatures(str(small_folder), image_size=64, blocks="down0*")
     model = make(make_pipeline(features, Ridge())).fit(images, Y)
     expected = model.predict(images)
     content = pickle.dumps(model)

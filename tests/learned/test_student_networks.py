@@ -154,10 +154,10 @@ def test_a_saved_student_needs_neither_teacher_nor_hub(
 # -- DP-IQA as the teacher -----------------------------------------------------------
 
 
-def test_dpiqa_teaches_scores_and_maps(images, sd1_folder, tmp_path):
+def test_dpiqa_teaches_scores_and_maps(images, small_folder, tmp_path):
     """Both come from one pass per picture, and none once they are in the store."""
     teacher = DPIQARegressor(
-        str(sd1_folder), scenes=["photo"], distortions=["noise", "blur"],
+        str(small_folder), scenes=["photo"], distortions=["noise", "blur"],
         image_size=64, max_epochs=0, device="cpu",
     ).fit(images, [1.0, 5.0, 2.0, 4.0, 3.0])  # fmt: skip
     student = DistilledStudentRegressor(

@@ -188,11 +188,11 @@ def test_memory_stays_below_what_the_budget_counts(tmp_path, kind):
     """12 bytes per pixel, alpha and turning included."""
     path = tmp_path / "a"
     if kind in ("RGB", "RGBA"):
-        path.write_bytes(big_png(5000, 4000, 6 if kind == "RGBA" else 2))
+        path.write_bytes(big_png(3000, 2500, 6 if kind == "RGBA" else 2))
     else:
         exif = Image.Exif()
         exif[0x0112] = 6
-        picture = Image.effect_noise((5000, 4000), 50).convert("RGB")
+        picture = Image.effect_noise((3000, 2500), 50).convert("RGB")
         picture.save(
             path, "JPEG", exif=exif, subsampling=0, progressive=kind == "progressive"
         )

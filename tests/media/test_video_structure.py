@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import python
+from child_processes import run_in_process
+from command_line import python, run_command
 from command_line import read as table
 from PIL import Image
 from video_files import decode, encode, numbers_in, pan
@@ -276,10 +277,11 @@ def test_frames_beyond_the_budget_are_refused_beforehand(tmp_path, monkeypatch):
 def test_the_command_lists_what_is_damaged(tmp_path):
     whole = [CASES / "epoch.mkv", CASES / "epoch.webm"]
     names = [*whole, *(CASES / name for name in BROKEN)]
-    words = ["-m", "diffqa_features.cli", "extract", *names, "-o", tmp_path / "x.csv"]
-    process = python(*words, "--quiet")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 3, error[-1500:]
+    words = ["extract", *names, "-o", tmp_path / "x.csv"]
+    words += ["--image-size", 64, "--quiet"]
+    log = tmp_path / "log"
+    code = run_in_process(run_command, words, log)
+    assert code == 3, log.read_text()[-1500:]
     paths, matrix, _ = table(tmp_path / "x.csv")
     assert paths == [str(path) for path in whole]
     assert np.isfinite(matrix).all()

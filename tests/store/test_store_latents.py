@@ -23,11 +23,11 @@ def images():
 
 
 @pytest.fixture
-def features(sd1_folder):
-    return DiffusionQAFeatures(str(sd1_folder), image_size=64, prompts="a photo")
+def features(small_folder):
+    return DiffusionQAFeatures(str(small_folder), image_size=64, prompts="a photo")
 
 
-def test_latents_are_kept_dropped_or_halved(features, images, sd1_folder, tmp_path):
+def test_latents_are_kept_dropped_or_halved(features, images, small_folder, tmp_path):
     plain = features.transform(images)
     stores = {
         latents: FeatureStore(tmp_path / latents, latents=latents)
@@ -37,7 +37,7 @@ def test_latents_are_kept_dropped_or_halved(features, images, sd1_folder, tmp_pa
     for latents, store in stores.items():
         features.set_params(memory=store, timesteps=50)
         found[latents] = features.transform(images)
-        with counting(sd1_folder) as count:
+        with counting(small_folder) as count:
             again = features.transform(images)
             assert count.unet_rows == count.vae_rows == 0
             np.testing.assert_array_equal(again, found[latents])
@@ -53,30 +53,32 @@ def test_latents_are_kept_dropped_or_halved(features, images, sd1_folder, tmp_pa
     assert 0 < difference < 0.02
 
 
-def test_rounded_latents_have_keys_of_their_own(features, images, sd1_folder, tmp_path):
+def test_rounded_latents_have_keys_of_their_own(
+    features, images, small_folder, tmp_path
+):
     features.set_params(memory=FeatureStore(tmp_path / "s", latents="float16"))
     halved = features.transform(images)
     features.set_params(memory=tmp_path / "s")
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         exact = features.transform(images)
     assert count.vae_rows == count.unet_rows == len(images)
     assert (exact != halved).any()
     features.set_params(memory=FeatureStore(tmp_path / "s", latents="drop"))
-    with counting(sd1_folder) as count:
+    with counting(small_folder) as count:
         np.testing.assert_array_equal(features.transform(images), exact)
     assert count.vae_rows == count.unet_rows == 0
 
 
-def test_encoded_rows_follow_the_store(sd1_folder, images, tmp_path):
+def test_encoded_rows_follow_the_store(small_folder, images, tmp_path):
     """As learned methods encode; the features find the same latents."""
-    info = describe_backbone(str(sd1_folder))
-    passes = Passes(str(sd1_folder), "cpu", "float32", seed=0)
+    info = describe_backbone(str(small_folder))
+    passes = Passes(str(small_folder), "cpu", "float32", seed=0)
     rows, found = as_rows(images), {}
     for latents in ("keep", "drop", "float16"):
         store = FeatureStore(tmp_path / latents, latents=latents)
         half = wants_half(store)
         spec = FrameSpec(info.identity, "stretch", 64, info.multiple, half=half)
-        with counting(sd1_folder) as count:
+        with counting(small_folder) as count:
             for _ in range(2):
                 encoded = encode_rows(rows, spec, passes, store=store)
                 found.setdefault(latents, []).append(
