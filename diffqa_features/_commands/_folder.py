@@ -43,21 +43,26 @@ def extract_to_folder(args, features, columns):
     table = table.drop_duplicates()
     if bad and args.on_error == "raise":
         _raise(*bad[0])
-    report = extract(
-        table,
-        BatchExtractor(features, media="file", keep=["path"]),
-        out,
-        key="path",
-        batch_size=args.chunk_size,
-        shard=args.shard or (0, 1),
-        prune=args.prune,
-        verbose=not args.quiet,
-    )
+    table = table.reset_index(drop=True)
+    try:
+        report = extract(
+            table,
+            BatchExtractor(features, media="file", keep=["path"]),
+            out,
+            key="path",
+            batch_size=args.chunk_size,
+            shard=args.shard or (0, 1),
+            prune=args.prune,
+            on_error="raise" if args.on_error == "raise" else "nan",
+            verbose=not args.quiet,
+        )
+    except ValueError as error:
+        if not hasattr(error, "row_index"):
+            raise
+        _raise(table["path"][error.row_index], error.cause)
     found = pd.read_parquet(out, columns=["path", "reason"])
     found = found[(found["reason"] != "") & found["path"].isin(table["path"])]
     bad += list(zip(found["path"], found["reason"], strict=True))
-    if bad and args.on_error == "raise":
-        _raise(*bad[0])
     code = report_bad(bad, len(table), out, args.quote_formulas)
     removed = f", {report['removed']} removed" if report["removed"] else ""
     note(
