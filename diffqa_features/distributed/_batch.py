@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from sklearn.utils import _safe_indexing
 
+from diffqa_features._backbone.hub import MIRRORS
 from diffqa_features._engine.request import prompt_columns
 from diffqa_features._media.rows import as_rows
 from diffqa_features._media.tables import is_missing
@@ -24,7 +25,8 @@ from diffqa_features._utils.urls import is_url
 
 _REASON = "reason"
 _FOLDERS = ("memory", "checkpoint_dir")
-_MODELS = ("backbone", "motion_network", "text_model", "network")
+_MODELS = ("backbone", "motion_network", "text_model")
+_ALIASES = {"tiny", "slowfast_r50", *MIRRORS}  # before folders of these names
 
 
 class BatchExtractor:
@@ -97,8 +99,10 @@ class BatchExtractor:
                 continue
             if last in _FOLDERS:
                 path = local_path(value, f"The {name!r} parameter")
-            elif last in _MODELS and (path := Path(expand_user(value))).exists():
-                pass  # and not the name of a model
+            elif last in _MODELS and os.fspath(value) not in _ALIASES:
+                path = Path(expand_user(value))
+                if not path.exists():  # it is the name of a model
+                    continue
             else:
                 continue
             there[name] = str(path.absolute())

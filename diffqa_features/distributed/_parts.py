@@ -30,8 +30,6 @@ STAMPS = ("size", "modified", "inputs")
 """Columns that tell whether a row has changed: bytes and nanoseconds of its file, and a
 hash of the other cells that its values depend on."""
 
-_BLOCK = 1 << 27  # bytes of rows that are in memory at once when folders are merged
-
 
 class Parts:
     """A folder of Parquet files, each written whole, with one set of settings.
@@ -134,6 +132,13 @@ class Merged:
 
     In memory are the keys and one block; `schema` is that of all files.
 
+    Parameters
+    ----------
+    folders : sequence of paths
+        Folders of one extraction.
+    block : int, default=134217728
+        Bytes of a block.
+
     Raises
     ------
     ValueError
@@ -141,7 +146,8 @@ class Merged:
         two hold the same row.
     """
 
-    def __init__(self, folders: Sequence[str | os.PathLike]):
+    def __init__(self, folders: Sequence[str | os.PathLike], block: int = 1 << 27):
+        self.block = block
         self.schema, self._files, keys = None, [], []
         first, counts = None, []
         for folder in map(Path, folders):
@@ -178,7 +184,7 @@ class Merged:
 
     def __iter__(self) -> Iterator[pa.Table]:
         sample = _read(parquet.read_table, self._files[0])
-        size = max(1, _BLOCK * len(sample) // max(1, sample.nbytes))
+        size = max(1, self.block * len(sample) // max(1, sample.nbytes))
         for start in range(0, len(self), size):
             rows = self._order[start : start + size]
             files = np.searchsorted(self._ends, rows, side="right")
