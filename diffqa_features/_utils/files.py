@@ -1,5 +1,6 @@
 """Atomic writes: after a crash a file is old or new, and has one writer at a time."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -21,6 +22,7 @@ except ImportError:  # Windows, which itself refuses to replace a file in use
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of "s3://" a Path keeps one slash
 _LONGEST = 255  # bytes of a file name
 _PART, _LOCK = ".diffqa-part", ".diffqa-lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PATIENCE = 600  # looks at a lock, ten per second, until the log says who has it
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,15 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
         os.fsync(descriptor)
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            error.errno,
+            "the disk is full, and nothing of this file was written; free some space "
+            "and run again",
+            str(path),
+        ) from error
     finally:
         # Before the lock is released, or it could be a successor's.
         temporary.unlink(missing_ok=True)

@@ -181,3 +181,36 @@ def test_many_files_killed_twice_are_as_undisturbed(tmp_path, monkeypatch):
         cut.reset_index(drop=True), whole.reset_index(drop=True), check_exact=True
     )
     assert not list(Path("cut").glob(".*"))
+
+
+def test_a_disk_that_fills_up(photos, small_disk, capsys):
+    assert extract("-o", "whole", "--chunk-size", "1") == 0
+    rest = small_disk / "rest"
+    rest.write_bytes(bytes((2 << 20) - 40_000))
+    words = ["-o", f"{small_disk}/features", "--chunk-size", "1"]
+    for _ in range(2):
+        assert extract(*words) == 1
+        shown = capsys.readouterr().err
+        assert "the disk is full, and nothing of this file was written; free" in shown
+        assert f"{small_disk}/features" in shown
+        found = pd.read_parquet(small_disk / "features")
+        assert 0 < len(found) < 6
+        assert not list(small_disk.glob("features/.*"))
+    rest.unlink()
+    assert extract(*words) == 0
+    assert f"{len(found)} were there" in capsys.readouterr().err
+    both = [pd.read_parquet(x).sort_values("path") for x in (words[1], "whole")]
+    pd.testing.assert_frame_equal(
+        *(table.reset_index(drop=True) for table in both), check_exact=True
+    )
+
+
+def test_a_store_on_a_full_disk_costs_only_the_store(photos, small_disk, capsys):
+    assert extract("-o", "whole") == 0
+    (small_disk / "rest").write_bytes(bytes((2 << 20) - 400_000))
+    words = ["-o", "x", "--memory", f"{small_disk}/store", "--chunk-size", "1"]
+    assert extract(*words) == 0
+    assert "goes on without it" in capsys.readouterr().err
+    found, expected = (pd.read_parquet(x).sort_values("path") for x in ("x", "whole"))
+    names = [name for name in expected if "alignment" in name]
+    np.testing.assert_allclose(found[names], expected[names], rtol=1e-4)
