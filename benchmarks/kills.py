@@ -113,10 +113,10 @@ class Command:
 
     def kill_after(self, count, delay):
         """Kill it some time after so many chunks are there."""
-        while len(finished(self.out)) < count:
+        while sum(1 for _ in chunks_of(self.out)) < count:
             if self.process.poll() is not None:
                 raise RuntimeError(self.log.read_text())
-            time.sleep(0.02)
+            time.sleep(0.2)
         time.sleep(delay)
         self.process.kill()
         self.finish()
@@ -124,8 +124,15 @@ class Command:
 
 def finished(out):
     """The chunks that are written, each with what tells it from a later one."""
-    parts = [*out.glob("part-*"), *out.parent.glob(f"{out.name}.part/*.npz")]
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts}
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in chunks_of(out)
+    }
+
+
+def chunks_of(out):
+    yield from out.glob("part-*")
+    yield from out.parent.glob(f"{out.name}.part/*.npz")
 
 
 def computed(text):
