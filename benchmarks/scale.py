@@ -48,8 +48,11 @@ def main():
                 seconds["file"].append(files - pixels)
         size = sum(Path(path).stat().st_size for path in paths) // len(paths)
     facts = {
-        "columns": ("tiny, 192 px", 4 * len(features.get_feature_names_out())),
-        "file": ("JPEG, 12 megapixels", size),
+        "columns": (
+            "``tiny`` at 192 pixels",
+            4 * len(features.get_feature_names_out()),
+        ),
+        "file": ("JPEG file of 12 megapixels", size),
     }
     target = Path(__file__).parent / "results" / "scale.csv"
     with target.open("w", newline="", encoding="utf-8") as file:

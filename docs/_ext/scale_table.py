@@ -18,7 +18,8 @@ def scale_table() -> str:
     clip_size = SECONDS * BITRATE / 8
     lines = [
         ".. list-table:: "
-        f"``{columns['of']}``, on {columns['machine']} ({columns['date']})",
+        f"{columns['of']}, from CPU seconds on shared cores of {columns['machine']}, "
+        f"{columns['date']}",
         "   :header-rows: 1",
         "",
         "   * - What",
@@ -36,7 +37,7 @@ def scale_table() -> str:
     ]:
         lines += [
             f"   * - {count:,.0f} {what}",
-            f"     - {count * seconds / 3600:,.3g}",
+            f"     - {_short(count * seconds / 3600)}",
             f"     - {_duration(count * seconds / CORES)}",
             f"     - {_bytes(count * each)}",
             f"     - {_duration(count * each / LINK)}",
@@ -46,7 +47,7 @@ def scale_table() -> str:
     speed = size / (compute + decode)
     lines += [
         "",
-        f"A picture is a {file['of']} file of {_bytes(size)}: {1000 * decode:.0f} ms "
+        f"A picture is a {file['of']} ({_bytes(size)}): {1000 * decode:.0f} ms "
         f"of one core to read, check, decode and scale, {1000 * compute:.0f} ms for "
         f"the columns. A video is a clip of {SECONDS} s in 720p at {BITRATE / 1e6:.0f} "
         f"Mbit/s, of which {FRAMES} frames are sampled.",
@@ -79,14 +80,18 @@ def _video(what, reader):
 def _bytes(count):
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
-            return f"{count:.3g} {unit}"
+            return f"{_short(count)} {unit}"
         count /= 1000
-    return f"{count:,.3g} TB"
+    return f"{_short(count)} TB"
 
 
 def _duration(seconds):
-    for unit, length in (("s", 120), ("min", 120), ("h", 72)):
-        if seconds < length:
-            return f"{seconds:.2g} {unit}"
-        seconds /= 60 if unit != "h" else 24
-    return f"{seconds:,.3g} days"
+    for unit, length in (("s", 1), ("min", 60), ("h", 3600)):
+        if seconds < 100 * length:
+            return f"{_short(seconds / length)} {unit}"
+    return f"{_short(seconds / 86400)} days"
+
+
+def _short(number):
+    """Two or three digits that count."""
+    return f"{float(f'{number:.2g}'):,.{1 if number < 10 else 0}f}"
