@@ -173,11 +173,11 @@ class BatchExtractor:
         ]
         names = {name for each in prompts for name in prompt_columns(each)}
         names &= {*table.columns} - {self.media, "path"}
-        found = table[sorted(names)]
+        found = table[sorted(names)].reset_index(drop=True)
         raw = [isinstance(x, str) and is_raw_video(x) for x in table[self.media]]
-        if any(raw):
-            more = [n for n in RAW_COLUMNS if n in table.columns and n not in names]
-            found = found.join(table[more].astype(object).where(pd.Series(raw), None))
+        for name in RAW_COLUMNS if any(raw) else ():
+            if name in table.columns and name not in names:
+                found[name] = [x if y else None for x, y in zip(table[name], raw)]
         return found
 
     def _here(self, source):

@@ -48,14 +48,23 @@ def test_a_changed_caption_counts_as_a_changed_row(paths):
 
 def test_another_size_of_a_headerless_video_counts_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.yuv").write_bytes(bytes(range(256)) * 48)  # two frames of 64 x 64
     facts = {"width": 64, "height": 64, "frame_rate": 25.0, "pixel_format": "yuv420p"}
-    table = pd.DataFrame([{"path": "a.yuv", **facts}])
+    table = pd.DataFrame([{"path": f"{name}.yuv", **facts} for name in "abc"])
+    for number, path in enumerate(table["path"]):
+        frame = bytes(range(number, 256)) + bytes(range(number))
+        (tmp_path / path).write_bytes(frame * 24)  # one of 64 x 64
     extractor = BatchExtractor(NaturalSceneStatistics(), keep=["path"])
-    assert extract(table, extractor, "x")["computed"] == 1
+    assert extract(table, extractor, "x", batch_size=1)["computed"] == 3
     assert extract(table, extractor, "x")["computed"] == 0
-    report = extract(table.assign(width=128, height=32), extractor, "x")
+    table.loc[1, ["width", "height"]] = 128, 32
+    report = extract(table, extractor, "x")
     assert (report["computed"], report["bad"]) == (1, 0)
+
+
+def test_what_belongs_to_a_machine_is_no_other_setting(paths):
+    extract(paths[:2], NaturalSceneStatistics(on_error="raise"), "x")
+    same = NaturalSceneStatistics(on_error="nan", verbose=1)
+    assert extract(paths[:2], same, "x")["found"] == 2
 
 
 def test_a_bad_row_stops_it_and_what_is_finished_stays(paths):
