@@ -160,11 +160,11 @@ class BatchExtractor:
         reason = pd.Series(reasons, name=_REASON, dtype=object)
         return restore(pd.concat([kept, made, reason], axis=1))
 
-    def sources(self, table: pd.DataFrame) -> list:
+    def _sources(self, table: pd.DataFrame) -> list:
         """The media rows of a batch, as this process can open them."""
         return [self._here(source) for source in table[self.media]]
 
-    def cells(self, table: pd.DataFrame) -> pd.DataFrame:
+    def _cells(self, table: pd.DataFrame) -> pd.DataFrame:
         """The other cells of a batch that values depend on; None where they do not."""
         prompts = [
             value
@@ -190,7 +190,7 @@ class BatchExtractor:
         return source
 
     def _rows(self, table):
-        media = self.sources(table)
+        media = self._sources(table)
         others = table.drop(columns=[self.media, *{"path"} & set(table.columns)])
         if not len(others.columns):
             return media

@@ -145,7 +145,7 @@ def extract(
     settings = _settings(extractor, key)
 
     ours = _shard(table[key], shard)
-    now = stamps(table[media], extractor.cells(table)).set_index(pd.Index(table[key]))
+    now = stamps(table[media], extractor._cells(table)).set_index(pd.Index(table[key]))
     with parts.alone():
         parts.begin(settings)
         schema = agreed(parts.schema(), schema, table[extractor.keep])
@@ -201,7 +201,7 @@ class BatchWriter:
     def __call__(self, table: pd.DataFrame) -> pd.DataFrame:
         # Before: a file that changes while it is read is computed again next time.
         extractor = self.extractor
-        now = stamps(extractor.sources(table), extractor.cells(table))
+        now = stamps(extractor._sources(table), extractor._cells(table))
         found = extractor(table).reset_index(drop=True)
         found[list(STAMPS)] = now
         self.parts.write(pa.Table.from_pandas(found, self.schema, preserve_index=False))
