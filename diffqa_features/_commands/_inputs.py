@@ -2,6 +2,7 @@
 
 import fnmatch
 import glob
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def _in_folder(folder, recursive):
             if _is_hidden(path.name):
                 hidden += 1
             elif path.suffix.lower() in SUFFIXES and path.is_file():
-                files.append(path)
+                files.append(str(path))
             else:
                 others[path.suffix.lower() or "no ending"] += 1
         if not recursive:
@@ -174,7 +175,8 @@ def _in_folder(folder, recursive):
         total = sum(others.values()) + hidden
         files_word = "file" if total == 1 else "files"
         note(f"{folder}: {total} {files_word} left out ({', '.join(left_out)})")
-    files = list(map(str, sorted(files)))
+    # In the order of paths, without a million of them.
+    files.sort(key=lambda name: name.replace(os.sep, "\0"))
     if not files:
         hint = "" if recursive else "; --recursive looks into the folders in it"
         raise ValueError(
