@@ -19,6 +19,7 @@ from diffqa_features._backbone.settings import (
     read_json,
 )
 from diffqa_features._utils.files import local_path, one_writer, write_whole
+from diffqa_features._utils.parameters import LOCAL
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,7 @@ _OBJECTS = {"estimator": str, "parameters": dict, "fitted": dict}
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 # What belongs to a machine, or to where training began, and not to a model: neither
 # written into its files nor, where somebody else wrote them, taken from there.
-_LOCAL = (
-    "memory", "checkpoint_dir", "device", "n_jobs", "verbose", "init_from", "teacher",
-    "controller",
-)  # fmt: skip
+_LOCAL = LOCAL | {"init_from", "teacher", "controller"}
 _SIZES = (
     "n_context", "lora_rank", "width", "decoder_width", "patch_size", "mamba_width",
     "mamba_layers", "mamba_state",

@@ -26,7 +26,7 @@ PUSH_AND_LOAD = """
     from diffqa_features import GenzIQARegressor
     model = GenzIQARegressor.from_pretrained(sys.argv[1])
     commit = model.push_to_hub(
-        "owner/judge", card="Trained on nothing worth naming.", licence="apache-2.0"
+        "judge", card="Trained on nothing worth naming.", licence="apache-2.0"
     )
     again = GenzIQARegressor.from_pretrained("owner/judge")
     weights = {name: value.tolist() for name, value in again.weights_.items()}
