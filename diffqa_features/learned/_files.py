@@ -342,9 +342,9 @@ def model_card(model, name, text, licence):
         "",
         f"# {name.rpartition('/')[2]}",
         "",
-        f"A `{kind}` of diffqa_features, for no-reference quality assessment. Higher "
-        "predictions are better; they are in the units of the scores that it was "
-        "trained on, and are not clipped to their range.",
+        f"A `{kind}` of diffqa_features, for no-reference quality assessment. "
+        "Predictions are in the units and the direction of the scores that it was "
+        f"trained on{_range_of(model)}, and are not clipped to their range.",
         "",
         "```python",
         f"from diffqa_features import {kind}",
@@ -368,6 +368,11 @@ def model_card(model, name, text, licence):
         "",
     ]
     return "\n".join(lines)
+
+
+def _range_of(model):
+    found = getattr(model, "target_range_", None)
+    return "" if found is None else ", {:g} to {:g}".format(*found)
 
 
 def _sha256(content):
