@@ -71,7 +71,7 @@ def counting_calls(kind):
 
 @contextmanager
 def counting_decodes():
-    """Bytes of the pictures that Pillow decodes, and how often a video is opened."""
+    """Pixels of stills that Pillow decodes, and how often a video is opened."""
     import av
 
     work = Counter(pixels=0, videos=0)

@@ -1,5 +1,6 @@
 """Meters per stage: one for time, one for operations and memory."""
 
+import math
 import threading
 import time
 from collections import defaultdict
@@ -60,7 +61,7 @@ class CostMeter(_Meter):
 
     def __init__(self):
         super().__init__()
-        self._flops = FlopCounterMode(display=False, custom_mapping=_attention())
+        self._flops = FlopCounterMode(display=False, custom_mapping=_own_kernels())
         self._counted = 0
         self._operations = defaultdict(int)
         self._parameters = defaultdict(dict)
@@ -159,13 +160,26 @@ def _can_reset() -> bool:
     return True
 
 
-def _attention() -> dict:
-    """Operations of the CPU's fused attention, which torch's counter does not know."""
+def _own_kernels() -> dict:
+    """Operations of the CPU's own kernels, which torch's counter does not know."""
 
-    def count(query, key, value, *args, out_val=None, **kwargs):
+    def attention(query, key, value, *args, **kwargs):
         batch, heads, n, width = query
         return 2 * batch * heads * n * key[2] * (width + value[3])
 
-    name = "_scaled_dot_product_flash_attention_for_cpu"
-    kernel = getattr(torch.ops.aten, name, None)
-    return {} if kernel is None else {kernel: count}
+    def linear(x, weight, *args, out_shape, **kwargs):
+        return 2 * math.prod(out_shape) * x[-1]
+
+    def convolution(x, weight, *args, out_shape, **kwargs):
+        return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+    kernels = {
+        ("aten", "_scaled_dot_product_flash_attention_for_cpu"): attention,
+        ("mkldnn", "_linear_pointwise"): linear,
+        ("mkldnn", "_convolution_pointwise"): convolution,
+    }
+    found = {
+        getattr(getattr(torch.ops, library), name, None): count
+        for (library, name), count in kernels.items()
+    }
+    return {kernel: count for kernel, count in found.items() if kernel is not None}
