@@ -31,7 +31,7 @@ CHUNK = 24
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="tiny", help="alias or folder")
-    parser.add_argument("--pictures", type=int, default=5, help="each has 24 versions")
+    parser.add_argument("--pictures", type=int, default=5, help="each has 80 versions")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
