@@ -3,10 +3,10 @@
     python benchmarks/student.py
 
 Trains a student on labelled procedural pictures, without a teacher, exports it, and
-quantises the file to int8 (convolutions only) with procedural pictures that it has not seen. The ways take
-turns; ratios are of processor seconds with one thread. The SRCC is that with the levels
-of distortion of other pictures. The teacher is `DiffusionQAFeatures()` with a
-regressor.
+quantises the file's convolutions to int8 with procedural pictures that it has not seen.
+The ways take turns; ratios are of processor seconds with one thread. The SRCC is that
+with the levels of distortion of other pictures. The teacher is `DiffusionQAFeatures()`
+with a regressor.
 """
 
 import argparse

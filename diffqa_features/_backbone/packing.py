@@ -7,6 +7,7 @@ rows, and a sixth of one with eight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,8 +15,8 @@ from torch import nn
 
 _IN_CACHE = 2**26  # bytes of weights; below, nothing is gained
 
-# Layer -> the weight and its version that were packed, and the packed one. On the side:
-# copies of the network may be trained, and must not take these along.
+# Layer -> which weight was packed, and the packed one. On the side: a copy of the
+# network may be trained, and must not take these along.
 _packed: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()
 
 
@@ -23,67 +24,60 @@ def pack_weights(network: nn.Module, smallest: int = _IN_CACHE) -> None:
     """Give the linear layers and convolutions of a network on a CPU packed weights.
 
     Each is packed at its first use without gradient, and gives the same numbers but for
-    the choice of a kernel. The plain weights stay for gradients and copies, so a
-    network in bfloat16 takes as much memory as in float32. Networks of fewer bytes than
-    `smallest` are left alone.
+    the order of sums. The plain weights stay, for gradients and copies, so a network in
+    bfloat16 takes as much memory as in float32. Networks of fewer bytes than `smallest`
+    are left alone.
     """
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops, "mkldnn")):
+    if not torch.backends.mkldnn.is_available():
         return
     if sum(p.numel() * p.element_size() for p in network.parameters()) < smallest:
         return
     for module in network.modules():
-        if type(module) in _KINDS:
-            module.__class__ = _KINDS[type(module)]
+        kind = _KINDS.get(type(module))
+        if kind is not None and not isinstance(getattr(module, "padding", 0), str):
+            module.__class__ = kind
+            _packed[module] = None, None
 
 
 class _Linear(nn.Linear):
     def forward(self, x):
-        if not _may(self, x):
-            return super().forward(x)
-        weight = _recall(self)
+        ops = torch.ops.mkldnn
+        weight = _packed_weight(self, x, ops._reorder_linear_weight)
         if weight is None:
-            weight = _keep(
-                self, torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
-            )
-        return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")
+            return super().forward(x)
+        return ops._linear_pointwise(x, weight, self.bias, "none", [], "")
 
 
 class _Conv2d(nn.Conv2d):
     def forward(self, x):
-        if not _may(self, x) or isinstance(self.padding, str):
-            return super().forward(x)
+        ops = torch.ops.mkldnn
         shape = self.padding, self.stride, self.dilation, self.groups
-        weight = _recall(self)
-        if weight is None:
-            weight = _keep(
-                self,
-                torch.ops.mkldnn._reorder_convolution_weight(
-                    self.weight.detach(), *shape, list(x.shape)
-                ),
-            )
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, self.bias, *shape, "none", [], ""
+        weight = _packed_weight(
+            self,
+            x,
+            lambda weight: ops._reorder_convolution_weight(
+                weight, *shape, list(x.shape)
+            ),
         )
+        if weight is None:
+            return super().forward(x)
+        return ops._convolution_pointwise(x, weight, self.bias, *shape, "none", [], "")
 
 
 _KINDS = {nn.Linear: _Linear, nn.Conv2d: _Conv2d}
 
 
-def _may(layer, x):
-    # These operators know neither gradients nor autocast.
-    return not (
-        torch.is_grad_enabled()
+def _packed_weight(layer: nn.Module, x: torch.Tensor, pack: Callable):
+    """The layer's packed weight, or None where the plain one has to be used."""
+    weight = layer.weight
+    if (
+        layer not in _packed  # a copy
+        or torch.is_grad_enabled()
         or torch.is_autocast_enabled("cpu")
-        or x.dtype != layer.weight.dtype
-    )
-
-
-def _recall(layer):
-    weight, version, packed = _packed.get(layer, (None, None, None))
-    same = weight is layer.weight and version == layer.weight._version
-    return packed if same else None
-
-
-def _keep(layer, packed):
-    _packed[layer] = layer.weight, layer.weight._version, packed
-    return packed
+        or x.dtype != weight.dtype
+    ):
+        return None
+    which = weight.data_ptr(), weight.dtype, weight._version
+    if _packed[layer][0] != which:
+        _packed[layer] = which, pack(weight.detach())
+    return _packed[layer][1]
