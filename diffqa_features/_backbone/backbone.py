@@ -21,8 +21,8 @@ from diffqa_features._backbone.weights import (
     quiet,
     read_schedule,
 )
+from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.devices import pick_device, pick_dtype, picture_layout
-from diffqa_features._utils.processor import keep_memory
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from diffqa_features._media.budget import reader_threads
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
+from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.shortage import ways_out
 
 _ROWS_PER_TASK = 32
@@ -108,6 +109,7 @@ def read_ahead(
     """
     upcoming: deque[tuple[Row, Future]] = deque()
     iterator = iter(rows)
+    keep_memory()  # before there are threads with memory of their own
     with ThreadPoolExecutor(reader_threads(), "diffqa-read") as readers:
         try:
             while True:

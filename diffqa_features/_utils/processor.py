@@ -1,14 +1,8 @@
-"""What a processor is good at: the precision for it, and memory that it keeps."""
+"""A processor and what torch can do on it -> the precision that is fast there."""
 
-import ctypes
-import os
-import sys
 from functools import cache
 
 import torch
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's mallopt
-_NEVER = 2**31 - 1
 
 
 @cache
@@ -36,22 +30,3 @@ def attends_in_bfloat16() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-@cache
-def keep_memory() -> bool:
-    """Let the C library keep freed memory for the next pass; whether it does.
-
-    By default glibc returns large blocks to the system and asks for them again: of
-    Stable Diffusion in float32, page faults are a sixth of the processor time. Memory
-    stays at its peak until the process ends. The environment variable
-    ``DIFFQA_KEEP_MEMORY=0`` leaves the C library as it is, as do other systems.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    if os.environ.get("DIFFQA_KEEP_MEMORY", "1") == "0":
-        return False
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return set_option is not None and all(
-        [set_option(_MMAP_MAX, 0), set_option(_TRIM_THRESHOLD, _NEVER)]
-    )

@@ -29,8 +29,9 @@ def test_auto_is_bfloat16_with_amx_only():
 def test_less_than_the_processor_has():
     """torch held to AVX2 cannot attend in bfloat16 where there is AMX."""
     code = (
-        "from diffqa_features._utils import processor as p;"
-        "print(p.fast_precision()[0], p.keep_memory())"
+        "from diffqa_features._utils.allocator import keep_memory;"
+        "from diffqa_features._utils.processor import fast_precision;"
+        "print(fast_precision()[0], keep_memory())"
     )
     limits = {"ATEN_CPU_CAPABILITY": "avx2", "DIFFQA_KEEP_MEMORY": "0"}
     found = subprocess.run(
@@ -41,6 +42,37 @@ def test_less_than_the_processor_has():
         check=True,
     )
     assert found.stdout.split() == ["torch.float32", "False"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's setting")
+def test_memory_is_kept():
+    """Page faults of a thread that takes and frees the same 64 MiB ten times."""
+    code = (
+        "import resource, threading\n"
+        "from diffqa_features._utils.allocator import keep_memory\n"
+        "kept = keep_memory()\n"
+        "def work():\n"
+        "    for _ in range(10):\n"
+        "        len(b'x' * (2**26 + kept))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "thread = threading.Thread(target=work)\n"
+        "thread.start(); thread.join()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, kept)"
+    )
+    faults = {}
+    for setting in "0", "1":
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "DIFFQA_KEEP_MEMORY": setting},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        number, kept = found.stdout.split()
+        faults[kept] = int(number)
+    if "True" not in faults:
+        pytest.skip("a C library without mallopt")
+    assert faults["True"] < faults["False"] / 4
 
 
 def test_auto_shares_the_store_with_the_precision_that_it_means(sd1_folder, tmp_path):
