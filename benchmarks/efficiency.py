@@ -5,8 +5,8 @@
 From `evaluation.efficiency`: parameters, operations and peak memory of one picture of
 192 pixels, or of one clip of 32 frames, with `tiny` and the defaults otherwise.
 Networks are not trained: the work is the same. GenzVQA and DiffVQA, whose passes over
-a clip take minutes in one thread, are left out. Time is given as a multiple of the first
-row's, in the same process; the memory is the process's, libraries included.
+a clip take minutes in one thread, are left out. Time is a multiple of the first row's,
+in the same process; the memory is the process's, libraries included.
 """
 
 import csv

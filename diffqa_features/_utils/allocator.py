@@ -24,12 +24,22 @@ def keep_memory() -> bool:
     its peak is as before. ``DIFFQA_KEEP_MEMORY=0`` in the environment leaves the C
     library as it is, as do other systems.
     """
-    if not sys.platform.startswith("linux"):
+    library = _glibc()
+    if library is None or os.environ.get("DIFFQA_KEEP_MEMORY", "1") == "0":
         return False
-    if os.environ.get("DIFFQA_KEEP_MEMORY", "1") == "0":
-        return False
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if set_option is None:
-        return False
-    done = [set_option(*setting) for setting in _KEEP.values()]
+    done = [library.mallopt(*setting) for setting in _KEEP.values()]
     return all(done)
+
+
+def release_memory() -> None:
+    """Give kept memory back, so that the system's figures are of memory in use."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") else None  # musl has none

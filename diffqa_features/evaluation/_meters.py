@@ -12,6 +12,8 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffqa_features._utils.allocator import release_memory
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _MIB = 2**20
@@ -134,6 +136,7 @@ class Peak:
             for device in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(device)
         elif _can_reset():
+            release_memory()
             _CLEAR.write_text("5")
 
     @staticmethod
