@@ -22,10 +22,13 @@ def keep_memory() -> bool:
     page: of Stable Diffusion in float32 on a CPU, this is a sixth of the processor
     time, and of decoding photographs a fifth. Freed memory then stays with the process;
     its peak is as before. ``DIFFQA_KEEP_MEMORY=0`` in the environment leaves the C
-    library as it is, as do other systems.
+    library as it is, as do settings of its own (``MALLOC_TRIM_THRESHOLD_``, ...) and
+    other systems.
     """
     library = _glibc()
     if library is None or os.environ.get("DIFFQA_KEEP_MEMORY", "1") == "0":
+        return False
+    if any(name.startswith(("MALLOC_TRIM", "MALLOC_MMAP")) for name in os.environ):
         return False
     done = [library.mallopt(*setting) for setting in _KEEP.values()]
     return all(done)
