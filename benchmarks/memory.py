@@ -1,4 +1,4 @@
-"""200 and 2,000 images in, peak memory of transforming each out.
+"""200 and 20,000 images in, peak memory of transforming each out.
 
     python benchmarks/memory.py
 
@@ -36,7 +36,7 @@ sys.stdout.write(str(peak if sys.platform == "darwin" else 1024 * peak))
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--counts", type=int, nargs=2, default=[200, 2000])
+    parser.add_argument("--counts", type=int, nargs=2, default=[200, 20000])
     parser.add_argument("--size", type=int, default=64, help="pixels of the backbone")
     parser.add_argument("--file-size", type=int, default=96, help="pixels of the files")
     arguments = parser.parse_args()

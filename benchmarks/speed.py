@@ -4,9 +4,11 @@
     python benchmarks/speed.py --backbone sd15 --images 8 --size 256
 
 `sd15` is the full shape of Stable Diffusion 1.5 with random weights: the time is the
-same. Only ratios within one run are of use; repetitions alternate between the ways. The
-ratio of processor seconds stands beside that of wall time: with one thread it hardly
-depends on what else the machine does.
+same. Only ratios within one run are of use; repetitions alternate between the ways.
+Each kind of processor has a table of its own in `results/`. The library lets the C
+library keep memory (`DIFFQA_KEEP_MEMORY`), and so the plain loop in the same process
+has that advantage, too. The ratio of processor seconds stands beside that of wall time:
+with one thread it hardly depends on what else the machine does.
 """
 
 import argparse
@@ -49,12 +51,33 @@ def main():
             backbone = str(write_full_size(Path(scratch) / "sd15", "sd15"))
         rows = measure(backbone, arguments, Path(scratch))
     name = Path(arguments.backbone).name
-    path = HERE / "results" / f"{name}.csv"
-    path.parent.mkdir(exist_ok=True)
+    keep([{"backbone": name, **row} for row in rows])
+
+
+def keep(rows):
+    """Put rows into the table of this kind of machine, for those that they repeat."""
+    path = HERE / "results" / f"plain-against-ours-{machine()}.csv"
+    kept = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = list(csv.DictReader(file))
+
+    def same(row):
+        return [str(row[k]) for k in list(row)[: list(row).index("slow_s")]]
+
+    new = [same(row) for row in rows]
+    rows = [row for row in kept if same(row) not in new] + rows
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def machine():
+    """What sets kinds of processors apart here."""
+    if torch.cpu.get_capabilities().get("amx_bf16"):
+        return "amx"
+    return torch.backends.cpu.get_cpu_capability().lower()
 
 
 def measure(backbone, arguments, scratch):

@@ -410,7 +410,7 @@ def _add_features(command):
     add("--frame-pooling", nargs="+", metavar="STATISTIC",
         help="statistics over frames: mean, std, max, min (default: mean)")  # fmt: skip
     add("--dtype", metavar="DTYPE",
-        help="float32, float16 or bfloat16 (default: by device)")  # fmt: skip
+        help="auto, float32, float16 or bfloat16 (default: by device)")  # fmt: skip
     add("--seed", type=int, dest="random_state", metavar="N",
         help="seed of the noise (default: 0)")  # fmt: skip
     _add_machine(command)

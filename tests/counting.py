@@ -1,10 +1,14 @@
-"""Count what networks really compute, with hooks on the real modules."""
+"""Count the work: rows of networks, by hooks on the real modules; files; store."""
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
+from PIL import ImageFile
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from diffqa_features import FeatureStore
 from diffqa_features._backbone.backbone import load_backbone
 
 
@@ -63,3 +67,42 @@ def counting_calls(kind):
         yield inputs
     finally:
         handle.remove()
+
+
+@contextmanager
+def counting_decodes():
+    """Pixels of stills that Pillow decodes, and how often a video is opened."""
+    import av
+
+    work = Counter(pixels=0, videos=0)
+    load, open_container = ImageFile.ImageFile.load, av.open
+
+    def load_and_count(image):
+        if image.tile:  # none is left once the picture is decoded
+            work["pixels"] += image.width * image.height
+        return load(image)
+
+    def open_and_count(*args, **kwargs):
+        work["videos"] += 1
+        return open_container(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", load_and_count)
+        patch.setattr(av, "open", open_and_count)
+        yield work
+
+
+class CountingStore(FeatureStore):
+    """A store that counts keys asked for, values found and values put, over copies."""
+
+    work = Counter()
+
+    def get(self, keys):
+        keys = list(keys)
+        found = super().get(keys)
+        self.work.update(asked=len(keys), found=len(found))
+        return found
+
+    def put(self, items):
+        self.work["put"] += len(items)
+        super().put(items)

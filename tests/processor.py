@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-def _attends_in_bfloat16():
+def attends_in_bfloat16():
     q, k = (torch.zeros(1, 1, n, 8, dtype=torch.bfloat16) for n in (64, 77))
     try:
         torch.nn.functional.scaled_dot_product_attention(q, k, k)
@@ -15,6 +15,6 @@ def _attends_in_bfloat16():
 
 # torch 2.13 takes a path for AMX by the processor, and needs AVX-512 by the variable.
 needs_bfloat16_attention = pytest.mark.skipif(
-    not _attends_in_bfloat16(),
+    not attends_in_bfloat16(),
     reason="torch cannot attend in bfloat16 with this ATEN_CPU_CAPABILITY",
 )

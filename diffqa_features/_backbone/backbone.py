@@ -12,6 +12,7 @@ import torch
 from diffqa_features._backbone.capture import Adapter, Tap, run_unet
 from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._backbone.info import BackboneInfo, describe_backbone
+from diffqa_features._backbone.packing import pack_weights
 from diffqa_features._backbone.weights import (
     latent_scale,
     load_texts,
@@ -20,6 +21,7 @@ from diffqa_features._backbone.weights import (
     quiet,
     read_schedule,
 )
+from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.devices import pick_device, pick_dtype, picture_layout
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ def load_backbone(
         None tries CUDA, then MPS, then the CPU.
     dtype : str, torch.dtype or None, default=None
         "float32", "float16" or "bfloat16". None and "auto" mean float16 on CUDA and
-        float32 elsewhere.
+        float32 elsewhere, except that "auto" is bfloat16 on a CPU with AMX.
 
     Returns
     -------
@@ -125,6 +127,10 @@ class Backbone:
             vae_dtype = torch.float32 if _wants_upcast(info, dtype) else dtype
             self._vae = _place_vae(load_vae(info), device, vae_dtype)
             self._vae_float32 = None
+            if device.type == "cpu":
+                keep_memory()
+                if dtype == torch.bfloat16:
+                    pack_weights(self.unet)
             # The second, if there is one, adds to the states of the first.
             self._texts = load_texts(info, device)
             self._tokenizer, self._text_encoder = self._texts[0]

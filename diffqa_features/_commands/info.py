@@ -41,7 +41,11 @@ def _show_store(folder):
 def _show_machine():
     import torch
 
-    devices = [f"cpu ({torch.get_num_threads()} threads, float32)"]
+    from diffqa_features._utils.processor import fast_precision
+
+    fast, why = fast_precision()
+    fast = str(fast).removeprefix("torch.")
+    devices = [f"cpu ({torch.get_num_threads()} threads, float32; auto: {fast}, {why})"]
     devices += [
         f"cuda:{i} ({torch.cuda.get_device_name(i)}, float16)"
         for i in range(torch.cuda.device_count())

@@ -20,7 +20,7 @@ from diffqa_features._engine.parallel import (
     read_ahead,
 )
 from diffqa_features._engine.request import Request
-from diffqa_features._media.budget import N_READER_THREADS
+from diffqa_features._media.budget import reader_threads
 from diffqa_features._media.rows import Row, open_media, pixel_key
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
@@ -156,7 +156,7 @@ class _Run:
 
     def _opened(self, rows):
         """Yield rows in order while reading and decoding ahead."""
-        depth = 2 * max(self._frames_per_batch, N_READER_THREADS)
+        depth = 2 * max(self._frames_per_batch, reader_threads())
         for row, future in read_ahead(rows, self._open, depth, _frames_of):
             try:
                 opened = future.result()

@@ -17,9 +17,10 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
-from diffqa_features._media.budget import N_READER_THREADS
+from diffqa_features._media.budget import reader_threads
 from diffqa_features._media.rows import Row
 from diffqa_features._store.store import FeatureStore
+from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.shortage import ways_out
 
 _ROWS_PER_TASK = 32
@@ -108,7 +109,8 @@ def read_ahead(
     """
     upcoming: deque[tuple[Row, Future]] = deque()
     iterator = iter(rows)
-    with ThreadPoolExecutor(N_READER_THREADS, "diffqa-read") as readers:
+    keep_memory()  # before there are threads with memory of their own
+    with ThreadPoolExecutor(reader_threads(), "diffqa-read") as readers:
         try:
             while True:
                 while len(upcoming) < depth and _waiting(upcoming, size) < 2 * depth:

@@ -5,15 +5,23 @@ of a few hundred bytes can expand to gigabytes. It follows Pillow's own setting,
 there is only one number to change.
 """
 
+import joblib
 from PIL import Image
 
-N_READER_THREADS = 3
-"""Threads that decode at once; all of them together hold three budgets."""
+_FEWEST_READERS, _MOST_READERS = 3, 16
 
 STILL = 24
 """Bytes per pixel that a still takes at most: decoded, RGBA, composed on white, RGB."""
 
 _COPY = 4  # budgets that the temporary copy of a video may take on disk
+
+
+def reader_threads() -> int:
+    """Threads that decode at once: one per core of this process, from 3 to 16.
+
+    Each may hold a budget.
+    """
+    return min(max(_FEWEST_READERS, joblib.cpu_count()), _MOST_READERS)
 
 
 def check_budget(
@@ -34,7 +42,7 @@ def check_budget(
         raise ValueError(
             f"is {width} x {height} pixels and takes about {need / 2**30:.1f} GiB to "
             f"decode; the limit is {limit * STILL / 2**30:.1f} GiB for each of "
-            f"{N_READER_THREADS} readers. Shrink it or, if you trust the file, set "
+            f"{reader_threads()} readers. Shrink it or, if you trust the file, set "
             "PIL.Image.MAX_IMAGE_PIXELS = None, or drop the row."
         )
 

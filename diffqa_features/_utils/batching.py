@@ -6,6 +6,8 @@ import logging
 
 import torch
 
+from diffqa_features._utils.allocator import release_memory
+
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +39,7 @@ def in_halves(run, items, size, ways_out=WAYS_OUT):
         if failed:
             size = max(1, len(chunk) // 2)
             log.warning("Out of memory: going on with batches of %d.", size)
+            release_memory()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         else:

@@ -2,6 +2,8 @@
 
 import torch
 
+from diffqa_features._utils.processor import fast_precision
+
 _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -33,8 +35,13 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The precision of that name; None means float16 on CUDA and float32 elsewhere."""
+    """The precision of that name; None means float16 on CUDA and float32 elsewhere.
+
+    "auto" differs from None on a CPU, where it is the faster of float32 and bfloat16.
+    """
     if dtype is None or dtype == "auto":
+        if dtype == "auto" and device.type == "cpu":
+            return fast_precision()[0]
         return torch.float16 if device.type == "cuda" else torch.float32
     name = str(dtype).removeprefix("torch.")
     if name not in _DTYPES:

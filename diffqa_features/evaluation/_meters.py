@@ -1,5 +1,6 @@
 """Meters per stage: one for time, one for operations and memory."""
 
+import math
 import threading
 import time
 from collections import defaultdict
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
+
+from diffqa_features._utils.allocator import release_memory
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -60,7 +63,7 @@ class CostMeter(_Meter):
 
     def __init__(self):
         super().__init__()
-        self._flops = FlopCounterMode(display=False, custom_mapping=_attention())
+        self._flops = FlopCounterMode(display=False, custom_mapping=_own_kernels())
         self._counted = 0
         self._operations = defaultdict(int)
         self._parameters = defaultdict(dict)
@@ -133,6 +136,7 @@ class Peak:
             for device in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(device)
         elif _can_reset():
+            release_memory()
             _CLEAR.write_text("5")
 
     @staticmethod
@@ -159,13 +163,26 @@ def _can_reset() -> bool:
     return True
 
 
-def _attention() -> dict:
-    """Operations of the CPU's fused attention, which torch's counter does not know."""
+def _own_kernels() -> dict:
+    """Operations of the CPU's own kernels, which torch's counter does not know."""
 
-    def count(query, key, value, *args, out_val=None, **kwargs):
+    def attention(query, key, value, *args, **kwargs):
         batch, heads, n, width = query
         return 2 * batch * heads * n * key[2] * (width + value[3])
 
-    name = "_scaled_dot_product_flash_attention_for_cpu"
-    kernel = getattr(torch.ops.aten, name, None)
-    return {} if kernel is None else {kernel: count}
+    def linear(x, weight, *args, out_shape, **kwargs):
+        return 2 * math.prod(out_shape) * x[-1]
+
+    def convolution(x, weight, *args, out_shape, **kwargs):
+        return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+    kernels = {
+        ("aten", "_scaled_dot_product_flash_attention_for_cpu"): attention,
+        ("mkldnn", "_linear_pointwise"): linear,
+        ("mkldnn", "_convolution_pointwise"): convolution,
+    }
+    found = {
+        getattr(getattr(torch.ops, library), name, None): count
+        for (library, name), count in kernels.items()
+    }
+    return {kernel: count for kernel, count in found.items() if kernel is not None}

@@ -73,8 +73,9 @@ class PromptAlignmentMaps(BackboneTransformer):
     device : str, default=None
         ``None`` uses the first accelerator found, else the CPU.
 
-    dtype : {"float32", "float16", "bfloat16"}, default=None
-        Precision of the backbone; ``None`` is float16 on CUDA, else float32.
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default=None
+        Precision of the backbone; ``None`` is float16 on CUDA, else float32, and
+        ``"auto"`` bfloat16 on a CPU with AMX.
 
     n_jobs : int, default=None
         Processes, each with its own backbone.

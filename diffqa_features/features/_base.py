@@ -34,7 +34,7 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
         "memory": [str, os.PathLike, FeatureStore, None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "device": [str, None],
-        "dtype": [StrOptions({"float32", "float16", "bfloat16"}), None],
+        "dtype": [StrOptions({"auto", "float32", "float16", "bfloat16"}), None],
         "n_jobs": [Integral, None],
         "on_error": [StrOptions({"raise", "nan"})],
         "verbose": ["verbose"],

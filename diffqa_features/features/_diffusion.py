@@ -129,10 +129,11 @@ class DiffusionQAFeatures(BackboneTransformer):
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
         accelerator found, else the CPU.
 
-    dtype : {"float32", "float16", "bfloat16"}, default=None
-        Precision of the backbone. ``None`` means float16 on CUDA and float32 elsewhere;
-        what overflows in half precision is recomputed in float32. Features are always
-        float32.
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default=None
+        Precision of the backbone. ``None`` means float16 on CUDA and float32 elsewhere.
+        ``"auto"`` is the same but on a CPU with AMX, where it is bfloat16: faster, and
+        with features slightly unlike those of other machines. What overflows in half
+        precision is recomputed in float32. Features are always float32.
 
     n_jobs : int, default=None
         Processes (any joblib backend), each with its own backbone. Not allowed on a

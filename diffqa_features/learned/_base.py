@@ -116,7 +116,7 @@ class LearnedModel(MediaParameters, SavedModel):
         "random_state": _shared["random_state"],
         "memory": _shared["memory"],
         "device": _shared["device"],
-        "dtype": _shared["dtype"],
+        "dtype": [StrOptions({"float32", "float16", "bfloat16"}), None],
         "on_error": _shared["on_error"],
         "verbose": _shared["verbose"],
     }

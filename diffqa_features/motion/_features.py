@@ -56,9 +56,10 @@ class MotionFeatures(MediaTransformer):
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
         accelerator found, else the CPU.
 
-    dtype : {"float32", "float16", "bfloat16"}, default=None
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default=None
         Precision of the network. ``None`` means float16 on CUDA and float32 elsewhere;
-        what overflows in half precision is recomputed in float32. Features are always
+        ``"auto"`` is the same but on a CPU with AMX, where it is bfloat16. What
+        overflows in half precision is recomputed in float32. Features are always
         float32.
 
     n_jobs : int, default=None

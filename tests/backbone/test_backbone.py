@@ -26,6 +26,7 @@ from diffqa_features._backbone import backbone as backbone_module
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._backbone.weights import load_decoder
+from diffqa_features._utils.processor import fast_precision
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -512,7 +513,10 @@ def test_a_timestep_out_of_range_is_refused(sd1_folder, t):
 def test_one_model_per_identity_device_and_dtype(folder, sd1_folder):
     backbone = load_backbone(sd1_folder)
     assert load_backbone(str(sd1_folder), torch.device("cpu"), "float32") is backbone
-    assert load_backbone(sd1_folder, "cpu:0", "auto") is backbone
+    assert load_backbone(sd1_folder, "cpu:0", None) is backbone
+    fast, _ = fast_precision()
+    automatic = load_backbone(sd1_folder, "cpu:0", "auto")
+    assert automatic is load_backbone(sd1_folder, "cpu", fast)
     assert load_backbone(folder, "cpu") is backbone  # a copy is the same model
     assert load_backbone(sd1_folder, "cpu", "bfloat16") is not backbone
     update_json(folder / "scheduler/scheduler_config.json", beta_end=0.013)

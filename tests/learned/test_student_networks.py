@@ -25,6 +25,7 @@ from diffqa_features.learned.student.efficientnet import (
     find_config,
     from_torchvision,
 )
+from diffqa_features.learned.student.tiny_network import _local_mean
 
 ROOT = Path(__file__).parents[2]
 WIDTH, DEPTH = 0.25, 0.3
@@ -324,3 +325,10 @@ def test_the_example_needs_only_three_packages(tiny, exported, tmp_path):
     assert float(done.stdout) == pytest.approx(
         tiny.predict([picture])[0], rel=1e-4, abs=1e-4
     )
+
+
+def test_local_mean_is_that_of_a_window():
+    plane = torch.rand(2, 1, 20, 31, dtype=torch.float64)
+    padded = torch.nn.functional.pad(plane, (3, 3, 3, 3), mode="replicate")
+    expected = torch.nn.functional.avg_pool2d(padded, 7, stride=1)
+    torch.testing.assert_close(_local_mean(plane), expected)
