@@ -1,14 +1,17 @@
-"""One table, each engine: its overhead over plain batches; peak memory of the client.
+"""One table, each engine: its overhead over plain batches; peak memory.
 
-    python benchmarks/engines.py --rows 500
+    python benchmarks/engines.py --rows 500 1500
     python benchmarks/engines.py --memory 1000 20000
 
-Overhead is the time of `extract` with an engine that is already connected, over the
-same batches in a loop, in one run and with one worker. Memory is the peak of a process
-that extracts so many rows here, features included.
+Overhead is the time of `extract` with an engine that is already connected, over that of
+the same batches in a loop, in one run and with one worker; the slope between the two
+numbers of rows leaves out what each call starts. CPU seconds are those of this process
+and all below it. Memory is the peak of a process that extracts so many rows itself and,
+with Dask, of client and worker.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from PIL import Image
 
 from diffqa_features import DiffusionQAFeatures
@@ -30,23 +34,29 @@ SIDE = 64
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--rows", type=int, nargs=2, default=[500, 1500])
     parser.add_argument("--engines", nargs="+", default=["local", "dask", "ray"])
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="+", metavar="ROWS")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         return measure_memory(*arguments.child)
     with tempfile.TemporaryDirectory() as folder:
-        rows = max([arguments.rows, *(arguments.memory or [])])
-        paths = write_pictures(Path(folder, "pictures"), rows)
+        paths = write_pictures(
+            Path(folder, "pictures"), max(arguments.memory or arguments.rows)
+        )
         if arguments.memory:
-            peaks = [peak_of(paths[:count], folder) for count in arguments.memory]
-            result = dict(zip(map(str, arguments.memory), peaks))
+            result = {
+                f"{count} rows, MiB": {
+                    engine: peaks_of(paths[:count], folder, engine)
+                    for engine in ("local", "dask")
+                }
+                for count in arguments.memory
+            }
         else:
-            result = measure_time(paths[: arguments.rows], folder, arguments)
+            result = measure_time(paths, folder, arguments)
     print(json.dumps(result, indent=1))
 
 
@@ -61,39 +71,55 @@ def write_pictures(folder, count):
     return paths
 
 
-def features():
+def features(side=SIDE, blocks="down*"):
     return DiffusionQAFeatures(
-        image_size=SIDE, blocks="down*", kinds="alignment", device="cpu"
+        image_size=side, blocks=blocks, kinds="alignment", device="cpu"
     )
 
 
 def measure_time(paths, folder, arguments):
     extractor, size = BatchExtractor(features()), arguments.batch_size
     starts = {engine: connect(engine) for engine in arguments.engines}
-    table = pd.DataFrame({"path": paths})
-    took = {engine: [] for engine in ["loop", *starts]}
+    tables = [pd.DataFrame({"path": paths[:rows]}) for rows in arguments.rows]
+    took = {engine: [] for engine in ["loop", *starts]}  # (rows, clock) per repeat
     for repeat in range(arguments.repeats + 1):  # the first one warms up
         for engine, times in took.items():
-            begin = time.perf_counter()
-            if engine == "loop":
-                for start in range(0, len(table), size):
-                    extractor(table[start : start + size])
-            else:
-                out = Path(folder, f"{engine}-{repeat}")
-                extract(table, extractor, out, engine=engine, batch_size=size)
+            clocks = [clock()]
+            for table in tables if repeat else [tables[0][:size]]:
+                if engine == "loop":
+                    for start in range(0, len(table), size):
+                        extractor(table[start : start + size])
+                else:
+                    out = Path(folder, f"{engine}-{repeat}-{len(table)}")
+                    extract(table, extractor, out, engine=engine, batch_size=size)
+                clocks.append(clock())
             if repeat:
-                times.append(time.perf_counter() - begin)
+                times.append(np.diff(clocks, axis=0))
     for stop in starts.values():
         stop()
-    plain = float(np.median(took["loop"]))
-    return {
-        "rows": len(paths),
-        "seconds": {name: np.round(times, 2).tolist() for name, times in took.items()},
-        "over the loop": {
-            name: round(float(np.median(times)) / plain, 3)
-            for name, times in took.items()
-        },
-    }
+    result = {"rows": arguments.rows}
+    for place, kind in enumerate(["seconds", "CPU seconds"]):
+        each = {name: np.array(times)[:, :, place] for name, times in took.items()}
+        middle = {name: np.median(times, axis=0) for name, times in each.items()}
+        slope = {name: times[1] - times[0] for name, times in middle.items()}
+        result[kind] = {name: np.round(t, 1).tolist() for name, t in each.items()}
+        result[f"{kind} over the loop, all"] = {
+            name: round(float(times[1] / middle["loop"][1]), 2)
+            for name, times in middle.items()
+        }
+        result[f"{kind} over the loop, per row"] = {
+            name: round(float(each / slope["loop"]), 2) for name, each in slope.items()
+        }
+    return result
+
+
+def clock():
+    """Seconds, and those of the processor in this process and all below it."""
+    used = 0.0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            used += sum(process.cpu_times()[:4])  # with those of children that ended
+    return time.perf_counter(), used
 
 
 def connect(engine):
@@ -110,23 +136,35 @@ def connect(engine):
     return lambda: None
 
 
-def peak_of(paths, folder):
+def peaks_of(paths, folder, engine):
     source = Path(folder, f"{len(paths)}.csv")
     pd.DataFrame({"path": paths}).to_csv(source, index=False)
-    words = [str(source), str(Path(folder, f"out-{len(paths)}"))]
+    out = Path(folder, f"{engine}-{len(paths)}")
     done = subprocess.run(
-        [sys.executable, __file__, "--child", *words],
+        [sys.executable, __file__, "--child", str(source), str(out), engine],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
-    return int(done.stdout)
+    return json.loads(done.stdout)
 
 
-def measure_memory(source, out):
-    extract(source, features(), out)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+def measure_memory(source, out, engine):
+    stop = connect(engine)
+    extract(source, features(32, "down0.0"), out, engine=engine)
+    peaks = {"process": peak()}
+    if engine == "dask":
+        from dask.distributed import get_client
+
+        (worker,) = get_client().run(peak).values()
+        peaks = {"client": peak(), "worker": worker}
+    stop()
+    print(json.dumps(peaks))
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 if __name__ == "__main__":

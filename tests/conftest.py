@@ -1,6 +1,10 @@
 """Seeds for every test; small random backbones in diffusers layout for the session."""
 
+import os
 import random
+import shutil
+import subprocess
+import tempfile
 
 import numpy as np
 import pytest
@@ -68,3 +72,26 @@ def odd_folder(model_folders):
 def deep_folder(model_folders):
     """A model with two transformer layers per block and an AutoencoderTiny."""
     return model_folders["deep"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB; skips where this process may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder of temporary files, empty at first."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder

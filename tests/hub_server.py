@@ -47,7 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
         words = self.path.partition("?")[0].strip("/").split("/")
         if words == ["api", "repos", "create"]:
             told = json.loads(content)
-            name = "/".join(filter(None, [told.get("organization"), told["name"]]))
+            # Without an organization it is one of the owner of the token.
+            name = f"{told.get('organization') or 'owner'}/{told['name']}"
             self._send_json({"url": f"{self._address}/{name}"}, True)
         elif words[1] == "validate-yaml":
             self._send_json({"errors": [], "warnings": []}, True)

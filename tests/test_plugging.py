@@ -55,3 +55,11 @@ def test_mlflow():
     scope = run_block("mlflow")
     expected = scope["model"].predict(scope["paths"])
     np.testing.assert_array_equal(scope["again"].predict(scope["paths"]), expected)
+
+
+def test_viewer():
+    scope = run_block("viewer")
+    page = Path("scores.html").read_text()
+    shown = re.findall(r'<img src="(file:///[^"]+)"', page)
+    assert sorted(shown) == sorted(Path(path).as_uri() for path in scope["paths"])
+    assert scope["scores"]["score"].is_monotonic_increasing

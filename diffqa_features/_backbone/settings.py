@@ -350,6 +350,12 @@ def _is_architecture(value):
 FITTED = {
     "slope_": _NUMBER,
     "intercept_": _NUMBER,
+    "target_range_": _or_null(
+        (
+            lambda v: isinstance(v, list) and len(v) == 2 and all(map(_NUMBER[0], v)),
+            "two numbers",
+        )
+    ),
     "history_": (
         lambda v: isinstance(v, list) and all(isinstance(e, dict) for e in v),
         "a list of objects",

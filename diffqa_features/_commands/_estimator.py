@@ -1,6 +1,5 @@
 """Arguments in, a checked DiffusionQAFeatures out; files in, rows and bad files out."""
 
-import re
 import warnings
 
 import numpy as np
@@ -14,12 +13,6 @@ _NAMES = (
     "view", "frame_rate", "max_frames", "frames", "burst_length", "frame_pooling",
     "dtype", "random_state", "device", "batch_size", "n_jobs", "memory", "reader",
 )  # fmt: skip
-MACHINE = (
-    "device", "batch_size", "n_jobs", "memory", "reader", "on_error", "verbose",
-)  # fmt: skip
-"""Parameters that say how to compute and not what."""
-
-_COLUMN = re.compile(r"\{([^{}]+)\}")
 
 
 def make_features(args):
@@ -32,13 +25,6 @@ def make_features(args):
     return features.fit()
 
 
-def prompt_columns(features):
-    """Table columns named in the prompts."""
-    prompts = features.prompts
-    texts = [prompts] if isinstance(prompts, str) else prompts
-    return tuple(dict.fromkeys(c for text in texts for c in _COLUMN.findall(text)))
-
-
 def transform_files(features, files):
     """Features of files: (matrix of the good ones, mask of these, bad ones).
 
@@ -48,7 +34,7 @@ def transform_files(features, files):
     good = np.array([_is_text(name) for name in files.index])
     bad = [(place, _NO_TEXT) for place in np.flatnonzero(~good)]
     if bad and features.on_error == "raise":
-        raise RuntimeError(f"{files.index[bad[0][0]]}: {_NO_TEXT}")
+        raise RuntimeError(f"{redact_url(files.index[bad[0][0]])}: {_NO_TEXT}")
     places = np.flatnonzero(good)
     matrix = np.empty((0, len(features.get_feature_names_out())), np.float32)
     if len(places):

@@ -1,6 +1,7 @@
 """`diffqa extract -o FOLDER/`: files in, Parquet parts out; shards share the work."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -43,21 +44,26 @@ def extract_to_folder(args, features, columns):
     table = table.drop_duplicates()
     if bad and args.on_error == "raise":
         _raise(*bad[0])
-    report = extract(
-        table,
-        BatchExtractor(features, media="file", keep=["path"]),
-        out,
-        key="path",
-        batch_size=args.chunk_size,
-        shard=args.shard or (0, 1),
-        prune=args.prune,
-        verbose=not args.quiet,
-    )
+    table = table.reset_index(drop=True)
+    try:
+        report = extract(
+            table,
+            BatchExtractor(features, media="file", keep=["path"]),
+            out,
+            key="path",
+            batch_size=args.chunk_size,
+            shard=args.shard or (0, 1),
+            prune=args.prune,
+            on_error="raise" if args.on_error == "raise" else "nan",
+            verbose=not args.quiet,
+        )
+    except ValueError as error:
+        if not hasattr(error, "row_index"):
+            raise
+        _raise(table["path"][error.row_index], error.cause)
     found = pd.read_parquet(out, columns=["path", "reason"])
     found = found[(found["reason"] != "") & found["path"].isin(table["path"])]
     bad += list(zip(found["path"], found["reason"], strict=True))
-    if bad and args.on_error == "raise":
-        _raise(*bad[0])
     code = report_bad(bad, len(table), out, args.quote_formulas)
     removed = f", {report['removed']} removed" if report["removed"] else ""
     note(
@@ -91,13 +97,41 @@ def extract_on_gpus(args):
         raise ValueError(
             f"--gpus {gpus}: CUDA_VISIBLE_DEVICES={visible} leaves only {len(names)}."
         )
-    processes = []
-    for index, name in zip(range(gpus), names):
-        # In its place, which may be before a "--".
-        words = [*before, "--shard", f"{index}/{gpus}", *after]
-        words = [sys.executable, "-m", "diffqa_features.cli", *words]
-        env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(name)}
-        processes.append(subprocess.Popen(words, env=env))
-    codes = [process.wait() for process in processes]
+    return _run_all(
+        [
+            # In its place, which may be before a "--".
+            ([*before, "--shard", f"{index}/{gpus}", *after], name)
+            for index, name in zip(range(gpus), names)
+        ]
+    )
+
+
+def _run_all(commands):
+    """Run commands of ours at once, each on its GPU; returns the worst exit code."""
+    processes, ended = [], []
+
+    def end(number, frame):
+        # Raising could lose the process that is being started.
+        ended.append(number)
+        for process in processes:
+            process.terminate()
+
+    before_us = signal.signal(signal.SIGTERM, end)  # as a cluster ends its jobs
+    try:
+        for words, name in commands:
+            if ended:
+                break
+            words = [sys.executable, "-m", "diffqa_features.cli", *words]
+            env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(name)}
+            processes.append(subprocess.Popen(words, env=env))
+            if ended:  # meanwhile
+                processes[-1].terminate()
+        codes = [process.wait() for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()  # unless it has ended
+        signal.signal(signal.SIGTERM, before_us)
+    if ended:
+        return 128 + ended[0]
     # 3 says that some files are bad; anything else but 0 is worse.
     return max(codes, key=lambda code: (code not in (0, 3), code))

@@ -12,9 +12,7 @@ from diffqa_features import __version__
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._commands._chunks import Chunks
 from diffqa_features._commands._estimator import (
-    MACHINE,
     make_features,
-    prompt_columns,
     transform_files,
 )
 from diffqa_features._commands._folder import (
@@ -24,7 +22,9 @@ from diffqa_features._commands._folder import (
 )
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._engine.request import prompt_columns
 from diffqa_features._utils.files import whole_file
+from diffqa_features._utils.parameters import MACHINE
 from diffqa_features._utils.tables import quote_formulas
 
 
@@ -34,7 +34,7 @@ def run(args):
         if args.gpus is not None:
             return extract_on_gpus(args)
         features = make_features(args)
-        return extract_to_folder(args, features, prompt_columns(features))
+        return extract_to_folder(args, features, prompt_columns(features.prompts))
     if args.shard or args.prune or args.gpus:
         raise ValueError(
             "--shard, --prune and --gpus need a folder as --out, which several "
@@ -47,7 +47,7 @@ def run(args):
         args.inputs,
         path_column=args.path_column,
         recursive=args.recursive,
-        columns=prompt_columns(features),
+        columns=prompt_columns(features.prompts),
     )
     # From here on another command is told that this file is being written.
     with whole_file(out) as path:

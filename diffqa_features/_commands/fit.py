@@ -15,11 +15,11 @@ from skops import io as skops_io
 from diffqa_features import metrics
 from diffqa_features._commands._estimator import (
     make_features,
-    prompt_columns,
     transform_files,
 )
 from diffqa_features._commands._inputs import read_table, table_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._engine.request import prompt_columns
 from diffqa_features._utils.files import local_path, whole_file
 from diffqa_features._utils.groups import check_groups
 
@@ -39,7 +39,7 @@ def run(args):
     # Features of all timesteps in one go: a picture is read and encoded once.
     every_t = dict.fromkeys(t for group in timesteps for t in np.atleast_1d(group))
     features.set_params(timesteps=tuple(map(int, every_t))).fit()
-    files, y, groups = _read(args, prompt_columns(features))
+    files, y, groups = _read(args, prompt_columns(features.prompts))
     # From here on another command is told that this file is being written.
     with whole_file(out) as path:
         code = _fit(args, features, files, y, groups, grid, out, path)

@@ -1,11 +1,13 @@
 """`diffqa merge`: folders of Parquet parts in, one table out."""
 
-from pyarrow import compute, parquet
+import pyarrow as pa
+from pyarrow import compute
 from pyarrow import csv as arrow_csv
+from pyarrow.parquet import ParquetWriter
 
 from diffqa_features._commands._outputs import check_output, note
 from diffqa_features._utils.files import local_path, whole_file
-from diffqa_features.distributed import read_parts
+from diffqa_features.distributed._parts import STAMPS, Merged
 
 
 def run(args):
@@ -17,17 +19,19 @@ def run(args):
             f"--out {args.out!r} would be read as a part of its folder; choose "
             "another one."
         )
-    table = read_parts(folders)
-    good = table.filter(compute.equal(table["reason"], ""))
-    good = good.drop_columns(["reason", "size", "modified"])
-    with whole_file(out) as path:
-        if out.suffix.lower() == ".csv":
-            arrow_csv.write_csv(good, path)
-        else:
-            parquet.write_table(good, path)
-    bad = len(table) - len(good)
+    table = Merged(folders)
+    names = [n for n in table.schema.names if n not in ("reason", *STAMPS)]
+    schema = pa.schema([table.schema.field(n) for n in names], table.schema.metadata)
+    make = arrow_csv.CSVWriter if out.suffix.lower() == ".csv" else ParquetWriter
+    count = 0
+    with whole_file(out) as path, make(path, schema) as writer:
+        for block in table:
+            good = block.filter(compute.equal(block["reason"], "")).select(names)
+            writer.write_table(good.cast(schema))
+            count += len(good)
+    bad = len(table) - count
     note(
-        f"wrote {out}: {len(good)} rows"
+        f"wrote {out}: {count} rows"
         + (f"; unreadable and left out: {bad}" if bad else "")
     )
     return 3 if bad else 0

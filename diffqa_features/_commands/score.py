@@ -8,7 +8,6 @@ from tqdm import tqdm
 from diffqa_features import load_scorer
 from diffqa_features._commands._estimator import (
     check_name,
-    prompt_columns,
     transform_files,
 )
 from diffqa_features._commands._inputs import collect_files
@@ -19,6 +18,7 @@ from diffqa_features._commands._models import (
     split_model,
 )
 from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._engine.request import prompt_columns
 from diffqa_features._media.remote import redact_url
 from diffqa_features._utils.files import whole_file
 from diffqa_features._utils.tables import quote_formulas
@@ -83,7 +83,7 @@ def _with_model(args, name):
         scores = model[1:].predict(matrix).tolist() if len(matrix) else []
         return pd.DataFrame({"path": rows.index[good], "score": scores}), failed
 
-    return predict, prompt_columns(features)
+    return predict, prompt_columns(features.prompts)
 
 
 def _with_scorer(args):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,12 @@ Records = Mapping[tuple[int, int, str], np.ndarray]
 """(timestep, index of the prompt, name of the kind) -> flat record of one frame."""
 
 _COLUMN = re.compile(r"\{([^{}]+)\}")
+
+
+def prompt_columns(prompts: str | Iterable[str]) -> tuple[str, ...]:
+    """Columns of a table that prompts name, as in ``"{caption}"``."""
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    return tuple(dict.fromkeys(c for text in texts for c in _COLUMN.findall(text)))
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Request:
     def check_columns(self, row: Row) -> None:
         """Raise if a prompt names a column that X does not have."""
         for prompt in self.prompts:
-            for column in _COLUMN.findall(prompt):
+            for column in prompt_columns(prompt):
                 if column not in row.columns:
                     known = ", ".join(map(repr, row.columns)) or "none"
                     raise ValueError(

@@ -20,13 +20,12 @@ from urllib.parse import urlsplit
 from diffqa_features._media.budget import check_file_size, check_video_size
 from diffqa_features._media.video.containers import PREFIX, is_video
 from diffqa_features._media.video.raw import is_raw_video
+from diffqa_features._utils.urls import is_url, redact_text, redact_url
 
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "hf", "zip")
 """URLs that are read, besides ``file``; others only as objects of ``fsspec.open``."""
 
 _LISTED = ("s3", "gs", "gcs", "az", "hf", "zip")  # in which a pattern finds names
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters: no drive of Windows
-_INSIDE = re.compile(_URL.pattern + r"[^\s'\"<>]*")
 _PIECE = 1 << 20  # bytes that are in memory at once
 _WAITS = (0.25, 1.0, 4.0)  # seconds before each further attempt
 _SILENCE = 30  # seconds without a byte
@@ -44,11 +43,6 @@ class TypedUrl(str):
     """A URL that the user has typed, so that it is followed from a table too."""
 
     __slots__ = ()
-
-
-def is_url(source: object) -> bool:
-    """Whether a row is the text of a URL rather than that of a path."""
-    return isinstance(source, str) and bool(_URL.match(source))
 
 
 def is_remote(source: object) -> bool:
@@ -79,18 +73,6 @@ def check_url(url: str, from_table: bool = False) -> None:
             "a chain of URLs ('::') in a table is not read, as it may lead to files of "
             "this machine; if you trust the table, pass its column as a list."
         )
-
-
-def redact_url(url: str) -> str:
-    """A URL without user, password and query."""
-    parts = []
-    for part in url.split("::"):
-        scheme, mark, rest = part.partition("://")
-        if mark:
-            host, slash, path = rest.partition("?")[0].partition("/")
-            part = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-        parts.append(part)
-    return "::".join(parts)
 
 
 def name_of(source) -> str:
@@ -313,5 +295,4 @@ def _without_secrets(text: str, source) -> str:
             pieces = urlsplit(part)
             for secret in (pieces.query, pieces.netloc.rpartition("@")[0]):
                 text = text.replace(secret, "...") if secret else text
-    text = _INSIDE.sub(lambda found: redact_url(found[0]), text)
-    return " ".join(text.split())[:300].rstrip(".")
+    return " ".join(redact_text(text).split())[:300].rstrip(".")

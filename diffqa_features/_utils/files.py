@@ -1,12 +1,18 @@
 """Atomic writes: after a crash a file is old or new, and has one writer at a time."""
 
+import errno
 import hashlib
+import logging
 import os
+import platform
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from diffqa_features._utils.urls import redact_text
 
 try:
     import fcntl
@@ -15,7 +21,11 @@ except ImportError:  # Windows, which itself refuses to replace a file in use
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of "s3://" a Path keeps one slash
 _LONGEST = 255  # bytes of a file name
-_PART = ".diffqa-part"
+_PART, _LOCK = ".diffqa-part", ".diffqa-lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PATIENCE = 600  # looks at a lock, ten per second, until the log says who has it
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -39,6 +49,15 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
         os.fsync(descriptor)
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            error.errno,
+            "the disk is full, and nothing of this file was written; free some space "
+            "and run again",
+            str(path),
+        ) from error
     finally:
         # Before the lock is released, or it could be a successor's.
         temporary.unlink(missing_ok=True)
@@ -58,10 +77,12 @@ def one_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive write lock on `path` within the context.
 
     For results of several files, which must come from one writer. A second one fails
-    immediately or, with `wait`, waits its turn.
+    immediately or, with `wait`, waits its turn. On disks without locks, a file that
+    names its owner takes their place; of an owner on this machine that is gone it is
+    taken over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock, descriptor = _claim(path, wait, ".diffqa-lock")
+    lock, descriptor = _claim(path, wait, _LOCK)
     try:
         yield
     finally:
@@ -74,8 +95,8 @@ def local_path(path, what: str) -> Path:
     text = os.fsdecode(path)
     if _URL.match(text):
         raise ValueError(
-            f"{what} must be a path of this machine, and {text!r} is a URL. Mount it "
-            "as a folder, or write to a local disk and copy the result."
+            f"{what} must be a path of this machine, and {redact_text(text)!r} is a "
+            "URL. Mount it as a folder, or write to a local disk and copy the result."
         )
     return Path(expand_user(text))
 
@@ -142,9 +163,62 @@ def _claim(path: Path, wait: bool, suffix: str = _PART) -> tuple[Path, int]:
             os.close(descriptor)
             raise
         os.close(descriptor)
-        if not locked:  # a disk without locks: a name that nobody else has
+        if not locked:  # a disk without locks
+            claimed.unlink(missing_ok=True)
+            if suffix == _LOCK:
+                return _own(path, wait)
             claimed = path.with_name(f".{uuid.uuid4().hex}{suffix}")
             return claimed, _open(claimed)
+
+
+def _own(path: Path, wait: bool) -> tuple[Path, int]:
+    """Create and open the file that names the one writer of `path`."""
+    claimed, waited = _beside(path, ".diffqa-owner"), 0
+    while True:
+        try:
+            descriptor = os.open(claimed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            owner = _owner(claimed)
+            if owner is None:
+                continue
+            advice = f"If that process is gone, delete '{claimed}'."
+            if not wait:
+                raise OSError(
+                    f"'{path}' is being written by {owner}. Wait until it has "
+                    f"finished, or choose another name. {advice}"
+                ) from None
+            if waited == _PATIENCE:
+                logger.warning("Waiting for %s. %s", owner, advice)
+            time.sleep(0.1)
+            waited += 1
+            continue
+        os.write(descriptor, f"{os.getpid()} {platform.node()}".encode())
+        return claimed, descriptor
+
+
+def _owner(claimed: Path) -> str | None:
+    """Who made a file, in words; None if it is gone, as is that of a dead process."""
+    try:
+        number, _, machine = claimed.read_text("utf-8").partition(" ")
+    except FileNotFoundError:
+        return None
+    if machine == platform.node() and _is_dead(int(number), claimed):
+        claimed.unlink(missing_ok=True)
+        return None
+    return f"process {number} of {machine!r}" if number else "another process"
+
+
+def _is_dead(number: int, opened: Path) -> bool:
+    try:
+        if fcntl is None:  # Windows deletes no file that is open
+            opened.unlink()
+            return True
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _open(path):

@@ -3,13 +3,40 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+TABLES = (".csv", ".parquet", ".tsv")
+"""Endings of the tables that `load_table` reads."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def load_table(path: Path, *, text: Collection[str] | None = None) -> pd.DataFrame:
+    """Read a CSV, TSV or Parquet table, or a folder of Parquet files as one table.
+
+    The cells of CSV and TSV files stay text, as a file may be called 007 and a caption
+    be "NA"; with `text`, those of these columns do. ValueError for what is no table.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in TABLES and not path.is_dir():
+        raise ValueError(f"{str(path)!r} is not a .csv, .tsv or .parquet table.")
+    try:
+        if suffix == ".parquet" or path.is_dir():
+            return pd.read_parquet(path)
+        return read_csv(
+            path,
+            sep="\t" if suffix == ".tsv" else ",",
+            dtype=str if text is None else dict.fromkeys(text, str),
+            keep_default_na=False,
+            na_values=[""],
+            skipinitialspace=True,
+        )
+    except ValueError as error:  # pandas and pyarrow derive theirs from it
+        raise ValueError(f"{str(path)!r} cannot be read as a table: {error}") from error
 
 
 def read_csv(

@@ -5,18 +5,28 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from sklearn.utils import _safe_indexing
 
+from diffqa_features._backbone.hub import MIRRORS
+from diffqa_features._engine.request import prompt_columns
 from diffqa_features._media.rows import as_rows
-from diffqa_features._utils.files import local_path
+from diffqa_features._media.tables import is_missing
+from diffqa_features._media.video.raw import COLUMNS as RAW_COLUMNS
+from diffqa_features._media.video.raw import is_raw_video
+from diffqa_features._utils.files import expand_user, local_path
+from diffqa_features._utils.urls import is_url
 
 _REASON = "reason"
+_FOLDERS = ("memory", "checkpoint_dir")
+_MODELS = ("backbone", "motion_network", "text_model")
+_ALIASES = {"tiny", "slowfast_r50", *MIRRORS}  # before folders of these names
 
 
 class BatchExtractor:
@@ -78,19 +88,29 @@ class BatchExtractor:
         self.features = features
         self.media = media
         self.keep = keep
+        self._folder = None  # in which relative paths start, if not in our own
 
     def __getstate__(self) -> dict:
         """What is sent to a worker, whose working directory is another one."""
-        stores = {
-            name: str(local_path(value, f"The {name!r} parameter").absolute())
-            for name, value in self.features.get_params().items()
-            if name.rpartition("__")[2] == "memory"
-            and isinstance(value, (str, os.PathLike))
-        }
+        there = {}
+        for name, value in self.features.get_params().items():
+            last = name.rpartition("__")[2]
+            if not isinstance(value, (str, os.PathLike)):
+                continue
+            if last in _FOLDERS:
+                path = local_path(value, f"The {name!r} parameter")
+            elif last in _MODELS and os.fspath(value) not in _ALIASES:
+                path = Path(expand_user(value))
+                if not path.exists():  # it is the name of a model
+                    continue
+            else:
+                continue
+            there[name] = str(path.absolute())
         features = self.features
-        if stores:
-            features = copy.deepcopy(features).set_params(**stores)
-        return {**vars(self), "features": features}
+        if there:
+            features = copy.deepcopy(features).set_params(**there)
+        folder = self._folder or str(Path.cwd())
+        return {**vars(self), "features": features, "_folder": folder}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.features!r}, media={self.media!r})"
@@ -140,8 +160,37 @@ class BatchExtractor:
         reason = pd.Series(reasons, name=_REASON, dtype=object)
         return restore(pd.concat([kept, made, reason], axis=1))
 
+    def _sources(self, table: pd.DataFrame) -> list:
+        """The media rows of a batch, as this process can open them."""
+        return [self._here(source) for source in table[self.media]]
+
+    def _cells(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The other cells of a batch that values depend on; None where they do not."""
+        prompts = [
+            value
+            for name, value in self.features.get_params().items()
+            if name.rpartition("__")[2] == "prompts" and value is not None
+        ]
+        names = {name for each in prompts for name in prompt_columns(each)}
+        names &= {*table.columns} - {self.media, "path"}
+        found = table[sorted(names)].reset_index(drop=True)
+        raw = [isinstance(x, str) and is_raw_video(x) for x in table[self.media]]
+        for name in RAW_COLUMNS if any(raw) else ():
+            if name in table.columns and name not in names:
+                found[name] = [x if y else None for x, y in zip(table[name], raw)]
+        return found
+
+    def _here(self, source):
+        if self._folder is None or is_url(source):
+            return source
+        if isinstance(source, Mapping) and is_missing(source.get("bytes")):
+            return {**source, "path": self._here(source.get("path"))}
+        if isinstance(source, (str, os.PathLike)) and os.fspath(source):
+            return str(Path(self._folder, expand_user(source)))
+        return source
+
     def _rows(self, table):
-        media = table[self.media].tolist()
+        media = self._sources(table)
         others = table.drop(columns=[self.media, *{"path"} & set(table.columns)])
         if not len(others.columns):
             return media

@@ -117,6 +117,9 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         self._checked_image_size(info)
         return info
 
+    def _frozen_identity(self):
+        return describe_backbone(self._backbone_name()).identity
+
     def _request(self):
         info = self._check_parameters()
         # torch loads here, at first use.

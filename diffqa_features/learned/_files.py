@@ -19,6 +19,7 @@ from diffqa_features._backbone.settings import (
     read_json,
 )
 from diffqa_features._utils.files import local_path, one_writer, write_whole
+from diffqa_features._utils.parameters import LOCAL
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,7 @@ _OBJECTS = {"estimator": str, "parameters": dict, "fitted": dict}
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 # What belongs to a machine, or to where training began, and not to a model: neither
 # written into its files nor, where somebody else wrote them, taken from there.
-_LOCAL = (
-    "memory", "checkpoint_dir", "device", "n_jobs", "verbose", "init_from", "teacher",
-    "controller",
-)  # fmt: skip
+_LOCAL = LOCAL | {"init_from", "teacher", "controller"}
 _SIZES = (
     "n_context", "lora_rank", "width", "decoder_width", "patch_size", "mamba_width",
     "mamba_layers", "mamba_state",
@@ -344,9 +342,9 @@ def model_card(model, name, text, licence):
         "",
         f"# {name.rpartition('/')[2]}",
         "",
-        f"A `{kind}` of diffqa_features, for no-reference quality assessment. Higher "
-        "predictions are better; they are in the units of the scores that it was "
-        "trained on, and are not clipped to their range.",
+        f"A `{kind}` of diffqa_features, for no-reference quality assessment. "
+        "Predictions are in the units and the direction of the scores that it was "
+        f"trained on{_range_of(model)}, and are not clipped to their range.",
         "",
         "```python",
         f"from diffqa_features import {kind}",
@@ -370,6 +368,11 @@ def model_card(model, name, text, licence):
         "",
     ]
     return "\n".join(lines)
+
+
+def _range_of(model):
+    found = getattr(model, "target_range_", None)
+    return "" if found is None else ", {:g} to {:g}".format(*found)
 
 
 def _sha256(content):

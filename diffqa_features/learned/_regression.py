@@ -22,7 +22,7 @@ _FEW = 100  # training rows below which `fit` warns
 class LearnedRegressor(RegressorMixin, LearnedModel):
     """Base of estimators that learn scores; it has no constructor."""
 
-    _FITTED = ("slope_", "intercept_", "history_")
+    _FITTED = ("slope_", "intercept_", "target_range_", "history_")
 
     # What a method supplies beside:
 
@@ -161,8 +161,13 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
             line = self.slope_, self.intercept_
         else:
             line = self._last_line(job, trained)
-        more = super()._end(job, trained)
-        return {**more, "slope_": line[0], "intercept_": line[1]}
+        rows = job.train if job.held is None else np.append(job.train, job.held)
+        return {
+            **super()._end(job, trained),
+            "slope_": line[0],
+            "intercept_": line[1],
+            "target_range_": [float(job.y[rows].min()), float(job.y[rows].max())],
+        }
 
     def _standard_line(self, job):
         y, weight = job.y[job.train], take_weights(job.weight, job.train)

@@ -266,6 +266,9 @@ class MotionFeatures(MediaTransformer):
         self._statistics()
         return find_weights(self.motion_network)
 
+    def _frozen_identity(self):
+        return find_weights(self.motion_network).identity
+
     def _request(self):
         info = self._check_parameters()
         # torch loads here, at first use.

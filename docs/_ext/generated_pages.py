@@ -10,6 +10,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
+from scale_table import scale_table
 from sphinx.pycode import ModuleAnalyzer
 
 import diffqa_features
@@ -63,6 +64,7 @@ def write_all(folder: Path) -> dict[str, list[str]]:
     _write(folder / "api.rst", api_page())
     _write(folder / "mirrors.inc", mirrors_list())
     _write(folder / "studies.inc", studies_tables())
+    _write(folder / "scale.inc", scale_table())
     for media in ("images", "videos"):
         _write(folder / f"{media}.inc", datasets_table(media))
     return {path: own_members(thing) for path, thing in public_names()}

@@ -1,8 +1,14 @@
 """`diffqa extract` into a folder, its shards, and `diffqa merge`."""
 
+import os
+import signal
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from child_processes import start_process, wait_until
+from command_line import die, run_command
 from PIL import Image
 
 from diffqa_features.cli import main
@@ -112,3 +118,99 @@ def test_no_table_is_written_among_the_parts(photos, capsys):
     assert extract("-o", "features") == 0
     assert main(["merge", "features", "-o", "features/all.parquet"]) == 2
     assert "as a part of its folder" in capsys.readouterr().err
+
+
+def test_raise_stops_at_the_file_and_keeps_what_is_finished(photos, capsys):
+    (photos / "3.png").write_bytes(b"\x89PNG")
+    words = ["-o", "features", "--chunk-size", "2", "--on-error", "raise"]
+    for _ in range(2):  # computed now, and found there
+        assert extract(*words) == 1
+        assert "error: photos/3.png: " in capsys.readouterr().err
+        found = sorted(pd.read_parquet("features")["path"])
+        assert found == [f"photos/{i}.png" for i in range(4)]
+    assert not Path("features.bad.csv").exists()
+
+
+def test_a_changed_caption_is_computed_again(photos, capsys):
+    table = pd.DataFrame({"path": ["photos/0.png", "photos/1.png"], "text": ["a", "b"]})
+    for texts, count in (["a", "b"], 2), (["a", "c"], 1):
+        table.assign(text=texts).to_csv("table.csv", index=False)
+        words = ["table.csv", "-o", "features", "--prompts", "{text}"]
+        assert main(["extract", *words, *FAST]) == 0
+        assert f"2 files, {count} computed now" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_processes_of_the_gpus_end_with_their_parent(photos, tmp_path):
+    words = ["extract", "photos", "-o", "features", "--device", "cpu", "--gpus", "2"]
+    parent = start_process(run_command, words, tmp_path / "log")
+
+    def children():
+        listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
+        return [int(number) for number in listed.split()]
+
+    wait_until(lambda: len(children()) == 2)
+    started = children()
+    os.kill(parent.pid, signal.SIGTERM)
+    parent.join()
+    assert parent.exitcode == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{number}").exists() for number in started)
+
+
+def test_many_files_killed_twice_are_as_undisturbed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 16, 16, 3), np.uint8)
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(f"tiny/{number:03d}.png")
+    cheap = ["--image-size", "32", "--blocks", "down0.0", "--kinds", "alignment"]
+    words = ["extract", "tiny", *cheap, "--quiet", "--chunk-size", "32", "-o"]
+    done = 0
+    for passes in (20, 30):
+        child = start_process(
+            run_command, [*words, "cut"], tmp_path / "log", die, passes
+        )
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        before, done = done, len(pd.read_parquet("cut"))
+        assert before < done < 300
+    assert main([*words, "cut"]) == 0
+    assert main([*words, "whole"]) == 0
+    cut, whole = (pd.read_parquet(x).sort_values("path") for x in ("cut", "whole"))
+    pd.testing.assert_frame_equal(
+        cut.reset_index(drop=True), whole.reset_index(drop=True), check_exact=True
+    )
+    assert not list(Path("cut").glob(".*"))
+
+
+def test_a_disk_that_fills_up(photos, small_disk, capsys):
+    assert extract("-o", "whole", "--chunk-size", "1") == 0
+    rest = small_disk / "rest"
+    rest.write_bytes(bytes((2 << 20) - 40_000))
+    words = ["-o", f"{small_disk}/features", "--chunk-size", "1"]
+    for _ in range(2):
+        assert extract(*words) == 1
+        shown = capsys.readouterr().err
+        assert "the disk is full, and nothing of this file was written; free" in shown
+        assert f"{small_disk}/features" in shown
+        found = pd.read_parquet(small_disk / "features")
+        assert 0 < len(found) < 6
+        assert not list(small_disk.glob("features/.*"))
+    rest.unlink()
+    assert extract(*words) == 0
+    assert f"{len(found)} were there" in capsys.readouterr().err
+    both = [pd.read_parquet(x).sort_values("path") for x in (words[1], "whole")]
+    pd.testing.assert_frame_equal(
+        *(table.reset_index(drop=True) for table in both), check_exact=True
+    )
+
+
+def test_a_store_on_a_full_disk_costs_only_the_store(photos, small_disk, capsys):
+    assert extract("-o", "whole") == 0
+    (small_disk / "rest").write_bytes(bytes((2 << 20) - 400_000))
+    words = ["-o", "x", "--memory", f"{small_disk}/store", "--chunk-size", "1"]
+    assert extract(*words) == 0
+    assert "goes on without it" in capsys.readouterr().err
+    found, expected = (pd.read_parquet(x).sort_values("path") for x in ("x", "whole"))
+    names = [name for name in expected if "alignment" in name]
+    np.testing.assert_allclose(found[names], expected[names], rtol=1e-4)

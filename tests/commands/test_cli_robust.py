@@ -21,6 +21,7 @@ from command_line import (
 )
 
 from diffqa_features import DiffusionQAFeatures
+from diffqa_features._commands._inputs import collect_files
 from diffqa_features._media.rows import as_rows, open_media
 
 pytest_plugins = ["command_line_fixtures"]
@@ -305,3 +306,11 @@ def test_memory_of_another_machine(photos):
     with pytest.raises(ValueError, match="'memory' parameter must be a path of this"):
         DiffusionQAFeatures("tiny", memory=Path("s3://bucket/store")).fit([picture(0)])
     assert names_in(".") == ["photos"]
+
+
+def test_files_of_a_folder_come_in_the_order_of_their_paths(tmp_path):
+    for name in ("a/b.png", "a.png", "a b.png", "a-/c.png", "a/a/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = collect_files([str(tmp_path)], recursive=True)
+    assert found.index.tolist() == list(map(str, sorted(tmp_path.rglob("*.png"))))

@@ -73,3 +73,22 @@ def test_urls_that_are_no_files(photos, archive, run):
         code, _, stderr = run("extract", word, "-o", "o.csv")
         assert code != 0
         assert message in stderr
+
+
+@pytest.mark.parametrize("out", ["o.csv", "folder"])
+def test_a_password_is_not_shown(photos, run, out):
+    secret = "ftp://me:hush@host/a.png?key=hush"  # which is not read
+    pd.DataFrame({"path": [secret, "photos/a.png"]}).to_csv("list.csv", index=False)
+    for words in (
+        ["list.csv", "-o", out, "--on-error", "raise"],
+        ["list.csv", "-o", out],
+    ):
+        code, stdout, stderr = run("extract", *words, "--quiet")
+        assert code == (1 if "raise" in words else 3)
+        assert "ftp://host/a.png: URLs of 'ftp' are not read" in stderr
+        assert "hush" not in stdout + stderr
+    assert "hush" not in Path(f"{out}.bad.csv").read_text()
+    for words in [secret, "-o", out], ["photos", "-o", "s3://me:hush@host/x"]:
+        code, stdout, stderr = run("extract", *words)
+        assert code == 2
+        assert "hush" not in stdout + stderr

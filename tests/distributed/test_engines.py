@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import parallel_config
 from PIL import Image
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -421,6 +422,17 @@ class KillsItsWorker(BatchExtractor):
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(batch)
+
+
+@of_engines
+def test_joblib_on_ray(ray, table):
+    """Its backend starts two workers, which import the package: some seconds."""
+    pytest.importorskip("ray.util.joblib").register_ray()
+    paths = table["path"][6:20].tolist()
+    expected = NaturalSceneStatistics().fit_transform(paths)
+    with parallel_config("ray"):
+        found = NaturalSceneStatistics(n_jobs=2).fit_transform(paths)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_backbone_is_not_shipped():

@@ -26,7 +26,7 @@ PUSH_AND_LOAD = """
     from diffqa_features import GenzIQARegressor
     model = GenzIQARegressor.from_pretrained(sys.argv[1])
     commit = model.push_to_hub(
-        "owner/judge", card="Trained on nothing worth naming.", licence="apache-2.0"
+        "judge", card="Trained on nothing worth naming.", licence="apache-2.0"
     )
     again = GenzIQARegressor.from_pretrained("owner/judge")
     weights = {name: value.tolist() for name, value in again.weights_.items()}
@@ -81,6 +81,11 @@ def test_pushed_and_loaded_it_is_the_same(saved, tmp_path):
     card = (published / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: diffqa_features\nlicense: apache-2.0\n")
     assert "Trained on nothing worth naming." in card
+    low, high = json.loads((saved / "config.json").read_text())["fitted"][
+        "target_range_"
+    ]
+    assert low < high
+    assert f"scores that it was trained on, {low:g} to {high:g}, and" in card
     assert 'GenzIQARegressor.from_pretrained("owner/judge")' in card
     assert "\nlora_rank: 2\n" in card
     assert "device" not in card

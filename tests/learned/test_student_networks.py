@@ -282,10 +282,11 @@ def test_onnx_agrees_with_torch(tiny, exported, images):
     assert [path.name for path in exported.parent.iterdir()] == ["student.onnx"]
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
-    assert facts["direction"] == "higher is better"
+    assert facts["direction"] == "that of the scores of its training"
     assert facts["library"] == f"diffqa_features {__version__}"
     assert f"{tiny.image_size_} x {tiny.image_size_}" in facts["preprocessing"]
-    assert facts["range"].startswith("unbounded")
+    low, high = tiny.target_range_
+    assert facts["range"].endswith(f", {low:g} to {high:g}")
     for count in (1, 5, 2):
         (scores,) = session.run(["score"], {"pixels": np.stack(images[:count])})
         assert scores.shape == (count,)

@@ -4,7 +4,6 @@ import io
 import pickle
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +42,6 @@ def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "a.mp4"
     encode(path, pan(6))
     return path
-
-
-@pytest.fixture
-def temporary(tmp_path, monkeypatch):
-    """The folder of temporary files, empty at first."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 FORMS = {

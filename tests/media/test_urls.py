@@ -1,7 +1,6 @@
 """Rows at URLs: web servers that fail, object stores, archives; and what is refused."""
 
 import pickle
-import tempfile
 import traceback
 import zipfile
 
@@ -40,15 +39,6 @@ def server(folder):
     files = {p.name: p.read_bytes() for p in folder.iterdir()}
     with flaky_server(files) as server:
         yield server
-
-
-@pytest.fixture
-def temporary(tmp_path, monkeypatch):
-    """The folder of temporary files, empty at first."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def media_of(source):

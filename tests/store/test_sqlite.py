@@ -1,6 +1,5 @@
 """The store's file against damage, other formats, and disks that refuse."""
 
-import os
 import random
 import shutil
 import signal
@@ -261,18 +260,9 @@ class TestOtherFormats:
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 2 MB; skips where this process may not mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("needs root to mount a small file system")
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("may not mount here")
-    yield folder
-    FeatureStore(folder / "store").close()
-    subprocess.run(["umount", "-l", folder], check=True)
+def store_disk(small_disk):
+    yield small_disk
+    FeatureStore(small_disk / "store").close()
 
 
 @pytest.fixture
@@ -311,18 +301,18 @@ class TestDisks:
             )
             store.close()
 
-    def test_full(self, small_disk):
-        store = FeatureStore(small_disk / "store")
+    def test_full(self, store_disk):
+        store = FeatureStore(store_disk / "store")
         self.check_full(store)
         store.clear()
         store.put({"key1": value_of("key1")})
         assert list(store.get(["key1", "b0-0"])) == ["key1"]
 
-    def test_full_to_the_last_byte_and_freshly_opened(self, small_disk):
-        with FeatureStore(small_disk / "store") as store:
+    def test_full_to_the_last_byte_and_freshly_opened(self, store_disk):
+        with FeatureStore(store_disk / "store") as store:
             store.put({key: value_of(key) for key in KEYS})
             store.put({"half": np.zeros(100_000)})
-        with (small_disk / "rest").open("wb", buffering=0) as file:
+        with (store_disk / "rest").open("wb", buffering=0) as file:
             with pytest.raises(OSError, match="No space"):
                 while True:
                     file.write(bytes(512))
@@ -378,12 +368,12 @@ class TestDisks:
         assert "could not be written" in output
         assert {path.name for path in folder.iterdir()} == {"features.sqlite"}
 
-    def test_a_read_only_file_system(self, small_disk, sound):
-        shutil.copy(sound / "features.sqlite", small_disk)
-        remount = ["mount", "-o", "remount,ro", small_disk]
+    def test_a_read_only_file_system(self, store_disk, sound):
+        shutil.copy(sound / "features.sqlite", store_disk)
+        remount = ["mount", "-o", "remount,ro", store_disk]
         if subprocess.run(remount, capture_output=True).returncode:
             pytest.skip("may not remount here")
-        store = FeatureStore(small_disk)
+        store = FeatureStore(store_disk)
         assert wrong_in(store.get(KEYS)) == []
         assert len(store.get(KEYS)) == 25
         with pytest.raises(OSError, match="computed but not kept"):

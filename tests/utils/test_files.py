@@ -1,10 +1,13 @@
 """Whole files: old or new after a kill, one writer at a time, no leftovers."""
 
+import errno
 import os
+import platform
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,59 @@ def test_one_writer_of_several_files(tmp_path):
             pass
         write_whole(tmp_path / "a", "x")
     assert names_in(tmp_path) == ["a"]
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """As on a network disk that has none."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_one_writer_on_a_disk_without_locks(tmp_path, no_locks):
+    inside, most = [], []
+
+    def work():
+        with one_writer(tmp_path / "a", wait=True):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    with one_writer(tmp_path / "a"):
+        for thread in threads:
+            thread.start()
+        with (
+            pytest.raises(OSError, match=rf"by process {os.getpid()} of .*delete"),
+            one_writer(tmp_path / "a"),
+        ):
+            pass
+        assert not most
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+    assert names_in(tmp_path) == []
+
+
+def test_the_place_of_a_killed_writer_is_taken(tmp_path, no_locks):
+    owner = tmp_path / ".a.diffqa-owner"
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    owner.write_text(f"{child.pid} {platform.node()}")
+    with one_writer(tmp_path / "a"):
+        assert owner.read_text() == f"{os.getpid()} {platform.node()}"
+    # Nothing is known of processes of other machines.
+    owner.write_text(f"{child.pid} elsewhere")
+    with (
+        pytest.raises(OSError, match=r"process \d+ of 'elsewhere'.*\.a\.diffqa-owner"),
+        one_writer(tmp_path / "a"),
+    ):
+        pass
 
 
 def test_paths_of_this_machine(monkeypatch, tmp_path):

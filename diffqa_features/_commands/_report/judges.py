@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from diffqa_features import load_scorer
-from diffqa_features._commands._estimator import prompt_columns, transform_files
+from diffqa_features._commands._estimator import transform_files
+from diffqa_features._engine.request import prompt_columns
 
 
 class ScorerJudge:
@@ -39,7 +40,7 @@ class ModelJudge:
 
     def __init__(self, model):
         self._model = model
-        self.columns = prompt_columns(self._model[0])
+        self.columns = prompt_columns(self._model[0].prompts)
         # Prompts that a table fills, and spreads over frames, say nothing of a frame.
         alone = tuple(np.atleast_1d(self._model[0].frame_pooling)) == ("mean",)
         self._frames_count = alone and not self.columns

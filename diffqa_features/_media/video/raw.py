@@ -24,6 +24,8 @@ _FORMATS = {
 # Weights of red and blue in the luma: ITU-R BT.601-7 and BT.709-6.
 _MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 _REQUIRED = ("width", "height", "frame_rate", "pixel_format")
+COLUMNS = (*_REQUIRED, "color_matrix")
+"""Columns of a table that describe such a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class RawVideo:
     @classmethod
     def from_columns(cls, path, columns: Mapping[str, object]) -> "RawVideo":
         """Read the parameters from the other columns of the row, and check them."""
-        given = {name: columns.get(name) for name in (*_REQUIRED, "color_matrix")}
+        given = {name: columns.get(name) for name in COLUMNS}
         given = {name: value for name, value in given.items() if not _absent(value)}
         absent = [name for name in _REQUIRED if name not in given]
         if absent:

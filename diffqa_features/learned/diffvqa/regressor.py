@@ -203,6 +203,9 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         The trained weights of both stages.
     slope_, intercept_ : float
         The prediction is ``intercept_ + slope_ * Q``, with Q the network's score.
+    target_range_ : list of two floats, or None
+        Smallest and largest `y` of the last `fit`; None for an authors' file.
+        Predictions are not clipped to it.
     history_ : list of dict
         One entry per epoch of stage 2: ``epoch``, ``loss``, ``srcc`` (of the training
         predictions) and, with validation, ``validation_srcc``.

@@ -175,6 +175,9 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         The trained weights, and the text features used in training.
     slope_, intercept_ : float
         The prediction is ``intercept_ + slope_ * s``, with s the network's score.
+    target_range_ : list of two floats, or None
+        Smallest and largest `y` of the last `fit`; None for an authors' file.
+        Predictions are not clipped to it.
     history_ : list of dict
         One entry per epoch: ``epoch``, ``loss`` (squared error plus any ranking loss,
         with training scores scaled to a range of 1), ``srcc`` (of the training
@@ -531,8 +534,13 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         names = estimator._make_network(loaded, tokens, None).state_dict()
         wanted = {k: v.shape for k, v in names.items() if k != "tokens"}
         weights = {"tokens": np.array(tokens), **released.weights(wanted)}
-        fitted = {"slope_": 100.0, "intercept_": 0.0, "history_": []}
-        fitted["backbone_identity_"] = info.identity
+        fitted = {
+            "slope_": 100.0,
+            "intercept_": 0.0,
+            "target_range_": None,
+            "history_": [],
+            "backbone_identity_": info.identity,
+        }
         return estimator._set_fitted(weights, fitted, estimator._architecture())
 
     # -- parameters ----------------------------------------------------------------

@@ -157,6 +157,9 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         The trained weights.
     slope_, intercept_ : float
         The prediction is ``intercept_ + slope_ * Q``, with Q the model's score.
+    target_range_ : list of two floats, or None
+        Smallest and largest `y` of the last `fit`; None for an authors' file.
+        Predictions are not clipped to it.
     history_ : list of dict
         One entry per epoch: ``epoch``, ``loss`` (mean squared error divided by the
         variance of `y`; predicting the mean scores 1), ``srcc`` (of the training
@@ -457,8 +460,13 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         info = estimator._check_parameters()
         weights, sizes = read_released(folder, estimator._chosen(info))
         estimator.set_params(**sizes)
-        fitted = {"slope_": 1.0, "intercept_": 0.0, "history_": []}
-        fitted["backbone_identity_"] = info.identity
+        fitted = {
+            "slope_": 1.0,
+            "intercept_": 0.0,
+            "target_range_": None,
+            "history_": [],
+            "backbone_identity_": info.identity,
+        }
         return estimator._set_fitted(weights, fitted, estimator._architecture())
 
     # -- parameters ----------------------------------------------------------------

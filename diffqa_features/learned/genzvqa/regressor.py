@@ -197,6 +197,9 @@ class GenzVQARegressor(GenzIQARegressor):
         The trained weights.
     slope_, intercept_ : float
         The prediction is ``intercept_ + slope_ * Q``, with Q the model's score.
+    target_range_ : list of two floats, or None
+        Smallest and largest `y` of the last `fit`; None for an authors' file.
+        Predictions are not clipped to it.
     history_ : list of dict
         One entry per epoch: ``epoch``, ``loss`` (mean squared error divided by the
         variance of `y`), ``srcc`` (of the training predictions) and, with validation,
@@ -541,6 +544,7 @@ class GenzVQARegressor(GenzIQARegressor):
         fitted = {
             "slope_": 1.0,
             "intercept_": 0.0,
+            "target_range_": None,
             "history_": [],
             "motion_identity_": estimator._motion_identity(),
             "backbone_identity_": info.identity,

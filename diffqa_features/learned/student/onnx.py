@@ -51,10 +51,12 @@ def export(student, path):
 
 def _metadata(student):
     """What a reader of the file needs beside its graph; all values are text."""
+    found = student.target_range_
+    trained = "" if found is None else ", {:g} to {:g}".format(*found)
     return {
         "library": f"diffqa_features {__version__}",
-        "direction": "higher is better",
-        "range": "unbounded, in the units of the scores of its training",
+        "direction": "that of the scores of its training",
+        "range": f"unbounded, in the units of the scores of its training{trained}",
         "preprocessing": (
             f"RGB, stretched to {student.image_size_} x {student.image_size_} pixels "
             "with antialiasing; uint8 (N, H, W, 3)"

@@ -167,6 +167,9 @@ class DistilledStudentRegressor(LearnedRegressor):
         The trained weights, float32, and the counters of batch normalisation, int64.
     slope_, intercept_ : float
         Spread and mean of the target; they map the network's output to a prediction.
+    target_range_ : list of two floats, or None
+        Smallest and largest target of the last `fit`; None for an authors' file.
+        Predictions are not clipped to it.
     map_scale_ : float
         Spread of the teacher's maps.
     map_shape_, head_ : list of int, str
@@ -229,8 +232,8 @@ class DistilledStudentRegressor(LearnedRegressor):
 
     _ARCHITECTURE = ("network", "image_size", "view", "normalization", "head")
     _FITTED = (
-        "slope_", "intercept_", "map_scale_", "map_shape_", "head_", "image_size_",
-        "architecture_", "history_",
+        "slope_", "intercept_", "target_range_", "map_scale_", "map_shape_", "head_",
+        "image_size_", "architecture_", "history_",
     )  # fmt: skip
 
     _parameter_constraints: dict = {
@@ -453,7 +456,7 @@ class DistilledStudentRegressor(LearnedRegressor):
         network = estimator._make_network(architecture, "map", PAPERS_MAP)
         weights = read_released_student(path, network, architecture["config"])
         fitted = {
-            "slope_": 1.0, "intercept_": 0.0, "map_scale_": 1.0,
+            "slope_": 1.0, "intercept_": 0.0, "target_range_": None, "map_scale_": 1.0,
             "map_shape_": list(PAPERS_MAP), "head_": "map", "image_size_": size,
             "architecture_": architecture, "history_": [],
         }  # fmt: skip

@@ -6,32 +6,19 @@ fingerprint, so an interrupted call resumes where it stopped.
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Sequence
 from inspect import signature
-from pathlib import Path
 
-import joblib
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing
 from tqdm.auto import tqdm
 
-from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.parallel import put_or_disable
-from diffqa_features._utils.hashing import hash_values, make_key
-from diffqa_features.features._base import BackboneTransformer
+from diffqa_features._utils.fingerprint import fingerprint
+from diffqa_features._utils.hashing import make_key
 from diffqa_features.learned._pictures import scratch
-from diffqa_features.motion._features import MotionFeatures
-from diffqa_features.motion._weights import find_weights
 
 _PICTURES = 64  # that a teacher gets in one call, and that are kept together
-# Attributes that do not change what is predicted.
-_FREE = {
-    "memory", "verbose", "n_jobs", "batch_size", "device", "checkpoint_dir", "failed_",
-    "history_", "cv_results_", "refit_time_", "_sklearn_output_config",
-}  # fmt: skip
 
 
 class TeacherCache:
@@ -139,36 +126,3 @@ class TeacherCache:
 
     def _name(self, kind, picture):
         return make_key("teacher", self.identity, kind, picture)
-
-
-def fingerprint(teacher) -> str:
-    """Hash of everything a teacher's predictions depend on.
-
-    Class, parameters, fitted attributes, and the file contents of frozen models. Code
-    is not hashed; this library's version is.
-    """
-    from diffqa_features import __version__
-
-    try:
-        return hash_values(__version__, teacher, spell=_spell)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"The teacher, a {type(teacher).__name__}, cannot be told from others in "
-            f"the store: {error}. Set memory=None, or make it one that pickles."
-        ) from error
-
-
-def _spell(value):
-    """What an object's predictions depend on, in plain values."""
-    if isinstance(value, Path):
-        return os.fspath(value)
-    if not isinstance(value, BaseEstimator):
-        return joblib.hash(value)
-    frozen = None
-    if isinstance(value, BackboneTransformer):
-        frozen = describe_backbone(value._backbone_name()).identity
-    if isinstance(value, MotionFeatures):
-        frozen = find_weights(value.motion_network).identity
-    kind = type(value)
-    facts = {name: fact for name, fact in vars(value).items() if name not in _FREE}
-    return f"{kind.__module__}.{kind.__qualname__}", frozen, facts
