@@ -19,7 +19,7 @@ pytest_plugins = ["command_line_fixtures"]
 class TestDemo:
     def test_small(self, run, tmp_path, small_folder):
         out = tmp_path / "demo"
-        words = ("demo", "--out", out, "--photos", 2, "--size", 64)
+        words = ("demo", "--out", out, "--photos", 2, "--size", 32)
         words += ("--backbone", small_folder)
         code, stdout, stderr = run(*words, backbone=False)
         assert code == 0, stderr
@@ -52,6 +52,7 @@ class TestDemo:
         model = make_pipeline(
             DiffusionQAFeatures(
                 str(small_folder),
+                image_size=32,
                 timesteps=int(best[1]),
                 blocks=best[2],
                 memory=out / "s",

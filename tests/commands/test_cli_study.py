@@ -14,6 +14,7 @@ from command_line import picture
 from dataset_copies import COPIES, koniq_scores, media, write
 from interruptions import counted_steps, interrupted_before_step
 from PIL import Image
+from random_models import write_model
 from sklearn.model_selection import GroupShuffleSplit
 
 import diffqa_features
@@ -80,6 +81,14 @@ def study(memory, capsys):
         return code, *capsys.readouterr()
 
     return study
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Words for the cheapest model with room for a context: for what asks of any."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    write_model(folder, "small", tokenizer={"length": 40})
+    return "--backbone", str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -244,11 +253,11 @@ class TestAcross:
         assert not (copy / "cells/clive--flive.json").exists()
         assert (copy / "cells/flive-train--clive.json").exists()
 
-    def test_a_failed_training_does_not_stop_the_others(self, tmp_path, study):
+    def test_a_failed_training_does_not_stop_the_others(self, tmp_path, study, small):
         root, out = copy_sets(tmp_path / "sets", "flive", "clive"), tmp_path / "out"
         spoilt = "voc_emotic_ava/AVA__100.jpg"
         (root / "flive/database" / spoilt).write_bytes(b"no picture")
-        code, _, stderr = study("genziqa", root, out)
+        code, _, stderr = study("genziqa", root, out, *small)
         assert code == 1
         assert "no line of the table could be computed; the reasons are" in stderr
         states = table(out)["state"].xs("srcc", level="metric")
@@ -272,12 +281,12 @@ class TestAcross:
         assert "clive--flive.json' is damaged" in stderr
         assert "remove it to have it computed again" in stderr
 
-    def test_an_interruption_keeps_what_is_finished(self, root, tmp_path, study):
+    def test_an_interruption_keeps_what_is_finished(self, root, tmp_path, study, small):
         def interrupt():
             raise KeyboardInterrupt
 
         out = tmp_path / "out"
-        words = ("--only", "flive", "clive")
+        words = ("--only", "flive", "clive", *small)
         # Five epochs of one step on FLIVE, and as many on CLIVE.
         with interrupted_before_step(7, interrupt):
             code, _, stderr = study("genziqa", root, out, *words, quick=False)
@@ -323,16 +332,16 @@ class TestSplits:
         # Nothing is tested on them again.
         assert list((out / "models").iterdir()) == []
 
-    def test_official_folder_names_and_files_left_out(self, tmp_path, study):
+    def test_official_folder_names_and_files_left_out(self, tmp_path, study, small):
         root, out = koniq(tmp_path / "sets"), tmp_path / "out"
         copy_sets(root, "clive")
         (root / "clive").rename(root / "ChallengeDB_release")
         (root / "koniq10k/1024x768/3.jpg").unlink()
-        code, _, stderr = study("genziqa", root, out)
+        code, _, stderr = study("genziqa", root, out, *small)
         assert code == 1
         assert "KonIQ-10k cannot be used: " in stderr
         assert "1 of 12 files are missing" in stderr
-        assert study("genziqa", root, out, "--drop-missing")[0] == 0
+        assert study("genziqa", root, out, *small, "--drop-missing")[0] == 0
         log = json.loads((out / "study.json").read_text())
         assert log["data"]["koniq10k"]["rows"] == 11
         assert log["data"]["koniq10k"]["files_missing"] == 1

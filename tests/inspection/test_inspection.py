@@ -357,12 +357,14 @@ class TestSearchHeatmapDisplay:
                 failing, rows="max_depth", columns="max_features"
             )
 
-    def test_timesteps_and_blocks_of_features(self, tmp_path):
+    def test_timesteps_and_blocks_of_features(self, small_folder, tmp_path):
         images = datasets.make_procedural_images(3, image_size=64)
         images = datasets.make_distorted_images(
             images, families="jpeg", n_levels=3, image_size=64
         )
-        features = DiffusionQAFeatures(image_size=64, memory=tmp_path)
+        features = DiffusionQAFeatures(
+            str(small_folder), image_size=64, memory=tmp_path
+        )
         model = make_pipeline(features, Ridge())
         names = "diffusionqafeatures__timesteps", "diffusionqafeatures__blocks"
         grid = {names[0]: [(50,), (20, 50)], names[1]: ["mid*", "up*"]}

@@ -52,14 +52,13 @@ def photos():
 
 
 class TestTimestepCurveDisplay:
-    def test_from_estimator(self, photos):
+    def test_from_estimator(self, photos, small_folder):
         train, *tests = photos
         worse = Bunch(**tests[1])  # degradation in the place of quality
         worse.target, worse.higher_is_better = -worse.target, False
-        model = make_pipeline(
-            DiffusionQAFeatures(image_size=64), StandardScaler(), Ridge(10)
-        )
-        with counting("tiny") as count:
+        features = DiffusionQAFeatures(str(small_folder), image_size=64)
+        model = make_pipeline(features, StandardScaler(), Ridge(10))
+        with counting(small_folder) as count:
             display = TimestepCurveDisplay.from_estimator(
                 model, train, {"B": tests[0], "C": worse}, timesteps=[400, 50],
                 n_resamples=200,

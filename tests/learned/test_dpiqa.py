@@ -483,14 +483,14 @@ def test_files_that_are_no_teacher_on_this_backbone(released, odd_folder, tmp_pa
 
 
 def test_it_learns_to_judge_photographs_never_seen():
-    """Trained on procedural pictures for 30 steps, asked about real photographs."""
+    """Trained on procedural pictures for 24 steps, asked about real photographs."""
     settings = {
         "families": ("gaussian_blur", "white_noise"),
         "n_levels": 3,
         "image_size": 64,
     }
     seen = datasets.make_distorted_images(
-        datasets.make_procedural_images(10, image_size=64, random_state=5), **settings
+        datasets.make_procedural_images(8, image_size=64, random_state=5), **settings
     )
     photos = datasets.load_sample_photos().data[:4]
     unseen = datasets.make_distorted_images(photos, **settings)

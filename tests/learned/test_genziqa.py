@@ -482,16 +482,17 @@ def graded():
 def untrained(graded):
     """SRCC of the default, whose context is not trained yet."""
     data, model = graded
-    return srcc_score(data.target, clone(model).fit(*pair(data)).predict(data.data))
+    return srcc_score(data.target, clone(model).fit(*third(data)).predict(data.data))
 
 
-def pair(data):
-    return data.data, data.target
+def third(data):
+    """Enough for the line, of which ranks take the direction only."""
+    return data.data[::3], data.target[::3]
 
 
 def test_untrained_context_costs_nothing(graded, untrained):
     data, model = graded
-    without = clone(model).set_params(n_context=0).fit(*pair(data))
+    without = clone(model).set_params(n_context=0).fit(*third(data))
     assert untrained > srcc_score(data.target, without.predict(data.data)) - 0.01
 
 
@@ -501,7 +502,7 @@ def test_the_direction_is_right_with_any_seed(graded, untrained, head):
     data, model = graded
     rng = np.random.default_rng(0)
     for seed, sign in ((0, 1), (1, -1), (2, 1)):
-        rows = rng.permutation(len(data.data))[:12]
+        rows = rng.permutation(len(data.data))[:8]
         X, y = [data.data[row] for row in rows], data.target[rows]
         model = clone(model).set_params(random_state=seed, head=head)
         predicted = model.fit(X, sign * y).predict(X)
