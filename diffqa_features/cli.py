@@ -346,7 +346,12 @@ def _add_features(command):
         help="mean, std, max (default: mean)")  # fmt: skip
     add("--image-size", type=int, metavar="PIXELS",
         help="input size of the backbone (default: its native size)")  # fmt: skip
-    add("--view", metavar="VIEW", help="stretch, fit or crop (default: stretch)")
+    add("--view", nargs="+", metavar="VIEW",
+        help="stretch, fit, crop, tiles, or several (default: stretch)")  # fmt: skip
+    add("--tiles", type=int, dest="n_tiles", metavar="N",
+        help="maximum number of tiles of a picture or frame (default: 9)")  # fmt: skip
+    add("--tile-pooling", nargs="+", metavar="STATISTIC",
+        help="statistics over tiles: mean, std, min, max (default: all)")  # fmt: skip
     add("--frame-rate", type=float, metavar="R",
         help="frames sampled per second of video (default: 1)")  # fmt: skip
     add("--max-frames", type=int, metavar="N",

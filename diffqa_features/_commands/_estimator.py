@@ -11,7 +11,8 @@ from diffqa_features._media.rows import as_rows
 
 _NAMES = (
     "backbone", "timesteps", "blocks", "prompts", "kinds", "pooling", "image_size",
-    "view", "frame_rate", "max_frames", "frames", "burst_length", "frame_pooling",
+    "view", "n_tiles", "tile_pooling", "frame_rate", "max_frames", "frames",
+    "burst_length", "frame_pooling",
     "dtype", "random_state", "device", "batch_size", "n_jobs", "memory", "reader",
 )  # fmt: skip
 MACHINE = (

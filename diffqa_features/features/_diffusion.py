@@ -5,6 +5,7 @@ import numpy as np
 from diffqa_features._engine import kinds as feature_kinds
 from diffqa_features._engine.kinds import STATISTICS, Recipe
 from diffqa_features._engine.request import FeatureLayout
+from diffqa_features._media.views import VIEWS
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 
@@ -66,10 +67,28 @@ class DiffusionQAFeatures(BackboneTransformer):
         Side of the backbone's input in pixels. ``None`` uses the backbone's native size
         (512 for Stable Diffusion 1.5 and 2.1-base, 192 for ``tiny``).
 
-    view : {"stretch", "fit", "crop"}, default="stretch"
-        How a picture is brought to that size: stretched to a square as in the papers;
-        scaled by its longer side, keeping the aspect ratio; or centre-cropped without
-        scaling.
+    view : str or sequence of str, default="stretch"
+        How a picture is brought to that size:
+
+        - ``"stretch"``: scaled to a square, as in the papers.
+        - ``"fit"``: scaled by its longer side, keeping the aspect ratio.
+        - ``"crop"``: the central square of unscaled pixels.
+        - ``"tiles"``: squares of unscaled pixels all over the picture, up to `n_tiles`,
+          each a pass of its own.
+
+        For ``"crop"`` and ``"tiles"`` only a picture whose shorter side is below that
+        size is enlarged. Several views, such as ``("stretch", "tiles")``, give the
+        columns of each, side by side, at the cost of each.
+
+    n_tiles : int or None, default=9
+        Maximum number of tiles per picture or video frame. If fewer cover the picture,
+        these are used, overlapping where its sides are no multiples of a tile's; else
+        exactly so many, evenly spread. ``None`` always covers the picture: 24 tiles for
+        12 megapixels at 1,024 pixels, and 336 at the 192 of ``tiny``.
+
+    tile_pooling : str or sequence of str, default=("mean", "std", "min", "max")
+        Statistics over the tiles of a picture or frame: ``"mean"``, ``"std"``,
+        ``"max"``, ``"min"``.
 
     frame_rate : float, default=1.0
         Frames sampled per second of video: those shown at 0.5 s + k / `frame_rate` for
@@ -161,6 +180,8 @@ class DiffusionQAFeatures(BackboneTransformer):
     ``t50__mid.0__query__std__0042``, ``t50__error__prompt1__03``,
     ``t50__error__prompt0-prompt1``: parts are joined by a double underscore, so a
     regular expression can select a timestep, block, kind, prompt, statistic or channel.
+    Columns of tiles end in ``__tiles-mean`` and so on, and with several views those of
+    the others in ``__stretch``, ``__fit`` or ``__crop``.
     With a `frame_pooling` other than ``("mean",)`` each name ends in ``__frames-mean``,
     ``__frames-std`` and so on.
 
@@ -194,6 +215,8 @@ class DiffusionQAFeatures(BackboneTransformer):
 
     _parameter_constraints: dict = {
         **BackboneTransformer._parameter_constraints,
+        "view": [str, InOrder()],
+        "tile_pooling": [str, InOrder()],
         "kinds": [str, InOrder()],
         "pooling": [str, InOrder()],
         "frame_pooling": [str, InOrder()],
@@ -210,6 +233,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         pooling=("mean",),
         image_size=None,
         view="stretch",
+        n_tiles=9,
+        tile_pooling=("mean", "std", "min", "max"),
         frame_rate=1.0,
         max_frames=None,
         frames="spread",
@@ -233,6 +258,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         self.pooling = pooling
         self.image_size = image_size
         self.view = view
+        self.n_tiles = n_tiles
+        self.tile_pooling = tile_pooling
         self.frame_rate = frame_rate
         self.max_frames = max_frames
         self.frames = frames
@@ -298,9 +325,10 @@ class DiffusionQAFeatures(BackboneTransformer):
         -------
         list of dict
             One per column, with the keys ``name``, ``timestep``, ``block`` (or stage),
-            ``kind``, ``prompt`` (its text), ``statistic``, ``channel``,
-            ``frame_statistic``, ``backbone`` and ``backbone_commit`` (for hub models);
-            ``pandas.DataFrame`` accepts this list directly.
+            ``kind``, ``prompt`` (its text), ``statistic``, ``channel``, ``view``,
+            ``tile_statistic``, ``frame_statistic``, ``backbone`` and
+            ``backbone_commit`` (for hub models); ``pandas.DataFrame`` accepts this list
+            directly.
         """
         self._validate_params()
         info = self._check_parameters()
@@ -317,6 +345,8 @@ class DiffusionQAFeatures(BackboneTransformer):
                 "prompt": texts.get(column.prompt, column.prompt or None),
                 "statistic": column.statistic or None,
                 "channel": column.channel,
+                "view": column.view,
+                "tile_statistic": column.tile_statistic or None,
                 "frame_statistic": pooled,
                 "backbone": info.name,
                 "backbone_commit": info.commit,
@@ -329,6 +359,9 @@ class DiffusionQAFeatures(BackboneTransformer):
         info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
+
+    def _views(self):
+        return self._choice("view", VIEWS)
 
     def _frame_statistics(self):
         return self._choice("frame_pooling", FRAME_STATISTICS)
@@ -346,5 +379,11 @@ class DiffusionQAFeatures(BackboneTransformer):
                     f"{', '.join(block.name for block in info.blocks)}."
                 )
         asked = Recipe(tuple(kinds), blocks, stages, statistics, info.latent_channels)
-        layout = FeatureLayout(asked, self._timesteps(), len(self._prompts()))
+        layout = FeatureLayout(
+            asked,
+            self._timesteps(),
+            len(self._prompts()),
+            self._views(),
+            self._choice("tile_pooling", FRAME_STATISTICS),
+        )
         return self._recorded(info, asked), layout

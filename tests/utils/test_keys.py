@@ -106,7 +106,7 @@ def test_pinned_keys():
     frames = FrameSpec("identity", "stretch", 64, 8)
     request = Request(
         backbone="tiny",
-        frames=frames,
+        views=(frames,),
         recipe=Recipe((Error(),), (), (), ("mean",), 4),
         timesteps=(50,),
         prompts=("a",),
@@ -132,8 +132,8 @@ def test_pinned_keys():
         "latent": frames.key("frame"),
         "released": replace(frames, normalization="clip").key("frame"),
         "frames": frames.list_key("media"),
-        "record": request.record_key("frame", 50, "Good photo.", Error()),
-        "map": request.record_key("frame", 50, "a", AttentionMap((4, 6), True)),
+        "record": request.record_key(frames, "frame", 50, "Good photo.", Error()),
+        "map": request.record_key(frames, "frame", 50, "a", AttentionMap((4, 6), True)),
         "controlled": chain.key("latent", "down0", "mean"),
         "motion": motion.clip_key(clip),
         "motion clips": motion.list_key("media"),
