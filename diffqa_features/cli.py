@@ -140,6 +140,7 @@ def _add_info(commands):
     )
     add = info.add_argument
     add("name", nargs="?", metavar="BACKBONE", help=_BACKBONE)
+    add("--vae", metavar="NAME", help=_VAE)
     add("--backbone", metavar="NAME", help="same as the positional argument")
     add("--memory", metavar="FOLDER", help="describe this feature store instead")
 
@@ -332,6 +333,7 @@ def _add_features(command):
     )
     add = features.add_argument
     add("--backbone", metavar="NAME", help=_BACKBONE)
+    add("--vae", metavar="NAME", help=_VAE)
     add("--timesteps", type=int, nargs="+", metavar="T",
         help="training steps, 0 to 999 (default: 50)")  # fmt: skip
     add("--blocks", nargs="+", metavar="NAME",
@@ -408,6 +410,7 @@ def _positive(text):
     return int(text)
 
 
+_VAE = "hub id or folder of an autoencoder in place of the backbone's own"
 _BACKBONE = "tiny, sd15, sd21-base, sdxl, a hub id or a folder (default: tiny)"
 _DEVICE = "cpu, cuda, cuda:1 or mps (default: the first accelerator, else the CPU)"
 _RELATIVE = (

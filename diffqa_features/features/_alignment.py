@@ -23,6 +23,9 @@ class PromptAlignmentMaps(BackboneTransformer):
     backbone : str or path, default="tiny"
         See `DiffusionQAFeatures`.
 
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own; see `DiffusionQAFeatures`.
+
     timesteps : int or sequence of int, default=(50,)
         DDPM training steps in [0, 999]; maps are averaged over them.
 
@@ -132,6 +135,7 @@ class PromptAlignmentMaps(BackboneTransformer):
         self,
         backbone="tiny",
         *,
+        vae=None,
         timesteps=(50,),
         blocks="all",
         prompts=("Good photo.", "Bad photo."),
@@ -155,6 +159,7 @@ class PromptAlignmentMaps(BackboneTransformer):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.timesteps = timesteps
         self.blocks = blocks
         self.prompts = prompts

@@ -78,6 +78,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
     _parameter_constraints: dict = {
         **MediaTransformer._parameter_constraints,
         "backbone": [str, os.PathLike],
+        "vae": [str, os.PathLike, None],
         "timesteps": [Interval(Integral, 0, None, closed="left"), InOrder()],
         "blocks": [str, InOrder()],
         "prompts": [str, InOrder()],

@@ -26,6 +26,13 @@ class DiffusionQAFeatures(BackboneTransformer):
         (``"owner/name"`` or ``"owner/name@revision"``), or a local folder in diffusers
         layout. It is loaded on first use, once per process, and never pickled.
 
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own: a folder or hub id of an
+        ``AutoencoderTiny`` or ``AutoencoderKL`` that makes the same latents, such as
+        ``"madebyollin/taesd"`` for Stable Diffusion 1 and 2, which encodes a picture in
+        a small part of the time. Part of the backbone's identity, so stored features of
+        two autoencoders never mix.
+
     timesteps : int or sequence of int, default=(50,)
         DDPM training steps in [0, 999] to noise the picture to. Each adds columns and
         one UNet pass per prompt.
@@ -226,6 +233,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         self,
         backbone="tiny",
         *,
+        vae=None,
         timesteps=(50,),
         blocks="all",
         prompts=("Good photo.", "Bad photo."),
@@ -251,6 +259,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.timesteps = timesteps
         self.blocks = blocks
         self.prompts = prompts

@@ -343,6 +343,7 @@ class BackboneModel(BackboneParameters, TransformerMixin, LearnedModel):
 
     _parameter_constraints: dict = {
         "backbone": _shared["backbone"],
+        "vae": _shared["vae"],
         **LearnedModel._parameter_constraints,
     }
 

@@ -45,6 +45,9 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, as in the paper,
         ``"sd21-base"``), a hub id, or a folder in diffusers layout.
 
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own; see `DiffusionQAFeatures`.
+
     qualities, scenes, distortions : sequence of str, default=None
         Words for the prompts: each quality is combined with each scene and each
         distortion. ``None`` uses the published lists: 5 qualities from "bad" to
@@ -296,6 +299,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         self,
         backbone="tiny",
         *,
+        vae=None,
         qualities=None,
         scenes=None,
         distortions=None,
@@ -332,6 +336,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.qualities = qualities
         self.scenes = scenes
         self.distortions = distortions
