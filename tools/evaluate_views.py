@@ -16,8 +16,9 @@ and `crop` spend them on four timesteps, `tiles` on four tiles, `both` on one st
 picture and three tiles. One timestep of `stretch` and of `crop`, a quarter of that, is
 listed beside it.
 
-Leave one photograph out, StandardScaler and SVR(C=10); SRCC over all predictions, with
-95 % intervals and paired differences over resampled photographs.
+Leave one photograph out, StandardScaler and SVR(C=10); SRCC over all predictions,
+and within a photograph (mean over photographs), with 95 % intervals and paired
+differences to `stretch` over resampled photographs.
 """
 
 import argparse
@@ -40,19 +41,21 @@ SETTINGS = {
     "tiles4": {"view": "tiles", "n_tiles": ROWS},
     "tiles3": {"view": "tiles", "n_tiles": ROWS - 1},
 }
-MEANS = r"tiles-mean$"
+ALL = "."
+MEANS = "tiles-mean$"
 # Name -> (rows of the UNet per prompt, parts that stand side by side).
 VIEWS = {
     "stretch, 1 timestep": (1, [("stretch", BASE)]),
     "crop, 1 timestep": (1, [("crop", BASE)]),
-    "stretch, 4 timesteps": (4, [("stretch", "")]),
-    "crop, 4 timesteps": (4, [("crop", "")]),
+    "stretch, 4 timesteps": (4, [("stretch", ALL)]),
+    "crop, 4 timesteps": (4, [("crop", ALL)]),
     "4 tiles, mean": (4, [("tiles4", MEANS)]),
-    "4 tiles, mean std min max": (4, [("tiles4", "")]),
+    "4 tiles, mean std min max": (4, [("tiles4", ALL)]),
     "stretch + 3 tiles, mean": (4, [("stretch", BASE), ("tiles3", MEANS)]),
-    "stretch + 3 tiles, mean std min max": (4, [("stretch", BASE), ("tiles3", "")]),
+    "stretch + 3 tiles, mean std min max": (4, [("stretch", BASE), ("tiles3", ALL)]),
 }
-COLUMNS = {"alignment + error": "", "error": "__error__"}
+BASELINE = "stretch, 4 timesteps"
+COLUMNS = {"alignment + error": ALL, "error": "__error__"}
 
 
 def main():
@@ -143,6 +146,7 @@ def extract(args):
 
 def report(args):
     import pandas as pd
+    from scipy.stats import spearmanr
     from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -182,18 +186,26 @@ def report(args):
             predicted = cross_val_predict(
                 model, matrix, target, groups=groups, cv=LeaveOneGroupOut()
             )
-            value = bootstrap_interval(target, predicted, groups=groups)
-            base = predicted if name == "stretch, 4 timesteps" else base
-            against = (np.nan,) * 4
-            if base is not None and predicted is not base:
-                against = bootstrap_difference(target, predicted, base, groups=groups)
-            within = [
-                pd.Series(target[groups == g]).corr(
-                    pd.Series(predicted[groups == g]), method="spearman"
+            within = np.array(
+                [
+                    spearmanr(target[groups == g], predicted[groups == g]).statistic
+                    for g in np.unique(groups)
+                ]
+            )
+            if name == BASELINE:
+                base = predicted, within
+            against = (np.nan,) * 3, (np.nan,) * 3
+            if base is not None and predicted is not base[0]:
+                against = (
+                    bootstrap_difference(target, predicted, base[0], groups=groups)[:3],
+                    interval(within - base[1]),
                 )
-                for g in np.unique(groups)
+            numbers = [
+                *bootstrap_interval(target, predicted, groups=groups),
+                *against[0],
+                *interval(within),
+                *against[1],
             ]
-            numbers = [*value, np.mean(within), *against[:3]]
             lines.append(
                 [columns, name, 2 * rows, matrix.shape[1]]
                 + ["" if np.isnan(each) else f"{each:.3f}" for each in numbers]
@@ -203,11 +215,23 @@ def report(args):
     with args.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["kinds", "view", "unet_rows", "columns", "srcc", "low", "high"]
-            + ["within_photograph", "minus_stretch", "difference_low"]
-            + ["difference_high", "pictures", "photographs"]
+            ["kinds", "view", "unet_rows", "columns"]
+            + [
+                f"{test}{what}{end}"
+                for test in ("srcc", "within_photograph")
+                for what in ("", "_minus_stretch")
+                for end in ("", "_low", "_high")
+            ]
+            + ["pictures", "photographs"]
         )
         writer.writerows(lines)
+
+
+def interval(values, n_resamples=2000):
+    """Mean of one number per photograph, and its interval over photographs."""
+    rng = np.random.default_rng(0)
+    means = rng.choice(values, (n_resamples, len(values))).mean(1)
+    return values.mean(), *np.quantile(means, [0.025, 0.975])
 
 
 if __name__ == "__main__":
