@@ -353,7 +353,7 @@ def _add_features(command):
     add("--tiles", type=int, dest="n_tiles", metavar="N",
         help="maximum number of tiles of a picture or frame (default: 9)")  # fmt: skip
     add("--tile-pooling", nargs="+", metavar="STATISTIC",
-        help="statistics over tiles: mean, std, min, max (default: all)")  # fmt: skip
+        help="statistics over tiles: mean, std, min, max (default: mean)")  # fmt: skip
     add("--frame-rate", type=float, metavar="R",
         help="frames sampled per second of video (default: 1)")  # fmt: skip
     add("--max-frames", type=int, metavar="N",

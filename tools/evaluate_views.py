@@ -8,8 +8,10 @@
 2 megapixels are distorted whole and saved nowhere: `label` and `extract` make the same
 pictures again, one photograph after the other, and go on where they were stopped.
 
-The target is JOD (ColorVideoVDP) of the central 768 x 768 pixels at full resolution:
-the families change a picture everywhere alike, and a whole picture takes 7 s.
+Two targets. JOD (ColorVideoVDP) of the central 768 x 768 pixels at full resolution: the
+families change a picture everywhere alike, and a whole picture takes 7 s. It sees what
+`crop` sees, and not all that tiles see. Minus the level of distortion, 0 to 3, is of
+the whole picture, but not comparable between families.
 
 Equal cost: so many rows of the UNet for a picture, four times two prompts. `stretch`
 and `crop` spend them on four timesteps, `tiles` on four tiles, `both` on one stretched
@@ -23,6 +25,7 @@ differences to `stretch` over resampled photographs.
 
 import argparse
 import csv
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +164,7 @@ def report(args):
         if path.with_suffix(".jod.npy").exists()
     ]
     parts = [np.load(path) for path in paths]
-    target = np.concatenate([np.load(path.with_suffix(".jod.npy")) for path in paths])
+    jod = np.concatenate([np.load(path.with_suffix(".jod.npy")) for path in paths])
     groups = np.concatenate(
         [[path.stem] * len(part["family"]) for path, part in zip(paths, parts)]
     )
@@ -173,8 +176,19 @@ def report(args):
         for name, settings in SETTINGS.items()
     }
     model = make_pipeline(StandardScaler(), SVR(C=10))
+    level = np.concatenate(
+        [
+            np.where(
+                part["family"] == "reference",
+                0.0,
+                -1.0 - np.searchsorted(SEVERITIES, part["severity"]),
+            )
+            for part in parts
+        ]
+    )
     lines = []
-    for columns, kinds in COLUMNS.items():
+    for measure, columns in product(("jod", "level"), COLUMNS):
+        target, kinds = jod if measure == "jod" else level, COLUMNS[columns]
         base = None
         for name, (rows, chosen) in VIEWS.items():
             matrix = np.hstack(
@@ -207,7 +221,7 @@ def report(args):
                 *against[1],
             ]
             lines.append(
-                [columns, name, 2 * rows, matrix.shape[1]]
+                [measure, columns, name, 2 * rows, matrix.shape[1]]
                 + ["" if np.isnan(each) else f"{each:.3f}" for each in numbers]
                 + [len(target), len(paths)]
             )
@@ -215,7 +229,7 @@ def report(args):
     with args.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["kinds", "view", "unet_rows", "columns"]
+            ["target", "kinds", "view", "unet_rows", "columns"]
             + [
                 f"{test}{what}{end}"
                 for test in ("srcc", "within_photograph")

@@ -93,7 +93,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         exactly so many, evenly spread. ``None`` always covers the picture: 24 tiles for
         12 megapixels at 1,024 pixels, and 336 at the 192 of ``tiny``.
 
-    tile_pooling : str or sequence of str, default=("mean", "std", "min", "max")
+    tile_pooling : str or sequence of str, default=("mean",)
         Statistics over the tiles of a picture or frame: ``"mean"``, ``"std"``,
         ``"max"``, ``"min"``.
 
@@ -242,7 +242,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         image_size=None,
         view="stretch",
         n_tiles=9,
-        tile_pooling=("mean", "std", "min", "max"),
+        tile_pooling=("mean",),
         frame_rate=1.0,
         max_frames=None,
         frames="spread",
