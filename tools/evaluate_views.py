@@ -38,11 +38,12 @@ SMALLEST = 2e6  # pixels
 CROP = 768
 TIMESTEPS = (20, 50, 100, 200)
 BASE = "t50__"
+POOLING = ("mean", "std", "min", "max")
 SETTINGS = {
     "stretch": {"view": "stretch", "timesteps": TIMESTEPS},
     "crop": {"view": "crop", "timesteps": TIMESTEPS},
-    "tiles4": {"view": "tiles", "n_tiles": ROWS},
-    "tiles3": {"view": "tiles", "n_tiles": ROWS - 1},
+    "tiles4": {"view": "tiles", "n_tiles": ROWS, "tile_pooling": POOLING},
+    "tiles3": {"view": "tiles", "n_tiles": ROWS - 1, "tile_pooling": POOLING},
 }
 ALL = "."
 MEANS = "tiles-mean$"
