@@ -140,6 +140,7 @@ def _add_info(commands):
     )
     add = info.add_argument
     add("name", nargs="?", metavar="BACKBONE", help=_BACKBONE)
+    add("--vae", metavar="NAME", help=_VAE)
     add("--backbone", metavar="NAME", help="same as the positional argument")
     add("--memory", metavar="FOLDER", help="describe this feature store instead")
 
@@ -384,6 +385,7 @@ def _add_features(command):
     )
     add = features.add_argument
     add("--backbone", metavar="NAME", help=_BACKBONE)
+    add("--vae", metavar="NAME", help=_VAE)
     add("--timesteps", type=int, nargs="+", metavar="T",
         help="training steps, 0 to 999 (default: 50)")  # fmt: skip
     add("--blocks", nargs="+", metavar="NAME",
@@ -398,7 +400,12 @@ def _add_features(command):
         help="mean, std, max (default: mean)")  # fmt: skip
     add("--image-size", type=int, metavar="PIXELS",
         help="input size of the backbone (default: its native size)")  # fmt: skip
-    add("--view", metavar="VIEW", help="stretch, fit or crop (default: stretch)")
+    add("--view", nargs="+", metavar="VIEW",
+        help="stretch, fit, crop, tiles, or several (default: stretch)")  # fmt: skip
+    add("--tiles", type=int, dest="n_tiles", metavar="N",
+        help="maximum number of tiles of a picture or frame (default: 9)")  # fmt: skip
+    add("--tile-pooling", nargs="+", metavar="STATISTIC",
+        help="statistics over tiles: mean, std, min, max (default: mean)")  # fmt: skip
     add("--frame-rate", type=float, metavar="R",
         help="frames sampled per second of video (default: 1)")  # fmt: skip
     add("--max-frames", type=int, metavar="N",
@@ -455,6 +462,7 @@ def _positive(text):
     return int(text)
 
 
+_VAE = "hub id or folder of an autoencoder in place of the backbone's own"
 _BACKBONE = "tiny, sd15, sd21-base, sdxl, a hub id or a folder (default: tiny)"
 _DEVICE = "cpu, cuda, cuda:1 or mps (default: the first accelerator, else the CPU)"
 _RELATIVE = (

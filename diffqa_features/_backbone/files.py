@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 # Part -> stem of its weight files. Full precision first: a variant is read only where
 # nothing else is there, so that what is loaded does not depend on the dtype asked for.
@@ -10,6 +11,9 @@ _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 _STEMS["text_encoder"] = "model"
 # Of models with two text encoders, as Stable Diffusion XL.
 _SECOND = "text_encoder_2"
+_REFUSED = (".gguf", ".bin", ".ckpt", ".pt", ".pth")
+LORA = "pytorch_lora_weights.safetensors"
+"""Weights of an adapter beside those of a model, which alone would be used."""
 _VARIANTS = (None, "fp16", "bf16")
 _TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 _TOKENIZER_EXTRA = ("tokenizer_config.json", "special_tokens_map.json")
@@ -29,6 +33,12 @@ class Parts:
         """Every file of the backbone, relative to its folder."""
         return self.configs + tuple(f for _, _, files in self.weights for f in files)
 
+    def with_vae(self, other: "Parts") -> "Parts":
+        """The same with the VAE of `list_vae`, in the place of its own."""
+        (new,) = other.weights
+        weights = tuple(new if old[0] == "vae" else old for old in self.weights)
+        return replace(self, weights=weights)
+
     def weights_of(self, part: str) -> tuple[str | None, tuple[str, ...]]:
         """Return the variant and the files that hold the weights of `part`."""
         return next((v, files) for name, v, files in self.weights if name == part)
@@ -46,14 +56,7 @@ def list_parts(names: Iterable[str]) -> Parts:
     if f"{_SECOND}/config.json" in names:
         stems, tokenizers = {**_STEMS, _SECOND: "model"}, ("tokenizer", "tokenizer_2")
     for part, stem in stems.items():
-        _require(f"{part}/config.json", names, configs, problems)
-        variant, files = _find_weights(part, stem, names)
-        if files:
-            weights.append((part, variant, files))
-        elif any(n.startswith(f"{part}/") and n.endswith(".bin") for n in names):
-            problems.append(f"{part}/ has .bin weights only")
-        else:
-            problems.append(f"{part}/{stem}.safetensors is missing")
+        _add_part(part, stem, names, configs, weights, problems)
     _require("scheduler/scheduler_config.json", names, configs, problems)
 
     for folder in tokenizers:
@@ -64,7 +67,31 @@ def list_parts(names: Iterable[str]) -> Parts:
             )
         extra = [f for f in _TOKENIZER_EXTRA if f"{folder}/{f}" in names]
         configs += [f"{folder}/{f}" for f in present + extra]
+    if any(PurePosixPath(name).name == LORA for name in names):
+        problems.append(f"{LORA} holds LoRA weights that are not merged")
     return Parts(tuple(configs), tuple(weights), tuple(problems))
+
+
+def list_vae(names: Iterable[str]) -> Parts:
+    """The files of an autoencoder in a folder of its own, as those of ``vae/``."""
+    names = {f"vae/{name}" for name in names}
+    configs, weights, problems = [], [], []
+    _add_part("vae", _STEMS["vae"], names, configs, weights, problems)
+    return Parts(tuple(configs), tuple(weights), tuple(problems))
+
+
+def _add_part(part, stem, names, configs, weights, problems):
+    _require(f"{part}/config.json", names, configs, problems)
+    variant, files = _find_weights(part, stem, names)
+    if files:
+        weights.append((part, variant, files))
+        return
+    inside = [name for name in names if name.startswith(f"{part}/")]
+    for kind in _REFUSED:
+        if any(name.endswith(kind) for name in inside):
+            problems.append(f"{part}/ has {kind} weights only")
+            return
+    problems.append(f"{part}/{stem}.safetensors is missing")
 
 
 def _require(name: str, names: set[str], found: list[str], problems: list[str]) -> None:

@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from diffqa_features._backbone.files import list_parts
+from diffqa_features._backbone.files import list_parts, list_vae
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,15 @@ MIRRORS = {
     "sdxl-turbo": ("stabilityai/sdxl-turbo",),
     "ssd-1b": ("segmind/SSD-1B",),
 }
+
+_VAE = " with the VAE "
+_VAE_CONFIGS = ("config.json", "vae/config.json")
+
+MERGE_LORA = (
+    "Merge LoRA weights once with diffusers: pipeline.load_lora_weights(folder), "
+    "pipeline.fuse_lora(), pipeline.unload_lora_weights() and "
+    "pipeline.save_pretrained('some/folder')."
+)
 
 # The hub's client joins a revision to the path of its cache as it is.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!/|.*\.\.)[\w./-]+)?")
@@ -86,10 +95,16 @@ def find_folder(name: str | os.PathLike) -> tuple[str, Path]:
         path = path.resolve()
         return str(path), _checked(path, text)
     if path.is_file():
+        if path.suffix == ".gguf":
+            hint = _layout_hint((path.name,))
+        else:
+            hint = (
+                "Convert a single-file checkpoint once with diffusers: "
+                f"StableDiffusionPipeline.from_single_file({text!r})"
+                ".save_pretrained('some/folder')."
+            )
         raise ValueError(
-            f"{text!r} is a file; a backbone is a folder in diffusers layout. Convert "
-            "a single-file checkpoint once with diffusers: StableDiffusionPipeline."
-            f"from_single_file({text!r}).save_pretrained('some/folder')."
+            f"{text!r} is a file; a backbone is a folder in diffusers layout. {hint}"
         )
     if _looks_like_path(name, text):
         raise FileNotFoundError(
@@ -105,6 +120,83 @@ def find_folder(name: str | os.PathLike) -> tuple[str, Path]:
         f"The 'backbone' parameter must be one of {_aliases()}, a hub id 'owner/name' "
         f"or a folder that exists. Got {text!r} instead.{hint}"
     )
+
+
+def with_vae(name: str, vae: str | os.PathLike | None) -> str:
+    """Name of a backbone with another VAE in place of its own; None is its own."""
+    if vae is None:
+        return name
+    text = os.fspath(vae)
+    return f"{name}{_VAE}{Path(text).expanduser() if text[:1] == '~' else text}"
+
+
+def split_vae(name: str | os.PathLike) -> tuple[str | os.PathLike, str | None]:
+    """Inverse of `with_vae`: the backbone and the other VAE, if there is one."""
+    if not isinstance(name, str) or Path(name).is_dir():
+        return name, None
+    own, _, vae = name.partition(_VAE)
+    return own, vae or None
+
+
+def find_vae(name: str) -> tuple[str, Path]:
+    """Find an autoencoder in diffusers layout, downloading it if necessary.
+
+    Parameters
+    ----------
+    name : str
+        A folder or hub id, of the autoencoder itself or of a model with a ``vae/``.
+
+    Returns
+    -------
+    name : str
+        The hub id; for a folder its absolute path.
+    folder : Path
+        With config.json and weights.
+
+    Raises
+    ------
+    ValueError
+        If the name is neither a folder nor a hub id.
+    OSError
+        If the folder or repository is missing or incomplete.
+    """
+    path = Path(name)
+    if path.is_dir():
+        path = path.resolve()
+        return str(path), _checked_vae(path, name)
+    if _looks_like_path(name, name) or not is_hub_id(name):
+        raise ValueError(
+            "The 'vae' parameter must be None, a hub id 'owner/name' or a folder with "
+            f"an AutoencoderTiny or AutoencoderKL in diffusers layout. Got {name!r} "
+            "instead, and there is no such folder."
+        )
+    repo, revision = _split(name)
+    for config in _VAE_CONFIGS:
+        found = _find_cached(repo, revision, config)
+        if found is not None:
+            return name, _checked_vae(found, name)
+    try:
+        folder = _download_vae(repo, revision)
+    # See `_from_mirrors`.
+    except Exception as error:
+        raise OSError(
+            f"The VAE {name!r} could not be found: {_first_line(error)}. Download it "
+            f"with 'hf download {repo}' and pass the folder as 'vae', or leave 'vae' "
+            "out."
+        ) from error
+    return name, _checked_vae(folder, name)
+
+
+def _checked_vae(folder: Path, name: str) -> Path:
+    if (folder / "vae/config.json").is_file():
+        folder = folder / "vae"
+    problems = list_vae(list_files(folder)).problems
+    if problems:
+        raise OSError(
+            f"The VAE {name!r} (folder {folder}) is incomplete: {'; '.join(problems)}. "
+            f"{_layout_hint(problems)}"
+        )
+    return folder
 
 
 def is_hub_id(name: str) -> bool:
@@ -148,11 +240,21 @@ def _checked(folder: Path, name: str) -> Path:
 
 
 def _layout_hint(problems: tuple[str, ...]) -> str:
-    if any(".bin" in problem for problem in problems):
+    if any("LoRA" in problem for problem in problems):
+        return f"{MERGE_LORA} To use the model without them, take the file away."
+    if any(".gguf" in problem for problem in problems):
         return (
-            "Only safetensors files are loaded, because opening a .bin file can run "
-            "code. If you trust the source, convert once: StableDiffusionPipeline."
-            "from_pretrained(old, use_safetensors=False).save_pretrained(new)."
+            "A GGUF file holds quantised weights. Load it once with diffusers, "
+            "UNet2DConditionModel.from_single_file(file, quantization_config="
+            "GGUFQuantizationConfig(compute_dtype=torch.float32)), then call its "
+            "dequantize() and save_pretrained('some/folder/unet')."
+        )
+    if any("weights only" in problem for problem in problems):
+        return (
+            "Only safetensors files are loaded, because opening a .bin, .ckpt or .pt "
+            "file can run code. If you trust the source, convert once: "
+            "StableDiffusionPipeline.from_pretrained(old, use_safetensors=False)"
+            ".save_pretrained(new), or from_single_file(old) for one file."
         )
     return (
         "Needed: unet/, vae/ and text_encoder/ with config.json and safetensors "
@@ -162,7 +264,7 @@ def _layout_hint(problems: tuple[str, ...]) -> str:
 
 def _from_mirrors(name: str, mirrors: tuple[str, ...]) -> Path:
     for mirror in mirrors:
-        folder = _find_cached(*_split(mirror))
+        folder = _find_cached(*_split(mirror), "unet/config.json")
         if folder is not None and not list_parts(list_files(folder)).problems:
             return folder
     reasons = []
@@ -182,11 +284,11 @@ def _split(mirror: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
-def _find_cached(repo: str, revision: str | None) -> Path | None:
+def _find_cached(repo: str, revision: str | None, file: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, "unet/config.json", revision=revision)
-    return Path(found).parents[1] if isinstance(found, str) else None
+    found = try_to_load_from_cache(repo, file, revision=revision)
+    return Path(found).parents[file.count("/")] if isinstance(found, str) else None
 
 
 def _download(repo: str, revision: str | None) -> Path:
@@ -198,6 +300,19 @@ def _download(repo: str, revision: str | None) -> Path:
         raise OSError(f"{'; '.join(parts.problems)}. {_layout_hint(parts.problems)}")
     # Named files rather than patterns: where full weights exist, variants stay there.
     files = list(parts.files)
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+
+
+def _download_vae(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    info = HfApi().model_info(repo, revision=revision)
+    names = {file.rfilename for file in info.siblings}
+    inner = "vae/" if "vae/config.json" in names else ""
+    parts = list_vae(n.removeprefix(inner) for n in names if n.startswith(inner))
+    if parts.problems:
+        raise OSError(f"{'; '.join(parts.problems)}. {_layout_hint(parts.problems)}")
+    files = [inner + file.removeprefix("vae/") for file in parts.files]
     return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
 
 

@@ -10,8 +10,15 @@ from typing import Any
 
 from diffqa_features._backbone.blocks import Block, Stage, list_blocks, list_stages
 from diffqa_features._backbone.digests import hash_file
-from diffqa_features._backbone.files import Parts, list_parts
-from diffqa_features._backbone.hub import find_commit, find_folder, list_files
+from diffqa_features._backbone.files import Parts, list_parts, list_vae
+from diffqa_features._backbone.hub import (
+    find_commit,
+    find_folder,
+    find_vae,
+    list_files,
+    split_vae,
+    with_vae,
+)
 from diffqa_features._backbone.settings import (
     SCHEDULE,
     TEXT_ENCODER,
@@ -33,9 +40,12 @@ class BackboneInfo:
     Attributes
     ----------
     name : str
-        The requested alias or hub id, or the absolute path of a local folder.
+        The requested alias or hub id, or the absolute path of a local folder; with
+        another VAE, of both (:func:`diffqa_features._backbone.hub.with_vae`).
     folder : Path
         Folder in diffusers layout.
+    vae_folder : Path
+        Folder of its VAE: ``vae/`` in the first, or that of another.
     commit : str or None
         Hub commit, if the folder is a snapshot in the hub cache.
     blocks : tuple of Block
@@ -64,6 +74,7 @@ class BackboneInfo:
 
     name: str
     folder: Path
+    vae_folder: Path
     commit: str | None
     blocks: tuple[Block, ...]
     stages: tuple[Stage, ...]
@@ -97,7 +108,13 @@ class BackboneInfo:
         It covers every byte but no name. Files are read once per process, large ones
         once per machine until they change.
         """
-        return _fingerprint(self.folder, self.parts)
+        return _fingerprint(self)
+
+    def path(self, file: str) -> Path:
+        """Where a file of `parts` is."""
+        if file.startswith("vae/"):
+            return self.vae_folder / file.removeprefix("vae/")
+        return self.folder / file
 
 
 def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
@@ -106,7 +123,8 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
     Parameters
     ----------
     name : str or path
-        Alias, hub id or folder, see :func:`diffqa_features._backbone.hub.find_folder`.
+        Alias, hub id or folder, see :func:`diffqa_features._backbone.hub.find_folder`,
+        perhaps :func:`~diffqa_features._backbone.hub.with_vae`.
 
     Raises
     ------
@@ -116,7 +134,8 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
     OSError
         If files are missing.
     """
-    name, folder = find_folder(name)
+    own, other = split_vae(name)
+    name, folder = find_folder(own)
     unet = read_json(folder / "unet/config.json")
     vae = read_json(folder / "vae/config.json")
     texts = {"text_encoder": _text_config(folder / "text_encoder/config.json")}
@@ -132,6 +151,15 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
         problem = _find_width_problem(unet, [settings[part] for part in texts])
     if problem:
         raise ValueError(f"The backbone {name!r} is not supported: {problem}")
+    parts = list_parts(list_files(folder))
+    factor = _latent_factor(vae_class, vae)
+    size = _sample_size(unet, vae, folder, factor)
+    vae_folder = folder / "vae"
+    if other is not None:
+        other, vae_folder = find_vae(other)
+        vae_class, settings["vae"] = _check_vae(other, vae_folder, name, vae, factor)
+        parts = parts.with_vae(list_vae(list_files(vae_folder)))
+        name = with_vae(name, other)
 
     try:
         blocks, stages = list_blocks(unet), list_stages(unet)
@@ -150,27 +178,50 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
             f"blocks, and at most {_MOST_BLOCKS} are built. It is not the file of a "
             "model."
         )
-    factor = _latent_factor(vae_class, vae)
     levels = len(unet.get("block_out_channels", (320, 640, 1280, 1280)))
     return BackboneInfo(
         name=name,
         folder=folder,
+        vae_folder=vae_folder,
         commit=find_commit(folder),
         blocks=blocks,
         stages=stages,
         latent_channels=unet.get("in_channels", 4),
         latent_factor=factor,
-        image_size=_sample_size(unet, vae, folder, factor),
+        image_size=size,
         multiple=factor * 2 ** (levels - 1),
         prediction_type=scheduler.get("prediction_type", "epsilon"),
         text_length=min(
             _text_length(settings[part.replace("text_encoder", "tokenizer")], text)
             for part, text in texts.items()
         ),
-        parts=list_parts(list_files(folder)),
+        parts=parts,
         vae_class=vae_class,
         settings=settings,
     )
+
+
+def _check_vae(name: str, folder: Path, backbone: str, own: dict, factor: int):
+    """Class and settings of a VAE that stands in for a backbone's own."""
+    path = folder / "config.json"
+    content = read_json(path)
+    vae_class = content.get("_class_name")
+    if vae_class not in VAES:
+        raise ValueError(
+            f"The VAE {name!r} is not supported: it is a {vae_class}, not an "
+            f"{' or '.join(VAES)}."
+        )
+    settings = check_settings(content, VAES[vae_class], path)
+    makes = settings.get("latent_channels", 4), _latent_factor(vae_class, settings)
+    wanted = own.get("latent_channels", 4), factor
+    if makes != wanted:
+        raise ValueError(
+            f"The VAE {name!r} does not fit the backbone {backbone!r}: it makes "
+            f"{makes[0]} channels at a factor of {makes[1]}, and the UNet was trained "
+            f"on {wanted[0]} channels at {wanted[1]}. Choose one that was made for "
+            "this kind of model."
+        )
+    return vae_class, settings
 
 
 def _text_config(path: Path) -> dict[str, Any]:
@@ -303,10 +354,10 @@ def _text_length(tokenizer: dict[str, Any], text: dict[str, Any]) -> int:
     return int(min(tokenizer.get("model_max_length") or positions, positions))
 
 
-def _fingerprint(folder: Path, parts: Parts) -> str:
+def _fingerprint(info: BackboneInfo) -> str:
     digest = hashlib.sha256()
-    for name in parts.configs:
-        path = folder / name
+    for name in info.parts.configs:
+        path = info.path(name)
         if path.suffix == ".json":
             # Parsed, so that a file that was only written anew counts as the same.
             content = read_json(path)
@@ -316,7 +367,7 @@ def _fingerprint(folder: Path, parts: Parts) -> str:
         else:
             payload = path.read_bytes()
         digest.update(f"{name}:{hashlib.sha256(payload).hexdigest()}\n".encode())
-    for part, _, names in parts.weights:
+    for part, _, names in info.parts.weights:
         for name in names:
-            digest.update(f"{part}:{hash_file(folder / name)}\n".encode())
+            digest.update(f"{part}:{hash_file(info.path(name))}\n".encode())
     return digest.hexdigest()

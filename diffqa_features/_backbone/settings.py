@@ -77,7 +77,8 @@ def check_settings(
     if content.get("quantization_config"):
         raise ValueError(
             f"{path} asks for quantized weights (quantization_config). Use the "
-            "repository with the full weights, or dequantize and save them first."
+            "repository with the full weights, or load the model once with diffusers, "
+            "call its dequantize() and save_pretrained('some/folder')."
         )
     kept = {}
     for key, (check, wanted) in allowed.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from diffqa_features._backbone.hub import MERGE_LORA
 from diffqa_features._backbone.info import BackboneInfo
 from diffqa_features._backbone.settings import (
     SPECIAL_TOKENS,
@@ -97,10 +98,12 @@ def load_module(
     unknown = [n for n in found if n not in wanted and "position_ids" not in n]
     if missing or other or (exact and unknown):
         first = (missing + other + unknown)[0]
+        lora = any("lora_" in name for name in unknown)
         raise OSError(
             f"The weights in {config.parent} do not fit its config.json: "
             f"{len(missing)} are missing, {len(other)} are of another shape and "
             f"{len(unknown)} are unknown, first {first}."
+            + (f" {MERGE_LORA}" if lora else "")
         )
     weights = {}
     for name, own in wanted.items():
@@ -143,7 +146,7 @@ def _load_whole_vae(info: BackboneInfo) -> torch.nn.Module:
 
     return load_module(
         lambda: getattr(diffusers, info.vae_class).from_config(info.settings["vae"]),
-        info.folder / "vae/config.json",
+        info.path("vae/config.json"),
         _files_of(info, "vae"),
         device=torch.device("cpu"),
         dtype=torch.float32,
@@ -249,7 +252,7 @@ def load_tokenizer(folder: Path, vocabulary: int):
 
 
 def _files_of(info: BackboneInfo, part: str) -> list[Path]:
-    return pick_shards([info.folder / f for f in info.parts.weights_of(part)[1]])
+    return pick_shards([info.path(f) for f in info.parts.weights_of(part)[1]])
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ from diffqa_features._media.remote import redact_url
 from diffqa_features._media.rows import as_rows
 
 _NAMES = (
-    "backbone", "timesteps", "blocks", "prompts", "kinds", "pooling", "image_size",
-    "view", "frame_rate", "max_frames", "frames", "burst_length", "frame_pooling",
+    "backbone", "vae", "timesteps", "blocks", "prompts", "kinds", "pooling",
+    "image_size", "view", "n_tiles", "tile_pooling", "frame_rate", "max_frames",
+    "frames", "burst_length", "frame_pooling",
     "dtype", "random_state", "device", "batch_size", "n_jobs", "memory", "reader",
 )  # fmt: skip
 

@@ -107,7 +107,7 @@ def _compute(chunks, features, quiet):
 
 def _settings(features):
     """Everything that determines the values, as JSON."""
-    info = describe_backbone(features.backbone)
+    info = describe_backbone(features._backbone_name())
     parameters = {
         name: value
         for name, value in features.get_params().items()

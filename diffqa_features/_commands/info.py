@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from diffqa_features import FeatureStore, __version__
+from diffqa_features._backbone.hub import with_vae
 from diffqa_features._backbone.info import describe_backbone
 
 _PACKAGES = (
@@ -23,7 +24,8 @@ def run(args):
         return 0
     if args.name and args.backbone and args.name != args.backbone:
         raise ValueError(f"Two backbones: {args.name!r} and {args.backbone!r}.")
-    info = describe_backbone(args.name or args.backbone or "tiny")
+    name = args.name or args.backbone or "tiny"
+    info = describe_backbone(with_vae(name, args.vae))
     _show_machine()
     print()
     _show_backbone(info)
@@ -66,7 +68,7 @@ def _show_machine():
 
 def _show_backbone(info):
     weights = sum(
-        (info.folder / name).stat().st_size
+        info.path(name).stat().st_size
         for _, _, names in info.parts.weights
         for name in names
     )
@@ -74,6 +76,7 @@ def _show_backbone(info):
         {
             "backbone": info.name,
             "folder": info.folder,
+            "VAE": f"{info.vae_class} in {info.vae_folder}",
             "weights": _bytes(weights),
             "identity": info.identity,
             "commit": info.commit or "none (not from the hub)",

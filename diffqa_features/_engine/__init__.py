@@ -2,8 +2,8 @@
 
 In: rows of media and a `Request` with everything that determines the values. Out: the
 matrix in the order of the rows, and a list of failed rows. Open `engine` first;
-`request` holds store keys and columns, `kinds` what each feature kind observes and
-`pooling` its formula, `passes` runs the backbone in batches that fit into memory,
-`latents` encodes each picture once for training, and `parallel` distributes rows over
-processes and reads ahead.
+`views` says what the backbone is shown of a frame, `request` holds store keys and
+columns, `kinds` what each feature kind observes and `pooling` its formula, `passes`
+runs the backbone in batches that fit into memory, `latents` encodes each picture once
+for training, and `parallel` distributes rows over processes and reads ahead.
 """

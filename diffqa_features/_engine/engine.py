@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 
@@ -20,29 +22,19 @@ from diffqa_features._engine.parallel import (
     read_ahead,
 )
 from diffqa_features._engine.request import Request
+from diffqa_features._engine.views import (
+    Shown,
+    View,
+    cut_views,
+    pack_tiles,
+    unpack_tiles,
+)
 from diffqa_features._media.budget import reader_threads
 from diffqa_features._media.rows import Row, open_media, pixel_key
-from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import pack_keys, unpack_keys
 from diffqa_features._utils.profiling import timed
 from diffqa_features._utils.statistics import all_finite, pool_rows
-
-
-@dataclass(slots=True, eq=False)
-class _Frame:
-    """A frame in progress: its view until it is encoded, and its records so far."""
-
-    key: str
-    view: np.ndarray | None = None
-    latent: np.ndarray | None = None
-    records: dict[tuple[int, str, Kind], np.ndarray] = field(default_factory=dict)
-    problem: str | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """What all frames of a batch must share."""
-        return self.view.shape if self.latent is None else self.latent.shape
 
 
 @dataclass(slots=True, eq=False)
@@ -51,12 +43,13 @@ class _Opened:
 
     row: Row
     texts: tuple[str, ...]
-    frames: list[_Frame]
+    shown: list[Shown]
+    """Frame by frame, and of a frame in the order of the request's views."""
     news: dict[str, np.ndarray] = field(default_factory=dict)  # for the store
 
     @property
     def signature(self) -> tuple:
-        return self.texts, tuple(frame.key for frame in self.frames)
+        return self.texts, tuple((use.view.name, use.window) for use in self.shown)
 
 
 def extract(
@@ -95,12 +88,12 @@ def _process_rows(rows, advance, request, store, on_error):
     return _Run(request, store, on_error, advance).process(rows)
 
 
-def _frames_of(opened):
-    return len(opened.frames)
+def _views_of(opened):
+    return len(opened.shown)
 
 
-def _frames_in(group):
-    return sum(map(_frames_of, group))
+def _views_in(group):
+    return sum(map(_views_of, group))
 
 
 class _Run:
@@ -130,18 +123,18 @@ class _Run:
                 continue
             self.first_index[signature] = place
             self._keep(opened.news)
-            missing = [f for f in opened.frames if self._missing(f, opened.texts)]
-            if not missing:
+            views = (use.view for use in opened.shown)
+            first = next((v for v in views if self._missing(v, opened.texts)), None)
+            if first is None:
                 self._finish(opened)
                 continue
-            shape = missing[0].shape
-            waiting.setdefault(shape, []).append(opened)
-            fullest = max(waiting, key=lambda shape: _frames_in(waiting[shape]))
-            held = sum(map(_frames_in, waiting.values()))
+            waiting.setdefault(first.shape, []).append(opened)
+            fullest = max(waiting, key=lambda shape: _views_in(waiting[shape]))
+            held = sum(map(_views_in, waiting.values()))
             # Pictures of many shapes must not pile up while they wait for company.
             if (
-                _frames_in(waiting[fullest]) >= self._frames_per_batch
-                or held >= 4 * self._frames_per_batch
+                _views_in(waiting[fullest]) >= self._views_per_batch
+                or held >= 4 * self._views_per_batch
             ):
                 self._compute(waiting.pop(fullest))
         for group in waiting.values():
@@ -156,8 +149,8 @@ class _Run:
 
     def _opened(self, rows):
         """Yield rows in order while reading and decoding ahead."""
-        depth = 2 * max(self._frames_per_batch, reader_threads())
-        for row, future in read_ahead(rows, self._open, depth, _frames_of):
+        depth = 2 * max(self._views_per_batch, reader_threads())
+        for row, future in read_ahead(rows, self._open, depth, _views_of):
             try:
                 opened = future.result()
             except (ValueError, OSError) as error:
@@ -174,28 +167,57 @@ class _Run:
         texts = request.texts(row)
         media = open_media(row, request.frames.reader)
         store = self.store  # the main thread may give it up meanwhile
+        views = {}  # equal ones of a row are one
+
+        def view_of(spec, key):
+            view = View(spec, key)
+            if view.name not in views:
+                if store is not None:
+                    self._recall(store, view, texts)
+                views[view.name] = view
+            return views[view.name]
+
         known, list_key = self._listed(store, media)
-        frames = {
-            key: self._recalled(store, key, texts) for key in dict.fromkeys(known)
-        }
-        if known and not any(self._blank(f, texts) for f in frames.values()):
+        shown = self._shown_before(store, known, view_of)
+        if shown and not any(self._blank(use.view, texts) for use in shown):
             # What is stored is not decoded again.
-            return _Opened(row, texts, [frames[key] for key in known])
-        keys = []
-        spec = request.frames
-        for pixels in media.read(spec.choose(media)):
+            return _Opened(row, texts, shown)
+        keys, news, of_frame = [], {}, {}
+        for pixels in media.read(request.frames.choose(media)):
             key = media.key if media.is_still else pixel_key(pixels)
             keys.append(key)
-            if key not in frames:
-                frames[key] = self._recalled(store, key, texts)
-            frame = frames[key]
-            if frame.view is None and self._blank(frame, texts):
-                # At once, so that no more than one frame is held at full size.
-                frame.view = view_frames(
-                    pixels[None], spec.view, spec.image_size, spec.multiple
-                )[0]
-        news = {} if list_key is None or keys == known else {list_key: pack_keys(keys)}
-        return _Opened(row, texts, [frames[key] for key in keys], news)
+            if key in of_frame:
+                continue
+            # At once, so that no more than one frame is held at full size.
+            of_frame[key] = uses = []
+            for spec in request.views:
+                parts = cut_views(spec, key, pixels)
+                for part in parts:
+                    view = view_of(spec, part.key)
+                    if view.pixels is None and self._blank(view, texts):
+                        view.pixels = part.show()
+                    uses.append((view, part.window))
+                if spec.view == "tiles" and store is not None and not media.is_array:
+                    news[spec.tiles_key(key)] = pack_tiles(parts)
+        if list_key is not None and keys != known:
+            news[list_key] = pack_keys(keys)
+        shown = [Shown(i, *use) for i, key in enumerate(keys) for use in of_frame[key]]
+        return _Opened(row, texts, shown, news)
+
+    def _shown_before(self, store, known, view_of):
+        """The views of frames with known keys; none unless all their tiles are too."""
+        shown = []
+        for number, key in enumerate(known):
+            for spec in self.request.views:
+                if spec.view != "tiles":
+                    shown.append(Shown(number, view_of(spec, key), None))
+                    continue
+                listed = store.get([spec.tiles_key(key)]).get(spec.tiles_key(key))
+                if listed is None:
+                    return []
+                for tile_key, window in unpack_tiles(listed):
+                    shown.append(Shown(number, view_of(spec, tile_key), window))
+        return shown
 
     def _listed(self, store, media):
         """Keys of the frames known without decoding, and their positions."""
@@ -207,25 +229,19 @@ class _Run:
         found = store.get([list_key]).get(list_key)
         return ([] if found is None else unpack_keys(found)), list_key
 
-    def _recalled(self, store, key, texts):
-        frame = _Frame(key)
-        if store is not None:
-            self._recall(store, frame, texts)
-        return frame
-
-    def _blank(self, frame, texts):
+    def _blank(self, view, texts):
         """Whether pixels must be decoded: no latent, and records missing."""
-        return frame.latent is None and bool(self._missing(frame, texts))
+        return view.latent is None and bool(self._missing(view, texts))
 
-    def _recall(self, store, frame, texts):
+    def _recall(self, store, view, texts):
         keys = {
-            self.request.record_key(frame.key, *cell): cell
+            self.request.record_key(view.spec, view.key, *cell): cell
             for cell in self._cells(texts)
         }
         found = store.get(list(keys))
-        frame.records = {keys[key]: value for key, value in found.items()}
+        view.records = {keys[key]: value for key, value in found.items()}
         if len(found) < len(keys):
-            frame.latent = recall_latent(store, self.request.frames, frame.key)
+            view.latent = recall_latent(store, view.spec, view.key)
 
     # -- computing -------------------------------------------------------------------
 
@@ -238,12 +254,12 @@ class _Run:
             for kind in request.recipe.kinds
         ]
 
-    def _missing(self, frame, texts):
-        return [cell for cell in self._cells(texts) if cell not in frame.records]
+    def _missing(self, view, texts):
+        return [cell for cell in self._cells(texts) if cell not in view.records]
 
     @property
-    def _frames_per_batch(self):
-        """Number of frames processed together: enough for full UNet batches."""
+    def _views_per_batch(self):
+        """Number of views processed together: enough for full UNet batches."""
         return 2 * (self.request.batch_size or 8)
 
     @property
@@ -262,57 +278,62 @@ class _Run:
         return self._passes
 
     def _compute(self, group):
-        frames = self._unique_frames(group)
-        blank = [frame for frame, _ in frames if frame.latent is None]
-        if blank:
-            spec = self.request.frames
-            latents = self.passes.latents([frame.view for frame in blank])
+        views = self._unique_views(group)
+        blank: dict[tuple, list[View]] = {}
+        for view, _ in views:
+            if view.latent is None:
+                blank.setdefault((view.spec, view.shape), []).append(view)
+        for (spec, _), alike in blank.items():
+            latents = self.passes.latents([view.pixels for view in alike])
             latents = round_latents(latents, spec)
-            for frame, latent in zip(blank, latents, strict=True):
-                frame.latent, frame.view = latent, None
-            new = {frame.key: frame.latent for frame in blank}
+            for view, latent in zip(alike, latents, strict=True):
+                view.latent, view.pixels = latent, None
+            new = {view.key: view.latent for view in alike}
             self.store = keep_latents(self.store, spec, new)
         # Passes that lack the same kinds at the same timestep go together.
-        wanted: dict[tuple, list[tuple[_Frame, str]]] = {}
-        for frame, texts in frames:
+        wanted: dict[tuple, list[tuple[View, str]]] = {}
+        for view, texts in views:
             kinds_of: dict[tuple, list[Kind]] = {}
-            for t, text, kind in self._missing(frame, texts):
+            for t, text, kind in self._missing(view, texts):
                 kinds_of.setdefault((t, text), []).append(kind)
             for (t, text), kinds in kinds_of.items():
-                wanted.setdefault((t, tuple(kinds)), []).append((frame, text))
-        for (t, kinds), pairs in wanted.items():
+                alike = wanted.setdefault((t, tuple(kinds), view.shape), [])
+                alike.append((view, text))
+        for (t, kinds, _), pairs in wanted.items():
             rows = self.passes.observe(
                 self.request.recipe,
                 kinds,
                 t,
-                [frame.latent for frame, _ in pairs],
+                [view.latent for view, _ in pairs],
                 [text for _, text in pairs],
             )
             entries = {}
-            for (frame, text), row in zip(pairs, rows, strict=True):
+            for (view, text), row in zip(pairs, rows, strict=True):
                 if not all_finite(row.values()):
                     # Neither stored nor given: the passes took it in float32 already.
-                    frame.problem = f"timestep {t} gives numbers that are not finite"
+                    view.problem = f"timestep {t} gives numbers that are not finite"
                 for kind, values in row.items():
-                    frame.records[t, text, kind] = values
-                    if frame.problem is None:
-                        key = self.request.record_key(frame.key, t, text, kind)
+                    view.records[t, text, kind] = values
+                    if view.problem is None:
+                        key = self.request.record_key(
+                            view.spec, view.key, t, text, kind
+                        )
                         entries[key] = values
             self._keep(entries)
         for opened in group:
             self._finish(opened)
 
-    def _unique_frames(self, group):
-        """Frames of a group with their texts; equal frames share one entry."""
-        unique: dict[str, tuple[_Frame, dict]] = {}
+    def _unique_views(self, group):
+        """Views of a group with their texts; equal views share one entry."""
+        unique: dict[tuple, tuple[View, dict]] = {}
         for opened in group:
-            for index, frame in enumerate(opened.frames):
-                if not self._missing(frame, opened.texts):
+            for use in opened.shown:
+                if not self._missing(use.view, opened.texts):
                     continue
-                known, texts = unique.setdefault(frame.key, (frame, {}))
-                opened.frames[index] = known
+                known, texts = unique.setdefault(use.view.name, (use.view, {}))
+                use.view = known
                 texts.update(dict.fromkeys(opened.texts))
-        return [(frame, tuple(texts)) for frame, texts in unique.values()]
+        return [(view, tuple(texts)) for view, texts in unique.values()]
 
     def _keep(self, entries):
         self.store = put_or_disable(self.store, entries)
@@ -320,29 +341,48 @@ class _Run:
     @timed("pool")
     def _finish(self, opened):
         request = self.request
-        problem = next((f.problem for f in opened.frames if f.problem), None)
+        problem = next((u.view.problem for u in opened.shown if u.view.problem), None)
         if problem is not None:
             self._refuse(opened.row, problem)
-            opened.frames.clear()
+            opened.shown.clear()
             return
         table = np.stack(
             [
-                request.layout.assemble(
-                    request.recipe,
-                    {
-                        (t, k, kind.name): frame.records[t, text, kind]
-                        for t in request.timesteps
-                        for k, text in enumerate(opened.texts)
-                        for kind in request.recipe.kinds
-                    },
-                )
-                for frame in opened.frames
+                self._values_of_frame(list(uses), opened.texts)
+                for _, uses in groupby(opened.shown, attrgetter("frame"))
             ]
         )  # (T, D)
         row = pool_rows(table, request.frame_statistics)
         self.matrix[self.places[opened.row.index]] = row
-        opened.frames.clear()
+        opened.shown.clear()
         self.advance(1)
+
+    def _values_of_frame(self, uses, texts):
+        """All columns of one frame, view by view: float32 (D,)."""
+        request = self.request
+        pieces = []
+        for view, group in groupby(uses, lambda use: use.view.spec.view):
+            group = list(group)
+            table = np.stack(
+                [
+                    request.layout.assemble(
+                        request.recipe,
+                        {
+                            (t, k, kind.name): use.view.records[t, text, kind]
+                            for t in request.timesteps
+                            for k, text in enumerate(texts)
+                            for kind in request.recipe.kinds
+                        },
+                    )
+                    for use in group
+                ]
+            )
+            if view == "tiles":
+                windows = np.array([use.window for use in group])
+                pieces.append(request.layout.pool_tiles(table, windows))
+            else:
+                pieces += list(table)
+        return np.concatenate(pieces)
 
     def _refuse(self, row, problem):
         problem = (

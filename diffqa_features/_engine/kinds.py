@@ -38,12 +38,18 @@ class Column:
     prompt: str
     statistic: str
     channel: int | None
+    view: str
+    tile_statistic: str
+    names_view: bool
 
     @property
     def name(self) -> str:
         time = "" if self.timestep is None else f"t{self.timestep}"
         channel = "" if self.channel is None else f"{self.channel:04d}"
-        parts = time, self.block, self.kind, self.prompt, self.statistic, channel
+        view = self.view if self.names_view else ""
+        if self.tile_statistic:
+            view = f"{view}-{self.tile_statistic}"
+        parts = time, self.block, self.kind, self.prompt, self.statistic, channel, view
         return "__".join(part for part in parts if part)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from diffqa_features._engine.kinds import Column, Kind, Recipe
 from diffqa_features._media.rows import Media, Row, is_missing
 from diffqa_features._utils.hashing import make_key
+from diffqa_features._utils.statistics import pool_rows
 
 Records = Mapping[tuple[int, int, str], np.ndarray]
 """(timestep, index of the prompt, name of the kind) -> flat record of one frame."""
@@ -27,7 +28,11 @@ def prompt_columns(prompts: str | Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """Which frames of a row to use, and everything that determines their latents."""
+    """Which frames of a row to use, and everything that determines their latents.
+
+    With the view "tiles", `frame_key` is that of a tile's own pixels, but in
+    `tiles_key`.
+    """
 
     identity: str
     """Of the backbone: a hash of its files."""
@@ -46,6 +51,8 @@ class FrameSpec:
     reader: str = "auto"
     half: bool = False
     """Whether latents are rounded to float16, as the store keeps them."""
+    n_tiles: int | None = None
+    """At most so many per frame, with the view "tiles"; None covers the frame."""
 
     def key(self, frame_key: str) -> str:
         """Store key of the latent of one frame."""
@@ -56,6 +63,10 @@ class FrameSpec:
         # Single frames have the keys that they had before there were bursts.
         bursts = (self.burst_length,) if self.burst_length > 1 else ()
         return make_key("frames", media_key, self.frame_rate, self.max_frames, *bursts)
+
+    def tiles_key(self, frame_key: str) -> str:
+        """Key of the list of a frame's tiles; the same for all backbones."""
+        return make_key("tiles", frame_key, self.image_size, self.n_tiles)
 
     def choose(self, media: Media) -> np.ndarray:
         """Indices of the frames of this medium."""
@@ -74,20 +85,28 @@ class FrameSpec:
 
 
 class Layout(Protocol):
-    """How the records of a frame become `width` values, float32."""
+    """How the records of a frame become `width` values, float32.
+
+    `assemble` is called for every picture that the backbone is shown of a frame, and
+    `pool_tiles` for the values of a frame's tiles, (n, D), and where these lie.
+    """
 
     width: int
 
     def assemble(self, recorded: Recipe, records: Records) -> np.ndarray: ...
 
+    def pool_tiles(self, table: np.ndarray, windows: np.ndarray) -> np.ndarray: ...
+
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Columns of `DiffusionQAFeatures`: by timestep, kind, and the kind's order."""
+    """Columns of `DiffusionQAFeatures`: by view, timestep, kind, and its own order."""
 
     asked: Recipe
     timesteps: tuple[int, ...]
     n_prompts: int
+    views: tuple[str, ...]
+    tile_statistics: tuple[str, ...]
 
     @property
     def width(self) -> int:
@@ -96,7 +115,8 @@ class FeatureLayout:
     def columns(self) -> list[Column]:
         """One entry per value, in the order of ``assemble``."""
         return [
-            Column(t, block, kind.name, prompt, statistic, channel)
+            Column(t, block, kind.name, prompt, statistic, channel, *view)
+            for view in self._parts()
             for t in self.timesteps
             for kind in self.asked.kinds
             for block, prompt, statistic, channel in kind.columns(
@@ -104,8 +124,16 @@ class FeatureLayout:
             )
         ]
 
+    def _parts(self):
+        """(view, tile statistic, whether names say so) of each run of columns."""
+        for view in self.views:
+            if view == "tiles":
+                yield from ((view, name, True) for name in self.tile_statistics)
+            else:
+                yield view, "", len(self.views) > 1
+
     def assemble(self, recorded: Recipe, records: Records) -> np.ndarray:
-        """Extract the requested values of one frame from its records: float32 (D,)."""
+        """Extract the requested values of one view from its records: float32 (D,)."""
         pieces = []
         for t in self.timesteps:
             for kind in self.asked.kinds:
@@ -119,13 +147,18 @@ class FeatureLayout:
                 pieces += kind.values(self.asked, read)
         return np.concatenate(pieces).astype(np.float32)
 
+    def pool_tiles(self, table: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        """Statistics over the tiles of a frame: float32 (statistics * D,)."""
+        return pool_rows(table, self.tile_statistics)
+
 
 @dataclass(frozen=True)
 class Request:
     """Everything that determines the values of a call."""
 
     backbone: str
-    frames: FrameSpec
+    views: tuple[FrameSpec, ...]
+    """One for every view of the same frames."""
     recipe: Recipe
     timesteps: tuple[int, ...]
     prompts: tuple[str, ...]
@@ -136,13 +169,20 @@ class Request:
     layout: Layout
 
     @property
+    def frames(self) -> FrameSpec:
+        """The first view: which frames to use is the same for all."""
+        return self.views[0]
+
+    @property
     def width(self) -> int:
         """Number of columns of the matrix."""
         return self.layout.width * len(self.frame_statistics)
 
-    def record_key(self, frame_key: str, timestep: int, text: str, kind: Kind) -> str:
+    def record_key(
+        self, spec: FrameSpec, frame_key: str, timestep: int, text: str, kind: Kind
+    ) -> str:
         """Store key of the record of one pass and kind."""
-        facts = self.frames.facts(frame_key), timestep, self.seed, text
+        facts = spec.facts(frame_key), timestep, self.seed, text
         return make_key("record", kind.name, kind.facts, facts)
 
     def check_columns(self, row: Row) -> None:

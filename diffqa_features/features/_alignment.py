@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 
 from diffqa_features._engine.kinds import AttentionMap, Recipe
+from diffqa_features._media.views import stitch_maps
 from diffqa_features.features._base import BackboneTransformer
 
 
@@ -21,6 +22,9 @@ class PromptAlignmentMaps(BackboneTransformer):
     ----------
     backbone : str or path, default="tiny"
         See `DiffusionQAFeatures`.
+
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own; see `DiffusionQAFeatures`.
 
     timesteps : int or sequence of int, default=(50,)
         DDPM training steps in [0, 999]; maps are averaged over them.
@@ -42,8 +46,14 @@ class PromptAlignmentMaps(BackboneTransformer):
     image_size : int, default=None
         Side of the backbone's input in pixels; ``None`` uses its native size.
 
-    view : {"stretch", "fit", "crop"}, default="stretch"
-        How a picture is brought to that size.
+    view : {"stretch", "fit", "crop", "tiles"}, default="stretch"
+        How a picture is brought to that size; see `DiffusionQAFeatures`. The maps of
+        ``"tiles"`` are put together to one map of the whole picture: a position is the
+        mean of the tiles that show it, by area, and one that no tile shows is that of
+        the nearest that is shown. With `signed`, each tile is relative to its own mean.
+
+    n_tiles : int or None, default=9
+        Maximum number of tiles per picture or frame; ``None`` covers all of it.
 
     frame_rate : float, default=1.0
         Frames sampled per second of video; see `DiffusionQAFeatures`.
@@ -126,6 +136,7 @@ class PromptAlignmentMaps(BackboneTransformer):
         self,
         backbone="tiny",
         *,
+        vae=None,
         timesteps=(50,),
         blocks="all",
         prompts=("Good photo.", "Bad photo."),
@@ -133,6 +144,7 @@ class PromptAlignmentMaps(BackboneTransformer):
         signed=False,
         image_size=None,
         view="stretch",
+        n_tiles=9,
         frame_rate=1.0,
         max_frames=None,
         frames="spread",
@@ -148,6 +160,7 @@ class PromptAlignmentMaps(BackboneTransformer):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.timesteps = timesteps
         self.blocks = blocks
         self.prompts = prompts
@@ -155,6 +168,7 @@ class PromptAlignmentMaps(BackboneTransformer):
         self.signed = signed
         self.image_size = image_size
         self.view = view
+        self.n_tiles = n_tiles
         self.frame_rate = frame_rate
         self.max_frames = max_frames
         self.frames = frames
@@ -244,7 +258,7 @@ class PromptAlignmentMaps(BackboneTransformer):
 
 @dataclass(frozen=True)
 class _MapLayout:
-    """Columns: prompt, row and column of the grid."""
+    """Columns: prompt, row and column of the grid; tiles share one grid."""
 
     asked: Recipe
     timesteps: tuple[int, ...]
@@ -263,6 +277,12 @@ class _MapLayout:
             for y in range(height)
             for x in range(width)
         ]
+
+    def pool_tiles(self, table, windows):
+        """Put the maps of tiles together: float32 (K * h * w,)."""
+        size = self.asked.kinds[0].size
+        maps = table.reshape(len(table), self.n_prompts, *size)
+        return stitch_maps(maps, windows, size).astype(np.float32).ravel()
 
     def assemble(self, recorded, records):
         """Average over timesteps and blocks: float32 (K * h * w,)."""

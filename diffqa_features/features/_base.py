@@ -78,11 +78,13 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
     _parameter_constraints: dict = {
         **MediaTransformer._parameter_constraints,
         "backbone": [str, os.PathLike],
+        "vae": [str, os.PathLike, None],
         "timesteps": [Interval(Integral, 0, None, closed="left"), InOrder()],
         "blocks": [str, InOrder()],
         "prompts": [str, InOrder()],
         "image_size": [Interval(Integral, 8, None, closed="left"), None],
         "view": [StrOptions(set(VIEWS))],
+        "n_tiles": [Interval(Integral, 1, None, closed="left"), None],
         "frame_rate": [Interval(Real, 0, None, closed="neither")],
         "max_frames": [Interval(Integral, 1, None, closed="left"), None],
         "frames": [StrOptions({"spread", "bursts"})],
@@ -126,9 +128,10 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         from diffqa_features._utils.devices import pick_device, pick_dtype
 
         dtype = pick_dtype(self.dtype, pick_device(self.device))
+        first, *others = self._views()
         frames = FrameSpec(
             identity=info.identity,
-            view=self.view,
+            view=first,
             image_size=self._checked_image_size(info),
             multiple=info.multiple,
             dtype=str(dtype).removeprefix("torch."),
@@ -137,11 +140,12 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
             burst_length=self._burst_length(),
             reader=self.reader,
             half=wants_half(self.memory),
+            n_tiles=None if self.n_tiles is None else int(self.n_tiles),
         )
         recipe, layout = self._recipe_and_layout(info)
         return Request(
             backbone=self._backbone_name(),
-            frames=frames,
+            views=(frames, *(replace(frames, view=view) for view in others)),
             recipe=recipe,
             timesteps=self._timesteps(),
             prompts=self._prompts(),
@@ -175,6 +179,9 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
                 "timesteps", "distinct ints in the range [0, 999], at least one"
             )
         return tuple(int(t) for t in values)
+
+    def _views(self):
+        return (self.view,)
 
     def _frame_statistics(self):
         return ("mean",)

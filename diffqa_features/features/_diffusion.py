@@ -5,6 +5,7 @@ import numpy as np
 from diffqa_features._engine import kinds as feature_kinds
 from diffqa_features._engine.kinds import STATISTICS, Recipe
 from diffqa_features._engine.request import FeatureLayout
+from diffqa_features._media.views import VIEWS
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import FRAME_STATISTICS, BackboneTransformer
 
@@ -24,6 +25,13 @@ class DiffusionQAFeatures(BackboneTransformer):
         and works offline, ``"sd15"``, ``"sd21-base"``, ``"sdxl"``), a hub id
         (``"owner/name"`` or ``"owner/name@revision"``), or a local folder in diffusers
         layout. It is loaded on first use, once per process, and never pickled.
+
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own: a folder or hub id of an
+        ``AutoencoderTiny`` or ``AutoencoderKL`` that makes the same latents, such as
+        ``"madebyollin/taesd"`` for Stable Diffusion 1 and 2, which encodes a picture in
+        a small part of the time. Part of the backbone's identity, so stored features of
+        two autoencoders never mix.
 
     timesteps : int or sequence of int, default=(50,)
         DDPM training steps in [0, 999] to noise the picture to. Each adds columns and
@@ -66,10 +74,28 @@ class DiffusionQAFeatures(BackboneTransformer):
         Side of the backbone's input in pixels. ``None`` uses the backbone's native size
         (512 for Stable Diffusion 1.5 and 2.1-base, 192 for ``tiny``).
 
-    view : {"stretch", "fit", "crop"}, default="stretch"
-        How a picture is brought to that size: stretched to a square as in the papers;
-        scaled by its longer side, keeping the aspect ratio; or centre-cropped without
-        scaling.
+    view : str or sequence of str, default="stretch"
+        How a picture is brought to that size:
+
+        - ``"stretch"``: scaled to a square, as in the papers.
+        - ``"fit"``: scaled by its longer side, keeping the aspect ratio.
+        - ``"crop"``: the central square of unscaled pixels.
+        - ``"tiles"``: squares of unscaled pixels all over the picture, up to `n_tiles`,
+          each a pass of its own.
+
+        For ``"crop"`` and ``"tiles"`` only a picture whose shorter side is below that
+        size is enlarged. Several views, such as ``("stretch", "tiles")``, give the
+        columns of each, side by side, at the cost of each.
+
+    n_tiles : int or None, default=9
+        Maximum number of tiles per picture or video frame. If fewer cover the picture,
+        these are used, overlapping where its sides are no multiples of a tile's; else
+        exactly so many, evenly spread. ``None`` always covers the picture: 24 tiles for
+        12 megapixels at 1,024 pixels, and 336 at the 192 of ``tiny``.
+
+    tile_pooling : str or sequence of str, default=("mean",)
+        Statistics over the tiles of a picture or frame: ``"mean"``, ``"std"``,
+        ``"max"``, ``"min"``.
 
     frame_rate : float, default=1.0
         Frames sampled per second of video: those shown at 0.5 s + k / `frame_rate` for
@@ -162,6 +188,8 @@ class DiffusionQAFeatures(BackboneTransformer):
     ``t50__mid.0__query__std__0042``, ``t50__error__prompt1__03``,
     ``t50__error__prompt0-prompt1``: parts are joined by a double underscore, so a
     regular expression can select a timestep, block, kind, prompt, statistic or channel.
+    Columns of tiles end in ``__tiles-mean`` and so on, and with several views those of
+    the others in ``__stretch``, ``__fit`` or ``__crop``.
     With a `frame_pooling` other than ``("mean",)`` each name ends in ``__frames-mean``,
     ``__frames-std`` and so on.
 
@@ -195,6 +223,8 @@ class DiffusionQAFeatures(BackboneTransformer):
 
     _parameter_constraints: dict = {
         **BackboneTransformer._parameter_constraints,
+        "view": [str, InOrder()],
+        "tile_pooling": [str, InOrder()],
         "kinds": [str, InOrder()],
         "pooling": [str, InOrder()],
         "frame_pooling": [str, InOrder()],
@@ -204,6 +234,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         self,
         backbone="tiny",
         *,
+        vae=None,
         timesteps=(50,),
         blocks="all",
         prompts=("Good photo.", "Bad photo."),
@@ -211,6 +242,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         pooling=("mean",),
         image_size=None,
         view="stretch",
+        n_tiles=9,
+        tile_pooling=("mean",),
         frame_rate=1.0,
         max_frames=None,
         frames="spread",
@@ -227,6 +260,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.timesteps = timesteps
         self.blocks = blocks
         self.prompts = prompts
@@ -234,6 +268,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         self.pooling = pooling
         self.image_size = image_size
         self.view = view
+        self.n_tiles = n_tiles
+        self.tile_pooling = tile_pooling
         self.frame_rate = frame_rate
         self.max_frames = max_frames
         self.frames = frames
@@ -299,9 +335,10 @@ class DiffusionQAFeatures(BackboneTransformer):
         -------
         list of dict
             One per column, with the keys ``name``, ``timestep``, ``block`` (or stage),
-            ``kind``, ``prompt`` (its text), ``statistic``, ``channel``,
-            ``frame_statistic``, ``backbone`` and ``backbone_commit`` (for hub models);
-            ``pandas.DataFrame`` accepts this list directly.
+            ``kind``, ``prompt`` (its text), ``statistic``, ``channel``, ``view``,
+            ``tile_statistic``, ``frame_statistic``, ``backbone`` and
+            ``backbone_commit`` (for hub models); ``pandas.DataFrame`` accepts this list
+            directly.
         """
         self._validate_params()
         info = self._check_parameters()
@@ -318,6 +355,8 @@ class DiffusionQAFeatures(BackboneTransformer):
                 "prompt": texts.get(column.prompt, column.prompt or None),
                 "statistic": column.statistic or None,
                 "channel": column.channel,
+                "view": column.view,
+                "tile_statistic": column.tile_statistic or None,
                 "frame_statistic": pooled,
                 "backbone": info.name,
                 "backbone_commit": info.commit,
@@ -330,6 +369,9 @@ class DiffusionQAFeatures(BackboneTransformer):
         info = super()._check_parameters()
         self._recipe_and_layout(info)
         return info
+
+    def _views(self):
+        return self._choice("view", VIEWS)
 
     def _frame_statistics(self):
         return self._choice("frame_pooling", FRAME_STATISTICS)
@@ -347,5 +389,11 @@ class DiffusionQAFeatures(BackboneTransformer):
                     f"{', '.join(block.name for block in info.blocks)}."
                 )
         asked = Recipe(tuple(kinds), blocks, stages, statistics, info.latent_channels)
-        layout = FeatureLayout(asked, self._timesteps(), len(self._prompts()))
+        layout = FeatureLayout(
+            asked,
+            self._timesteps(),
+            len(self._prompts()),
+            self._views(),
+            self._choice("tile_pooling", FRAME_STATISTICS),
+        )
         return self._recorded(info, asked), layout

@@ -4,6 +4,8 @@ import os
 import warnings
 from pathlib import Path
 
+from diffqa_features._backbone.hub import with_vae
+
 _PAGES = Path(__file__).parents[2] / "docs/_build/html/generated/api"
 """Where ``make docs`` puts the API pages."""
 
@@ -62,7 +64,8 @@ class BackboneParameters(MediaParameters):
 
     def _backbone_name(self):
         name = os.fspath(self.backbone)
-        return str(Path(name).expanduser()) if name.startswith("~") else name
+        name = str(Path(name).expanduser()) if name.startswith("~") else name
+        return with_vae(name, self.vae)
 
     def _prompts(self):
         values = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)

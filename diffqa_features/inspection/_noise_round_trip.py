@@ -180,8 +180,8 @@ class NoiseRoundTripDisplay:
         Parameters
         ----------
         estimator : DiffusionQAFeatures or PromptAlignmentMaps
-            Provides the backbone, its device and dtype, the view and the seed; the
-            noise is that of its features.
+            Provides the backbone, its device and dtype, the view (of several the first,
+            of tiles the central one) and the seed; the noise is that of its features.
         X : list, array, Series or DataFrame of N media rows
             See :meth:`diffqa_features.DiffusionQAFeatures.transform`.
         timesteps : sequence of int, default=(95, 500, 950)
@@ -224,7 +224,9 @@ class NoiseRoundTripDisplay:
         media = open_media(row, spec.reader)
         chosen = spec.choose(media)
         (frame,) = media.read(chosen[[len(chosen) // 2]])
-        (view,) = view_frames(frame[None], spec.view, spec.image_size, spec.multiple)
+        # Of tiles, the one in the middle.
+        name = "crop" if spec.view == "tiles" else spec.view
+        (view,) = view_frames(frame[None], name, spec.image_size, spec.multiple)
         if min(view.shape[:2]) < _SMALLEST:
             raise ValueError(
                 f"Pictures of {_SMALLEST} pixels at least are compared. Got a view of "

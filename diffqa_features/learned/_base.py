@@ -26,6 +26,7 @@ from diffqa_features._utils.hashing import hash_values
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.features._parameters import BackboneParameters, MediaParameters
 from diffqa_features.learned._files import SavedModel, plain
+from diffqa_features.learned._pictures import whole_maps
 
 _SCHEDULE = (
     "max_epochs",
@@ -300,6 +301,15 @@ class LearnedModel(MediaParameters, SavedModel):
             filled[-1][kept] = part
         return filled
 
+    def _maps_of_tiles(self, X, size, shape):
+        """Quality maps (N, *shape) of whole pictures, from those of their tiles."""
+        job = Job(X, as_rows(X), failed=self._list_of_failed())
+        maps = list(
+            whole_maps(job.rows, size, self.quality_maps, self.verbose, job.failed)
+        )
+        (found,) = self._by_row(job, lambda: [np.stack(maps)], shape)
+        return found
+
     # -- what is fitted --------------------------------------------------------------
 
     def _arrays(self, job):
@@ -343,6 +353,7 @@ class BackboneModel(BackboneParameters, TransformerMixin, LearnedModel):
 
     _parameter_constraints: dict = {
         "backbone": _shared["backbone"],
+        "vae": _shared["vae"],
         **LearnedModel._parameter_constraints,
     }
 

@@ -139,9 +139,9 @@ class SavedModel(BaseEstimator):
         Notes
         -----
         Untrusted files run no code. They do name the models they were trained on
-        (`backbone` and, if the estimator has them, `motion_network`, `text_model` and
-        `network`): an alias, a hub id, which may trigger a download, or a folder. Pass
-        these parameters to choose them yourself.
+        (`backbone` and, if the estimator has them, `vae`, `motion_network`,
+        `text_model` and `network`): an alias, a hub id, which may trigger a download,
+        or a folder. Pass these parameters to choose them yourself.
         """
         config, weights = load(folder)
         if config["estimator"] != cls.__name__:

@@ -10,7 +10,7 @@ import numpy as np
 from diffqa_features._engine.latents import Encoded
 from diffqa_features._engine.parallel import read_each
 from diffqa_features._media.rows import Row, open_media
-from diffqa_features._media.views import view_frames
+from diffqa_features._media.views import cut_tiles, stitch_maps, view_frames
 
 _ROWS = 64  # encoded at a time; more are never in memory
 
@@ -32,6 +32,40 @@ def read_pictures(
         return _read(row, view, size)
 
     return read_each(rows, read, "read", verbose, failed=failed)
+
+
+def whole_maps(
+    rows: Sequence[Row],
+    size: int,
+    maps_of: Callable[[list[np.ndarray]], np.ndarray],
+    verbose: int = 0,
+    failed: list[tuple[int, str]] | None = None,
+) -> Iterator[np.ndarray]:
+    """Yield one map (C, h, w), float32, of each whole picture in order.
+
+    Tiles of `size` unscaled pixels cover it, and `maps_of` turns a list of them into
+    maps (n, C, h, w). Bad rows are those of `read_pictures`.
+    """
+
+    def read(row):
+        _, pixels = _open_still(row)
+        return cut_tiles(pixels, size)
+
+    def stitch(several):
+        maps = maps_of([tile for tiles, _ in several for tile in tiles])
+        start = 0
+        for tiles, windows in several:
+            own, start = maps[start : start + len(tiles)], start + len(tiles)
+            yield stitch_maps(own, windows, own.shape[2:]).astype(np.float32)
+
+    waiting = []
+    for tiles, windows in read_each(rows, read, "read", verbose, failed=failed):
+        waiting.append((tiles, windows))
+        if sum(len(tiles) for tiles, _ in waiting) >= _ROWS:
+            yield from stitch(waiting)
+            waiting = []
+    if waiting:
+        yield from stitch(waiting)
 
 
 def encode_pictures(
@@ -111,7 +145,12 @@ class Pictures:
 
 
 def _read(row, view, size):
+    key, pixels = _open_still(row)
+    return key, view_frames(pixels[None], view, size, 1)[0]
+
+
+def _open_still(row):
     media = open_media(row)
     media.check_still()
     (pixels,) = media.frames()
-    return media.key, view_frames(pixels[None], view, size, 1)[0]
+    return media.key, pixels

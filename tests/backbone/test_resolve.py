@@ -16,6 +16,7 @@ from hub_server import lay_out_cache, serve_hub
 from random_models import write_json, write_model
 from safetensors.torch import load_file, save_file
 
+from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.files import list_parts
 from diffqa_features._backbone.hub import MIRRORS, find_folder, is_hub_id
 from diffqa_features._backbone.info import describe_backbone
@@ -421,10 +422,34 @@ def test_bin_weights_are_refused_with_the_way_to_convert(copy):
         describe_backbone(copy)
 
 
-def test_a_checkpoint_file_is_refused_with_the_way_to_convert(tmp_path):
-    (tmp_path / "model.ckpt").write_bytes(b"")
-    with pytest.raises(ValueError, match="from_single_file"):
-        find_folder(tmp_path / "model.ckpt")
+@pytest.mark.parametrize(
+    ("name", "way"), [("m.ckpt", "from_single_file"), ("m.gguf", "dequantize")]
+)
+def test_a_single_file_is_refused_with_the_way_to_convert(tmp_path, name, way):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"is a file.*{way}"):
+        find_folder(tmp_path / name)
+
+
+def test_gguf_weights_are_refused_with_the_way_to_convert(copy):
+    (copy / UNET).rename(copy / "unet/diffusion_pytorch_model-Q4_0.gguf")
+    with pytest.raises(OSError, match=r"unet/ has \.gguf weights only.*dequantize"):
+        describe_backbone(copy)
+
+
+def test_lora_weights_that_are_not_merged_are_refused(copy):
+    (copy / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    with pytest.raises(OSError, match=r"LoRA weights that are not merged.*fuse_lora"):
+        describe_backbone(copy)
+    (copy / "pytorch_lora_weights.safetensors").unlink()
+    weights = load_file(copy / UNET)
+    name = next(key for key in weights if key.endswith("attn2.to_q.weight"))
+    stem = name.removesuffix(".weight")
+    weights[f"{stem}.base_layer.weight"] = weights.pop(name)
+    weights[f"{stem}.lora_A.default.weight"] = torch.zeros(1)
+    save_file(weights, copy / UNET)
+    with pytest.raises(OSError, match=r"1 are missing.*fuse_lora"):
+        load_backbone(copy, "cpu")
 
 
 @pytest.mark.parametrize(

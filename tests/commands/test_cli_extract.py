@@ -35,6 +35,18 @@ class TestExtract:
         close(matrix, expected)
         assert names_in(photos.parent) == ["photos", out.name]
 
+    def test_views_and_another_vae(self, photos, run, features, sd1_folder):
+        out = photos.parent / "table.npz"
+        options = ("--view", "stretch", "tiles", "--tiles", 2, "--tile-pooling", "max")
+        code, _, _ = run(
+            "extract", photos, "-o", out, *options, "--vae", sd1_folder / "vae"
+        )
+        assert code == 0
+        paths, matrix, names = read(out)
+        estimator = features(view=("stretch", "tiles"), n_tiles=2, tile_pooling="max")
+        assert names == estimator.get_feature_names_out().tolist()
+        close(matrix, estimator.transform(paths))
+
     def test_csv_loses_no_digit(self, photos, run):
         for suffix in ("csv", "npz"):
             run("extract", photos, "-o", photos.parent / f"table.{suffix}")

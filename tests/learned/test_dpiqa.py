@@ -25,6 +25,7 @@ from test_dpiqa_parts import write_clip
 
 from diffqa_features import TRUSTED_TYPES, DPIQARegressor, FeatureStore, datasets
 from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._media.views import cut_tiles, stitch_maps
 from diffqa_features.learned._files import load, save
 from diffqa_features.learned.dpiqa.network import TextAdapter
 from diffqa_features.learned.dpiqa.presets import PRESETS, preset_of
@@ -253,6 +254,25 @@ def test_bfloat16_is_near(model, fitted, images):
 
 
 # -- predictions ---------------------------------------------------------------------
+
+
+def test_maps_of_tiles_are_one_map_of_the_whole(fitted, images, tmp_path):
+    large = np.concatenate(
+        [np.concatenate(images[:3], 1), np.concatenate(images[3:], 1)]
+    )
+    (whole,) = fitted.quality_maps([large], tiles=True)
+    assert whole.dtype == np.float32
+    expected = stitch_maps(fitted.quality_maps(images), cut_tiles(large, 64)[1], (8, 8))
+    np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-5)
+    (tmp_path / "bad.png").write_bytes(b"none")
+    model = copy.copy(fitted).set_params(on_error="nan")
+    with pytest.warns(RuntimeWarning, match="1 of 2 rows"):
+        maps = model.quality_maps([tmp_path / "bad.png", images[0]], tiles=True)
+    assert np.isnan(maps[0]).all()
+    np.testing.assert_allclose(maps[1], fitted.quality_maps(images[:1])[0], rtol=1e-4)
+    assert [index for index, _ in model.failed_] == [0]
+    with pytest.raises(ValueError, match="Scores are of the view"):
+        fitted.quality_maps(images, return_scores=True, tiles=True)
 
 
 def test_the_score_is_made_of_the_maps(fitted, images):

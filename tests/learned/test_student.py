@@ -25,6 +25,7 @@ from diffqa_features import (
     FeatureStore,
     datasets,
 )
+from diffqa_features._media.views import cut_tiles, stitch_maps
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
@@ -410,6 +411,16 @@ def test_prediction_is_the_network_as_it_was_trained(images, mapping):
     np.testing.assert_allclose(
         model.quality_maps(images), model.map_scale_ * maps, atol=1e-5
     )
+
+
+def test_maps_of_tiles_are_one_map_of_the_whole(images, mapping):
+    model = make(mapping).fit(images)
+    large = np.concatenate(images[:2], 1)
+    (whole,) = model.quality_maps([large], tiles=True)
+    tiles, windows = cut_tiles(large, model.image_size_)
+    maps = model.quality_maps(tiles)
+    expected = stitch_maps(maps, windows, maps.shape[2:])
+    np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_half_precision(images, mapping):

@@ -38,6 +38,8 @@ PINNED = {
     "released": "32bc9589555c680c8ecfb41a84fd2b66d1898532",
     "frames": "e8e519b11ce23786c080b60bcc0ebb6609232308",
     "record": "82b497dd0b9bb715d90595d8915d19a1deee972f",
+    "tiles": "895a8ec8405b1d765406fc30bb6ba4c69d859a8d",
+    "tile": "b92c810f0017f4d8d81514b123ff9fba6b067132",
     "map": "f7f146cef1dfdbcb535e80885d75036ef22829d8",
     "controlled": "12895041073afba51bd792569b5b94832b6229c2",
     "motion": "94f0f8f3c14c2a2834400386cd8bff678f910910",
@@ -106,7 +108,7 @@ def test_pinned_keys():
     frames = FrameSpec("identity", "stretch", 64, 8)
     request = Request(
         backbone="tiny",
-        frames=frames,
+        views=(frames,),
         recipe=Recipe((Error(),), (), (), ("mean",), 4),
         timesteps=(50,),
         prompts=("a",),
@@ -128,12 +130,15 @@ def test_pinned_keys():
         reader="imageio",
     )
     clip = np.arange(32 * 8 * 8 * 3, dtype=np.uint8).reshape(32, 8, 8, 3)
+    tiles = replace(frames, view="tiles", n_tiles=9)
     found = {
+        "tiles": tiles.tiles_key("frame"),
+        "tile": tiles.key("tile"),
         "latent": frames.key("frame"),
         "released": replace(frames, normalization="clip").key("frame"),
         "frames": frames.list_key("media"),
-        "record": request.record_key("frame", 50, "Good photo.", Error()),
-        "map": request.record_key("frame", 50, "a", AttentionMap((4, 6), True)),
+        "record": request.record_key(frames, "frame", 50, "Good photo.", Error()),
+        "map": request.record_key(frames, "frame", 50, "a", AttentionMap((4, 6), True)),
         "controlled": chain.key("latent", "down0", "mean"),
         "motion": motion.clip_key(clip),
         "motion clips": motion.list_key("media"),

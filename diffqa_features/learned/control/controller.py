@@ -35,6 +35,9 @@ class DiffusionController(BackboneModel):
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``),
         a hub id, or a folder in diffusers layout.
 
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own; see `DiffusionQAFeatures`.
+
     stages : str or list of str, default=None
         UNet stages whose feature maps are used (the paper's F_MS), by name or pattern:
         ``down0 ... mid up0 ... up3``. ``None`` selects the first level of the encoder,
@@ -219,6 +222,7 @@ class DiffusionController(BackboneModel):
         self,
         backbone="tiny",
         *,
+        vae=None,
         stages=None,
         pooling=("mean", "std"),
         n_steps=1,
@@ -247,6 +251,7 @@ class DiffusionController(BackboneModel):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.stages = stages
         self.pooling = pooling
         self.n_steps = n_steps

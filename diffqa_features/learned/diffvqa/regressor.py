@@ -49,6 +49,9 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``),
         a hub id, or a folder in diffusers layout.
 
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own; see `DiffusionQAFeatures`.
+
     controller : DiffusionController, str, path or None, default=None
         The control module of the backbone. A fitted one is used as it is. An unfitted
         one is cloned and fitted first, on the rows passed to `fit`; ``None`` does so
@@ -332,6 +335,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         self,
         backbone="tiny",
         *,
+        vae=None,
         controller=None,
         control=True,
         representation="change",
@@ -372,6 +376,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.controller = controller
         self.control = control
         self.representation = representation
@@ -673,11 +678,13 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
             given = given.estimator
         if isinstance(given, (str, os.PathLike)):
             given = DiffusionController.from_pretrained(
-                given, backbone=self.backbone, device=self.device
+                given, backbone=self.backbone, vae=self.vae, device=self.device
             )
         if given is None:
             given = DiffusionController(
-                self.backbone, **{name: getattr(self, name) for name in _OF_STAGE_1}
+                self.backbone,
+                vae=self.vae,
+                **{name: getattr(self, name) for name in _OF_STAGE_1},
             )
         if not isinstance(given, DiffusionController):
             raise self._complaint(

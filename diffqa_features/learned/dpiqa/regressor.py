@@ -45,6 +45,9 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, as in the paper,
         ``"sd21-base"``), a hub id, or a folder in diffusers layout.
 
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own; see `DiffusionQAFeatures`.
+
     qualities, scenes, distortions : sequence of str, default=None
         Words for the prompts: each quality is combined with each scene and each
         distortion. ``None`` uses the published lists: 5 qualities from "bad" to
@@ -299,6 +302,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         self,
         backbone="tiny",
         *,
+        vae=None,
         qualities=None,
         scenes=None,
         distortions=None,
@@ -335,6 +339,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.qualities = qualities
         self.scenes = scenes
         self.distortions = distortions
@@ -420,7 +425,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         """
         return self._finite(*self._look(X, lambda q: [self._in_units(q.scores)], ()))
 
-    def quality_maps(self, X, return_scores=False):
+    def quality_maps(self, X, return_scores=False, tiles=False):
         """Compute the decoder's quality maps, which a student can learn from.
 
         Parameters
@@ -429,6 +434,11 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
             As in `fit`.
         return_scores : bool, default=False
             Also return the result of `predict`, from the same passes.
+        tiles : bool, default=False
+            Cut each picture into tiles of the model's input size at native resolution,
+            as many as cover it, and put their maps together to one of the whole
+            picture, of the same shape: each cell is the mean of the tiles that show it.
+            Meant for ``view="crop"``, where the model learned from such pixels.
 
         Returns
         -------
@@ -436,9 +446,18 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
             Non-negative. The grid g is that of the latents: `image_size` divided by the
             pixels per latent cell.
         scores : ndarray of shape (N,), dtype float64
-            Only with `return_scores`.
+            Only with `return_scores`, which `tiles` excludes.
         """
-        grid = self._grid(self._check_fitted())
+        info = self._check_fitted()
+        grid = self._grid(info)
+        if tiles and return_scores:
+            raise ValueError(
+                "Scores are of the view that the model was trained on, and not of "
+                "tiles. Call predict, or leave tiles=True out."
+            )
+        if tiles:
+            size = self._checked_image_size(info)
+            return self._maps_of_tiles(X, size, (8, grid, grid))
         maps, scores = self._look(
             X, lambda q: [q.maps, self._in_units(q.scores)], (8, grid, grid), ()
         )

@@ -34,6 +34,9 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``,
         as in the paper), a hub id, or a folder in diffusers layout.
 
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own; see `DiffusionQAFeatures`.
+
     prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
         At least two with `error_bias`, which compares the first two.
 
@@ -268,6 +271,7 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         self,
         backbone="tiny",
         *,
+        vae=None,
         prompts=("Good Photo.", "Bad Photo."),
         n_context=16,
         context_position="front",
@@ -299,6 +303,7 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.prompts = prompts
         self.n_context = n_context
         self.context_position = context_position

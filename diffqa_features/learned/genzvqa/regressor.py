@@ -38,6 +38,9 @@ class GenzVQARegressor(GenzIQARegressor):
         The latent diffusion model: an alias (``"tiny"``, ``"sd15"``, ``"sd21-base"``,
         as in the paper), a hub id, or a folder in diffusers layout.
 
+    vae : str or path, default=None
+        Autoencoder in place of the backbone's own; see `DiffusionQAFeatures`.
+
     prompts : sequence of str, default=("Good Photo.", "Bad Photo.")
         At least two with `error_bias`, which compares the first two.
 
@@ -279,6 +282,7 @@ class GenzVQARegressor(GenzIQARegressor):
         self,
         backbone="tiny",
         *,
+        vae=None,
         prompts=("Good Photo.", "Bad Photo."),
         n_context=16,
         context_position="front",
@@ -320,6 +324,7 @@ class GenzVQARegressor(GenzIQARegressor):
         verbose=0,
     ):
         self.backbone = backbone
+        self.vae = vae
         self.prompts = prompts
         self.n_context = n_context
         self.context_position = context_position
@@ -696,7 +701,9 @@ class GenzVQARegressor(GenzIQARegressor):
         """The fitted GenzIQA of `init_from`, which must have the same architecture."""
         source = self.init_from
         if isinstance(source, (str, os.PathLike)):
-            source = GenzIQARegressor.from_pretrained(source, backbone=self.backbone)
+            source = GenzIQARegressor.from_pretrained(
+                source, backbone=self.backbone, vae=self.vae
+            )
         if isinstance(source, FrozenEstimator):
             source = source.estimator
         other = isinstance(source, GenzVQARegressor)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from diffqa_features._media.views import grid_places
+
 TILE = 128
 """Side of a tile, pixels: that of the pictures the scorer learned from."""
 
@@ -18,9 +20,7 @@ def cut_tiles(pixels: np.ndarray, max_tiles: int | None = None) -> np.ndarray:
     """
     sides = [min(TILE, side) for side in pixels.shape[:2]]
     counts = [-(-side // TILE) for side in pixels.shape[:2]]
-    places = np.stack(
-        np.meshgrid(*map(_spread, pixels.shape[:2], sides, counts), indexing="ij"), -1
-    ).reshape(-1, 2)
+    places = grid_places(pixels.shape[:2], sides, counts)
     if max_tiles is not None and len(places) > max_tiles:
         # Steps of the golden section meet all rows and columns alike.
         order = np.argsort((np.arange(len(places)) * 0.6180339887498949) % 1)
@@ -31,17 +31,8 @@ def cut_tiles(pixels: np.ndarray, max_tiles: int | None = None) -> np.ndarray:
 def cut_windows(pixels: np.ndarray) -> np.ndarray:
     """8 × 8 windows (64, h, w, 3), row by row, evenly spread."""
     sides = [min(_WINDOW, *pixels.shape[:2])] * 2
-    places = np.stack(
-        np.meshgrid(
-            *map(_spread, pixels.shape[:2], sides, (_GRID, _GRID)), indexing="ij"
-        ),
-        -1,
-    ).reshape(-1, 2)
+    places = grid_places(pixels.shape[:2], sides, (_GRID, _GRID))
     return _cut(pixels, places, sides)
-
-
-def _spread(length, side, count):
-    return np.rint(np.linspace(0, length - side, count)).astype(int)
 
 
 def _cut(pixels, places, sides):

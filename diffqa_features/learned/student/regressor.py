@@ -373,19 +373,27 @@ class DistilledStudentRegressor(LearnedRegressor):
         return self._finite(*found)
 
     @available_if(_has_maps)
-    def quality_maps(self, X):
+    def quality_maps(self, X, tiles=False):
         """Predict the teacher's quality maps; only available if it has some.
 
         Parameters
         ----------
         X : list, array, Series or DataFrame of N pictures
             As in `fit`.
+        tiles : bool, default=False
+            Cut each picture into tiles of the model's input size at native resolution,
+            as many as cover it, and put their maps together to one of the whole
+            picture, of the same shape: each cell is the mean of the tiles that show it.
+            Meant for ``view="crop"``, where the model learned from such pixels.
 
         Returns
         -------
         ndarray of shape (N, C, h, w), dtype float32
             Non-negative, in the teacher's units.
         """
+        if tiles:
+            self._check_fitted()
+            return self._maps_of_tiles(X, self.image_size_, tuple(self.map_shape_))
         (maps,) = self._look_at(
             X,
             lambda _, maps: [np.float32(self.map_scale_) * maps],
