@@ -175,7 +175,7 @@ def test_scores_maps_and_gradients_are_those_of_plain_diffusers(
     """
     folder = "tiny" if kind == "tiny" else str(model_folders[kind])
     backbone, network, plain = make_both(folder, own_unet)
-    pixels = torch.rand(2, 3, 64, 64)
+    pixels = torch.rand(3, 3, 64, 64)
     latents = backbone.encode_images(pixels)
     quality = network(backbone, latents, pixels)
     scores, maps = plain(pixels)
