@@ -6,9 +6,10 @@
 
 SHARDS come from `label_pictures.py`: procedural pictures and photographs under all
 families of distortions, with JOD. Whole contents (photographs, procedural pictures) are
-held out, in three folds; every system is trained on the same rows of a fold. `--table`
+held out, in three folds; every system is trained on the same rows of a fold, run r in
+fold k with seed r + k. `--table`
 trains nothing and writes what is there: SRCC over the rows of all folds and within a
-reference, mean over seeds, 95 % intervals over contents, and the difference from frozen
+reference, mean over runs, 95 % intervals over contents, and the difference from frozen
 columns with a support vector machine, paired. `--ask` has the models of the folds score
 the pictures of a folder, and writes one CSV per system; nothing is chosen by it.
 
@@ -82,8 +83,8 @@ def main():
     parser.add_argument("--out", type=Path, help="of --ask: a folder")
     parser.add_argument("--systems", nargs="+", default=MAIN)
     parser.add_argument("--set", type=json.loads, default={}, help="parameters, JSON")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
+    parser.add_argument("--choose", action="store_true", help="inside fold 0's rows")
+    parser.add_argument("--runs", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--references", type=int, default=150)
     parser.add_argument("--versions", type=int, default=6, help="of a reference")
     parser.add_argument("--image-size", type=int, default=64, help="centre crops")
@@ -92,12 +93,14 @@ def main():
     if args.ask is not None:
         return ask(args)
     data = read_rows(args.shards, args.references, args.versions)
+    if args.choose:
+        return choose(data, args)
     if args.table is None:
-        # Seed by seed, so that what was stopped compares all systems on some.
-        for seed in args.seeds:
+        # Run by run, so that what was stopped compares all systems on some.
+        for run in args.runs:
             for name in args.systems:
-                measure(name, seed, data, args)
-    table = summarise(read_runs(args.folder), data)
+                measure(name, run, data, args)
+    table = summarise(runs_in(args.folder), data)
     print(table.to_string(index=False))
     if args.table is not None:
         table.to_csv(args.table, index=False)
@@ -154,29 +157,46 @@ def make(name, seed, args):
     return DPIQARegressor(**{**common, **shared, **DPIQA[name]})
 
 
-def measure(name, seed, data, args):
+def folds_of(data):
+    return list(GroupKFold(FOLDS).split(data.data, data.target, data.groups))
+
+
+def choose(data, args):
+    """SRCC after each epoch on a quarter of the contents that fold 0 trains on."""
+    rows = folds_of(data)[0][0]
+    for name in args.systems:
+        start, model = time.process_time(), make(name, 0, args)
+        model.set_params(validation_fraction=0.25, patience=1000)
+        fit(model, data, rows, groups=data.groups[rows])
+        found = {"system": name, "set": args.set, "history": model.history_}
+        append(args.folder / "choose.jsonl", found)
+        scores = [round(record["validation_srcc"], 3) for record in model.history_]
+        losses = [round(record["loss"], 3) for record in model.history_]
+        seconds = time.process_time() - start
+        print(name, args.set, f"{seconds:.0f} s", scores, losses, flush=True)
+
+
+def measure(name, run, data, args):
     """Fit and ask for each fold that is not there yet."""
-    done = {(run["system"], run["seed"], run["fold"]) for run in read_runs(args.folder)}
-    folds = GroupKFold(FOLDS).split(data.data, data.target, data.groups)
-    for fold, (train, held) in enumerate(folds):
-        known = (name, seed, fold) in done
-        if known or fold not in args.folds or (seed and name in CLASSICAL):
+    done = {
+        (past["system"], past["run"], past["fold"]) for past in runs_in(args.folder)
+    }
+    for fold, (train, held) in enumerate(folds_of(data)):
+        if (name, run, fold) in done or (run and name in CLASSICAL):
             continue
-        start, model = time.process_time(), make(name, seed, args)
+        start, model = time.process_time(), make(name, (run + fold) % FOLDS, args)
         pictures = [data.data[i] for i in held]
         if model is None:
             fitted = start
             predicted = load_scorer("tiny").assess(pictures)["jod"].to_numpy(float)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("default")
-                model.fit([data.data[i] for i in train], data.target[train])
+            fit(model, data, train)
             fitted = time.process_time()
             predicted = model.predict(pictures)
-            keep(model, args.folder / f"model {name} {seed} {fold}")
-        run = {
+            keep(model, args.folder / f"model {name} {run} {fold}")
+        found = {
             "system": name,
-            "seed": seed,
+            "run": run,
             "fold": fold,
             "set": args.set,
             "fit_cpu_s": fitted - start,
@@ -185,11 +205,23 @@ def measure(name, seed, data, args):
             "rows": held.tolist(),
             "predicted": predicted.tolist(),
         }
-        with (args.folder / "runs.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(run) + "\n")
-        losses = [round(record["loss"], 3) for record in run["history"]]
-        print(f"{name}, seed {seed}, fold {fold}: {fitted - start:.0f} s, ", end="")
-        print(f"SRCC {srcc_score(data.target[held], predicted):.3f}, loss {losses}")
+        append(args.folder / "runs.jsonl", found)
+        losses = [round(record["loss"], 3) for record in found["history"]]
+        score = srcc_score(data.target[held], predicted)
+        seconds = fitted - start
+        print(f"{name} {run} {fold}: {seconds:.0f} s, {score:.3f}", losses, flush=True)
+
+
+def fit(model, data, rows, **more):
+    with warnings.catch_warnings():
+        # Prompts that are too long for `tiny`.
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit([data.data[i] for i in rows], data.target[rows], **more)
+
+
+def append(path, line):
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def keep(model, path):
@@ -199,7 +231,7 @@ def keep(model, path):
         joblib.dump(model, path)
 
 
-def read_runs(folder):
+def runs_in(folder):
     path = folder / "runs.jsonl"
     if not path.exists():
         return []
@@ -210,31 +242,31 @@ def read_runs(folder):
 
 
 def summarise(runs, data):
-    """One line per system of which all folds of a seed are there."""
+    """One line per system of which all folds of a run are there."""
     known, seconds = {}, {}
     for run in runs:
-        key = run["system"], run["seed"]
+        key = run["system"], run["run"]
         known.setdefault(key, np.full(len(data.target), np.nan))
         known[key][run["rows"]] = run["predicted"]
         seconds.setdefault(run["system"], []).append(run["fit_cpu_s"])
     whole = {}
-    for (name, seed), predicted in known.items():
+    for (name, number), predicted in known.items():
         if np.isfinite(predicted).all():
-            whole.setdefault(name, {})[seed] = predicted
+            whole.setdefault(name, {})[number] = predicted
     for names in MEANS:
         if all(name in whole for name in (FROZEN, *names)):
             add_mean(whole, names)
     lines = []
-    for name, seeds in whole.items():
-        found = [measures(predicted, data) for predicted in seeds.values()]
-        line = {"system": name, "seeds": len(seeds), **pd.DataFrame(found).mean()}
+    for name, found_runs in whole.items():
+        found = [measures(predicted, data) for predicted in found_runs.values()]
+        line = {"system": name, "runs": len(found_runs), **pd.DataFrame(found).mean()}
         if FROZEN in whole and name != FROZEN:
             pairs = [
                 bootstrap_difference(
                     data.target, predicted, whole[FROZEN][0],
                     groups=data.groups, n_resamples=DRAWS,
                 )[:3]
-                for predicted in seeds.values()
+                for predicted in found_runs.values()
             ]  # fmt: skip
             line |= dict(zip(("more", "more_low", "more_high"), np.mean(pairs, 0)))
         line["fit_cpu_s"] = np.median(seconds.get(name, np.nan))
@@ -244,11 +276,11 @@ def summarise(runs, data):
 
 def add_mean(whole, names):
     """Means of predictions; both are in JOD."""
-    seeds = set.intersection(*(set(whole[name]) for name in names))
-    parts = {s: [whole[FROZEN][0], *(whole[n][s] for n in names)] for s in seeds}
-    if seeds:
+    runs = set.intersection(*(set(whole[name]) for name in names))
+    parts = {r: [whole[FROZEN][0], *(whole[n][r] for n in names)] for r in runs}
+    if runs:
         title = "mean of " + " and ".join([FROZEN, *names])
-        whole[title] = {s: np.mean(part, 0) for s, part in parts.items()}
+        whole[title] = {r: np.mean(part, 0) for r, part in parts.items()}
 
 
 def measures(predicted, data):
