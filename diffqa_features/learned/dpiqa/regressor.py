@@ -49,7 +49,8 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         Words for the prompts: each quality is combined with each scene and each
         distortion. ``None`` uses the published lists: 5 qualities from "bad" to
         "perfect"; animal, cityscape, human, indoor, landscape, night, plant, still_life
-        and others; 33 distortions from "jpeg2000 compression" to "other realistic".
+        and others; 33 distortions from "jpeg2000 compression" to "other realistic". For
+        text encoders that read fewer than 64 tokens, the only scene is "photo".
 
     text_model : str or path, default=None
         Text encoder with a projection, in the layout of transformers' ``CLIPModel``:
@@ -215,9 +216,9 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
     *Prompts* read "a photo of a {scene} with {distortion} artifacts, which is of
     {quality} quality", as published, or "{quality} {scene} {distortion}" for a text
-    encoder that reads fewer than 64 tokens (``tiny``: 24). A prompt's token is the text
-    encoder's state at the end token. ``tiny`` does not know scenes: a single one is
-    enough, and cheaper.
+    encoder that reads fewer than 64 tokens (``tiny``: 24). Such an encoder does not know
+    scenes: ``scenes=None`` then means one, "photo", hence 165 prompts, which halves the
+    time of an epoch. A prompt's token is the text encoder's state at the end token.
 
     *Cost.* Each picture is decoded once per call and, without `augmentation`, its
     latent computed once; both are kept in a temporary file (0.85 MB per picture at 512
@@ -560,19 +561,19 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         return self._checked_image_size(info) // info.latent_factor
 
     def _grid_of_prompts(self, info):
-        from diffqa_features.learned.dpiqa import prompts as _prompt_grid
+        from diffqa_features.learned.dpiqa.prompts import default_words, make_prompts
 
         lists = []
         for name in ("qualities", "scenes", "distortions"):
             value = getattr(self, name)
-            words = getattr(_prompt_grid, name.upper()) if value is None else value
+            words = default_words(name, info.text_length) if value is None else value
             good = not isinstance(words, str) and all(
                 isinstance(word, str) for word in words
             )
             if not good or not len(words) or len(set(words)) < len(words):
                 raise self._complaint(name, "distinct str, at least one, or None")
             lists.append([str(word) for word in words])
-        return _prompt_grid.make_prompts(*lists, info.text_length)
+        return make_prompts(*lists, info.text_length)
 
     # -- data ----------------------------------------------------------------------
 
