@@ -216,7 +216,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
     *Prompts* read "a photo of a {scene} with {distortion} artifacts, which is of
     {quality} quality", as published, or "{quality} {scene} {distortion}" for a text
-    encoder that reads fewer than 64 tokens (``tiny``: 24). Such an encoder does not know
+    encoder that reads fewer than 64 tokens (``tiny``: 24). Such an encoder knows no
     scenes: ``scenes=None`` then means one, "photo", hence 165 prompts, which halves the
     time of an epoch. A prompt's token is the text encoder's state at the end token.
 
