@@ -18,9 +18,9 @@ PRESETS = {
     # Ours; docs/dpiqa.rst says what they come from.
     "tiny": {
         "learning_rate": 3e-4,
-        "max_epochs": 8,
+        "max_epochs": 4,
         "normalization": "vae",
-        "milestones": (6,),
+        "milestones": (3,),
     },
 }
 """Name -> the parameters that a None stands for."""

@@ -206,7 +206,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
     koniq, spaq, kadid  1e-5          30         (5,)       unit
     clive, tid2013      1e-5          30         (10,)      unit
     livefb, live        1e-5          30         (2,)       unit
-    tiny                3e-4          8          (6,)       vae
+    tiny                3e-4          4          (3,)       vae
     =================== ============= ========== ========== =============
 
     *Units of y.* The network is trained on scores centred at 0 with a range of 1, and a
