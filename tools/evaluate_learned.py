@@ -81,6 +81,7 @@ def main():
     parser.add_argument("--table", type=Path, help="only write this table")
     parser.add_argument("--ask", type=Path, help="only score the pictures in here")
     parser.add_argument("--out", type=Path, help="of --ask: a folder")
+    parser.add_argument("--tiles", type=int, help="of --ask, of a picture at most")
     parser.add_argument("--systems", nargs="+", default=MAIN)
     parser.add_argument("--set", type=json.loads, default={}, help="parameters, JSON")
     parser.add_argument("--choose", action="store_true", help="inside fold 0's rows")
@@ -303,7 +304,7 @@ def ask(args):
     """Scores of a folder's pictures, by the models of all folds and their tiles."""
     paths = sorted(args.ask.glob("*.webp"))
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    tiles = [cut_tiles(picture) for picture in pictures]
+    tiles = [cut_tiles(picture, args.tiles) for picture in pictures]
     counts = [len(part) for part in tiles]
     tiles = [tile for part in tiles for tile in part]
     args.out.mkdir(parents=True, exist_ok=True)
