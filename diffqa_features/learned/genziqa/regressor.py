@@ -17,7 +17,6 @@ from diffqa_features.learned._regression import LearnedRegressor, spread, take_w
 _SETTINGS = {"max_epochs": (10, 4), "learning_rate": (1e-4, 3e-3)}
 _PROBED = 128  # pictures used to estimate the scale of the scores
 _DRAWS = 4  # of timestep and noise, for each of them
-_LEAST = 0.5  # of the spread of y is what the first line gives to untrained scores
 
 
 class GenzIQARegressor(BackboneModel, LearnedRegressor):
@@ -693,9 +692,9 @@ def fit_line(drawn, known, target, weight=None, target_weight=None):
     The means are matched. The slope is that of least squares over all draws, by which
     no line has a smaller loss, but at least half of what gives the scores the target's
     spread: scores that say nothing yet would get none, and training could not begin.
-    A spread below 1, the unit of logits, counts as 1: smaller changes would drown in
-    noise. The slope is negative if untrained scores decrease with the target (DMOS,
-    where lower is better).
+    Scores that hardly spread count as if by 1/2, and in least squares by 1, the unit of
+    logits: smaller changes would drown in noise. The slope is negative if untrained
+    scores decrease with the target (DMOS, where lower is better).
     """
     scores = drawn.mean(axis=1)
     mean = np.average(scores, weights=weight)
@@ -704,8 +703,8 @@ def fit_line(drawn, known, target, weight=None, target_weight=None):
     agreement = float(np.average((scores - mean) * inside, weights=weight))
     direction = 1.0 if agreement >= 0 else -1.0
     variance = float(np.average(((drawn - mean) ** 2).mean(axis=1), weights=weight))
-    width = max(variance**0.5, 1.0)
     slope = max(
-        abs(agreement) / width**2, _LEAST * spread(target, target_weight) / width
+        abs(agreement) / max(variance, 1.0),
+        spread(target, target_weight) / max(2 * variance**0.5, 1.0),
     )
     return float(direction * slope), float(target_mean - direction * slope * mean)
