@@ -2,6 +2,8 @@
 
     python tools/evaluate_genzvqa.py runs/genzvqa --n-frames 2
     python tools/evaluate_genzvqa.py runs/genzvqa --families all --contents 8
+    python tools/evaluate_genzvqa.py runs/genzvqa --frame-rates 0.5 1 2 4 8
+    python tools/evaluate_genzvqa.py runs/genzvqa --clip-frames 16  # also 32, 64
 
 A camera moves over photographs, and every clip has one fault at one of three levels;
 the target is minus the level. Whole photographs are held out (GroupKFold(3) by the
@@ -36,16 +38,19 @@ def main():
     parser.add_argument("--contents", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n-frames", type=int, help="default: one frame a second")
+    parser.add_argument("--frame-rates", type=float, nargs="+", default=[])
+    parser.add_argument("--clip-frames", type=int, default=72)
     parser.add_argument("--max-epochs", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--scale", choices=("multiply", "divide"), default="multiply")
     args = parser.parse_args()
     videos = datasets.make_distorted_videos(
-        args.folder / "clips",
+        args.folder / f"clips {args.clip_frames}",
         datasets.load_sample_photos(image_size=192).data[: args.contents],
         families=args.families,
         n_levels=3,
         image_size=96,
+        n_frames=args.clip_frames,
         include_references=True,
     )
     print(f"{len(videos.data)} clips of {args.contents} photographs, {args.families}")
@@ -76,6 +81,12 @@ def make_methods(args):
         ),
         "without modulator": GenzVQARegressor(modulator=False, **genzvqa),
         "with modulator": GenzVQARegressor(**genzvqa),
+        **{
+            f"{rate:g} frames a second": GenzVQARegressor(
+                **{**genzvqa, "n_frames": None, "frame_rate": rate}
+            )
+            for rate in args.frame_rates
+        },
     }
 
 
@@ -88,6 +99,7 @@ def held_out(name, model, videos, seed, args):
     splits = folds.split(videos.data, groups=videos.groups)
     for fold, (train, test) in enumerate(splits):
         what = repr((repr(model), args.families, args.contents, seed, fold))
+        what += f" {args.clip_frames}"
         key = hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
         path = args.folder / "predictions" / f"{key}.npy"
         if not path.is_file():

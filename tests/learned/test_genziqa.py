@@ -1,6 +1,7 @@
 """`GenzIQARegressor` as its user meets it: any y, any search, and what it learns."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from diffqa_features import (
     datasets,
 )
 from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features.learned._presets import is_narrow
 from diffqa_features.metrics import srcc_score
 
 Y = np.array([1.0, 5.0, 2.0, 4.0, 3.0, 2.5])
@@ -134,6 +136,18 @@ def test_untrained_is_the_frozen_features(sd1_folder, images):
 
 
 # -- training ------------------------------------------------------------------------
+
+
+def test_none_stands_for_settings_of_the_backbone(sd1_folder, images, tmp_path):
+    """Files hold what it stood for."""
+    model = GenzIQARegressor(str(sd1_folder), n_timesteps=1, device="cpu")
+    assert model._value("learning_rate") == 3e-3
+    assert model.set_params(learning_rate=1e-5)._value("learning_rate") == 1e-5
+    model.fit(images[:2], Y[:2]).save_pretrained(tmp_path)
+    assert len(model.history_) == 4
+    assert GenzIQARegressor.from_pretrained(tmp_path).max_epochs == 4
+    wide = SimpleNamespace(blocks=[SimpleNamespace(channels=320)])
+    assert not is_narrow(wide)
 
 
 def test_only_what_is_switched_on_is_trained(model, images):

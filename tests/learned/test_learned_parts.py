@@ -29,6 +29,7 @@ from diffqa_features.learned.genziqa.network import (
     GenzIQANetwork,
     ensemble_timesteps,
 )
+from diffqa_features.learned.genziqa.regressor import fit_line
 
 
 @pytest.fixture
@@ -419,3 +420,30 @@ def test_nothing_is_left_behind_by_an_exception(backbone):
     network.context.vectors.data = network.context.vectors.data[:, :1]
     with pytest.raises(RuntimeError):
         network.context.condition(backbone)
+
+
+# -- from Q to the units of y ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_first_line_starts_at_the_loss_of_the_mean(sign):
+    """Where scores are mostly noise, and where they are nearly right."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(3, 2, 200)
+    for noise, most in ((100.0, 1.3), (0.2, 0.2)):
+        drawn = sign * 5 * y[:, None] + noise * 10 * rng.normal(size=(200, 4))
+        slope, intercept = fit_line(drawn, y, y)
+        assert np.sign(slope) == sign or noise == 100
+        loss = np.mean((intercept + slope * drawn - y[:, None]) ** 2) / y.var()
+        assert loss < most
+        assert intercept + slope * drawn.mean() == pytest.approx(y.mean())
+
+
+def test_a_weight_is_a_number_of_rows_to_the_first_line():
+    rng = np.random.default_rng(0)
+    y, drawn = rng.normal(size=6), rng.normal(0, 4, (6, 3))
+    times = np.array([1, 2, 0, 3, 1, 1])
+    again = np.repeat(np.arange(6), times)
+    found = fit_line(drawn, y, y, times, times)
+    expected = fit_line(drawn[again], y[again], y[again])
+    np.testing.assert_allclose(found, expected)

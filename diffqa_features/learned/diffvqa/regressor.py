@@ -109,8 +109,10 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         a burst; otherwise with the frame sampled before, which is a second away with
         the default `frame_rate`.
 
-    burst_length : int, default=8
-        Number of adjacent frames of a burst.
+    burst_length : int, default=32
+        Number of adjacent frames of a burst. With the default `frame_rate`, bursts of
+        32 are every frame of a video of up to 32 frames a second. Bursts of 8 cost a
+        quarter; on ``tiny`` they reached an SRCC of 0.63 instead of 0.83.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
         Decoder for video files.
@@ -348,7 +350,7 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         frame_rate=1.0,
         max_frames=None,
         frames="bursts",
-        burst_length=8,
+        burst_length=32,
         reader="auto",
         grid_size=4,
         width=64,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from diffqa_features.learned._presets import is_narrow
+
 _PUBLISHED = {"learning_rate": 1e-5, "max_epochs": 30, "normalization": "unit"}
 
 PRESETS = {
@@ -16,17 +18,14 @@ PRESETS = {
     # Ours; docs/dpiqa.rst says what they come from.
     "tiny": {
         "learning_rate": 3e-4,
-        "max_epochs": 8,
+        "max_epochs": 4,
         "normalization": "vae",
-        "milestones": (6,),
+        "milestones": (3,),
     },
 }
 """Name -> the parameters that a None stands for."""
 
-_NARROWEST = 320  # channels of Stable Diffusion's finest level
-
 
 def preset_of(info) -> str:
     """Name of the preset for a backbone: that of `tiny` if its UNet is as narrow."""
-    narrow = min(block.channels for block in info.blocks) < _NARROWEST
-    return "tiny" if narrow else "koniq"
+    return "tiny" if is_narrow(info) else "koniq"

@@ -38,6 +38,7 @@ TEMPLATE = (
 )
 # For text encoders that read too few tokens for the other (`tiny`: 24).
 SHORT_TEMPLATE = "{quality} {scene} {distortion}"
+SHORT_SCENES = ("photo",)
 _LONG_ENOUGH = 64  # tokens
 
 _TEXT_FILES = (
@@ -48,6 +49,17 @@ _BATCH = 64
 _KEPT = 4
 _kept: OrderedDict[str, np.ndarray] = OrderedDict()
 _lock = threading.Lock()
+
+
+def default_words(name: str, text_length: int) -> tuple[str, ...]:
+    """What None stands for in `qualities`, `scenes` or `distortions`.
+
+    A text encoder that reads few tokens is a small one, which knows no scenes: nine
+    times as many prompts would cost twice the time and say the same.
+    """
+    if name == "scenes" and text_length < _LONG_ENOUGH:
+        return SHORT_SCENES
+    return {"qualities": QUALITIES, "scenes": SCENES, "distortions": DISTORTIONS}[name]
 
 
 def make_prompts(

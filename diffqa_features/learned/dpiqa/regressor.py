@@ -52,7 +52,8 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         Words for the prompts: each quality is combined with each scene and each
         distortion. ``None`` uses the published lists: 5 qualities from "bad" to
         "perfect"; animal, cityscape, human, indoor, landscape, night, plant, still_life
-        and others; 33 distortions from "jpeg2000 compression" to "other realistic".
+        and others; 33 distortions from "jpeg2000 compression" to "other realistic". For
+        text encoders that read fewer than 64 tokens, the only scene is "photo".
 
     text_model : str or path, default=None
         Text encoder with a projection, in the layout of transformers' ``CLIPModel``:
@@ -211,7 +212,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
     koniq, spaq, kadid  1e-5          30         (5,)       unit
     clive, tid2013      1e-5          30         (10,)      unit
     livefb, live        1e-5          30         (2,)       unit
-    tiny                3e-4          8          (6,)       vae
+    tiny                3e-4          4          (3,)       vae
     =================== ============= ========== ========== =============
 
     *Units of y.* The network is trained on scores centred at 0 with a range of 1, and a
@@ -221,9 +222,9 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
     *Prompts* read "a photo of a {scene} with {distortion} artifacts, which is of
     {quality} quality", as published, or "{quality} {scene} {distortion}" for a text
-    encoder that reads fewer than 64 tokens (``tiny``: 24). A prompt's token is the text
-    encoder's state at the end token. ``tiny`` does not know scenes: a single one is
-    enough, and cheaper.
+    encoder that reads fewer than 64 tokens (``tiny``: 24). Such an encoder knows no
+    scenes: ``scenes=None`` then means one, "photo", hence 165 prompts, which halves the
+    time of an epoch. A prompt's token is the text encoder's state at the end token.
 
     *Cost.* Each picture is decoded once per call and, without `augmentation`, its
     latent computed once; both are kept in a temporary file (0.85 MB per picture at 512
@@ -587,19 +588,19 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         return self._checked_image_size(info) // info.latent_factor
 
     def _grid_of_prompts(self, info):
-        from diffqa_features.learned.dpiqa import prompts as _prompt_grid
+        from diffqa_features.learned.dpiqa.prompts import default_words, make_prompts
 
         lists = []
         for name in ("qualities", "scenes", "distortions"):
             value = getattr(self, name)
-            words = getattr(_prompt_grid, name.upper()) if value is None else value
+            words = default_words(name, info.text_length) if value is None else value
             good = not isinstance(words, str) and all(
                 isinstance(word, str) for word in words
             )
             if not good or not len(words) or len(set(words)) < len(words):
                 raise self._complaint(name, "distinct str, at least one, or None")
             lists.append([str(word) for word in words])
-        return _prompt_grid.make_prompts(*lists, info.text_length)
+        return make_prompts(*lists, info.text_length)
 
     # -- data ----------------------------------------------------------------------
 

@@ -6,12 +6,17 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._backbone.blocks import select_blocks
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.features._base import BackboneTransformer
 from diffqa_features.learned._base import BackboneModel
+from diffqa_features.learned._presets import is_narrow
 from diffqa_features.learned._regression import LearnedRegressor, spread, take_weights
 
+# The published one, and that of narrow UNets; docs/learned.rst says where from.
+_SETTINGS = {"max_epochs": (10, 4), "learning_rate": (1e-4, 3e-3)}
 _PROBED = 128  # pictures used to estimate the scale of the scores
+_DRAWS = 4  # of timestep and noise, for each of them
 
 
 class GenzIQARegressor(BackboneModel, LearnedRegressor):
@@ -94,9 +99,10 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         deviation, matches the released code; ``"vae"`` is [-1, 1], which the
         autoencoder was trained on and the other estimators of this library use.
 
-    max_epochs : int, default=10
+    max_epochs : int, default=None
         Number of epochs. 0 fits only the line to `y`, which gives the scores of an
-        untrained model.
+        untrained model. ``None`` means 10, or 4 for UNets narrower than Stable
+        Diffusion's (``tiny``).
 
     batch_size : int, default=16
         Pictures per training step. All their prompts go through the UNet in one pass.
@@ -104,8 +110,9 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
     gradient_accumulation_steps : int, default=1
         Number of parts to split a batch into if it does not fit into memory.
 
-    learning_rate : float, default=1e-4
-        Constant learning rate of AdamW.
+    learning_rate : float, default=None
+        Constant learning rate of AdamW. ``None`` means the published 1e-4, or 3e-3 for
+        UNets narrower than Stable Diffusion's.
 
     weight_decay : float, default=1e-2
         Weight decay of AdamW.
@@ -198,10 +205,8 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
     mean of the ``alignment`` columns of :class:`DiffusionQAFeatures` over blocks and
     prompts, plus the bias.
 
-    *Few pictures.* The default learning rate is the published one, for tens of
-    thousands of pictures. ``tiny`` with a few hundred needs a larger one, such as 1e-3
-    to 3e-3, to learn in a few epochs. ``head="linear"`` needs fewer pictures, since it
-    starts from a fit.
+    *Few pictures.* The published learning rate is for tens of thousands of pictures.
+    ``head="linear"`` needs fewer, since it starts with the right direction.
 
     *Direction.* The bias of the released code is negative where noise is predicted
     better under the first, the good prompt: Q falls with quality where the bias
@@ -264,6 +269,8 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         "error_bias": ["boolean"],
         "pooling_lambda": [Interval(Real, 0, None, closed="neither")],
         "timestep_range": [InOrder()],
+        "max_epochs": [*BackboneModel._parameter_constraints["max_epochs"], None],
+        "learning_rate": [*BackboneModel._parameter_constraints["learning_rate"], None],
         "n_timesteps": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -285,10 +292,10 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         image_size=None,
         view="stretch",
         normalization="clip",
-        max_epochs=10,
+        max_epochs=None,
         batch_size=16,
         gradient_accumulation_steps=1,
-        learning_rate=1e-4,
+        learning_rate=None,
         weight_decay=1e-2,
         max_grad_norm=1.0,
         validation_fraction=None,
@@ -490,6 +497,13 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
             info.require_one_text("Learned context (n_context above 0)")
         return info
 
+    def _value(self, name):
+        value = getattr(self, name)
+        if value is not None or name not in _SETTINGS:
+            return value
+        info = describe_backbone(self._backbone_name())
+        return _SETTINGS[name][is_narrow(info)]
+
     def _check_released(self):
         if self.head != "mean":
             raise self._complaint(
@@ -620,30 +634,54 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
     def _first_line(self, job):
         """From the untrained model: its direction, and a scale that suits training.
 
-        The slope is the spread of `y` divided by that of Q over timesteps and pictures,
-        so that changes of Q in training are about as large in `y`.
+        From draws as training makes them, of new noise for every picture: with one
+        noise for all, Q spreads less, and the slope would be too steep.
         """
-        from diffqa_features.learned.genziqa.network import ensemble_timesteps
-
         if job.warm:
             return self.slope_, self.intercept_
-        lowest, highest = self._range()
-        timesteps = ensemble_timesteps(lowest, highest, min(4, highest - lowest))
         rows = self._probed(job)
-        latents = job.data[rows]
         weight = take_weights(job.weight, rows)
-        self._begin_head(job, latents, timesteps, weight)
-        untrained = np.stack([self._quality(job, latents, (t,)) for t in timesteps], 1)
+        self._begin_head(job, job.data[rows], weight)
         return fit_line(
-            untrained, job.y[rows], job.y[job.train],
+            self._draws(job, rows), job.y[rows], job.y[job.train],
             weight, take_weights(job.weight, job.train),
         )  # fmt: skip
 
-    def _begin_head(self, job, latents, timesteps, weight):
-        from diffqa_features.learned.genziqa.network import read_alignments
+    def _draws(self, job, rows):
+        """Untrained Q at random timesteps and noise, float64 (n, draws)."""
+        import torch
+
+        from diffqa_features.learned._training import precision, seed_of
+
+        dtype = self._arithmetic(job.backbone.device)
+
+        @torch.no_grad()
+        def read(chosen, draw):
+            generators = [
+                torch.Generator().manual_seed(seed_of(self.random_state, draw, row))
+                for row in chosen.tolist()
+            ]
+            with precision(job.backbone.device, dtype):
+                return self._sample(job, chosen, generators).double().cpu().numpy()
+
+        parts = np.array_split(rows, -(-len(rows) // self._rows_of_a_part()))
+        return np.stack(
+            [np.concatenate([read(p, d) for p in parts]) for d in range(_DRAWS)], 1
+        )
+
+    def _rows_of_a_part(self):
+        return -(-self.batch_size // self.gradient_accumulation_steps)
+
+    def _begin_head(self, job, latents, weight):
+        from diffqa_features.learned.genziqa.network import (
+            ensemble_timesteps,
+            read_alignments,
+        )
 
         if job.network.head is None:
             return
+        lowest, highest = self._range()
+        timesteps = ensemble_timesteps(lowest, highest, min(_DRAWS, highest - lowest))
         dtype = self._arithmetic(job.backbone.device)
         alignments = read_alignments(
             job.network, job.backbone, latents, timesteps, self.random_state, dtype
@@ -661,24 +699,25 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         return self._range(), self._ensemble(), job.data
 
 
-def fit_line(untrained, known, target, weight=None, target_weight=None):
-    """Slope and intercept that map scores (n, timesteps) to the target's units.
+def fit_line(drawn, known, target, weight=None, target_weight=None):
+    """Slope and intercept that map scores (n, draws) to the target's units.
 
-    The means are matched, and the target's spread is matched to that of the scores over
-    pictures and timesteps, or to 1, the unit of logits, if they spread less: smaller
-    changes would drown in noise. The slope is negative if untrained scores decrease
-    with the target (DMOS, where lower is better).
+    The means are matched. The slope is that of least squares over all draws, by which
+    no line has a smaller loss, but at least half of what gives the scores the target's
+    spread: scores that say nothing yet would get none, and training could not begin.
+    Scores that hardly spread count as if by 1/2, and in least squares by 1, the unit of
+    logits: smaller changes would drown in noise. The slope is negative if untrained
+    scores decrease with the target (DMOS, where lower is better).
     """
-    scores = untrained.mean(axis=1)
+    scores = drawn.mean(axis=1)
     mean = np.average(scores, weights=weight)
-    centred = (scores - mean) if weight is None else (scores - mean) * weight
-    agreement = centred @ (known - np.average(known, weights=weight))
-    direction = 1.0 if agreement >= 0 else -1.0
-    if weight is None:
-        width = untrained.std()
-    else:
-        every = np.repeat(weight[:, None], untrained.shape[1], 1)
-        width = np.sqrt(np.average((untrained - mean) ** 2, weights=every))
-    slope = direction * spread(target, target_weight) / max(width, 1.0)
     target_mean = np.average(target, weights=target_weight)
-    return float(slope), float(target_mean - slope * mean)
+    inside = known - np.average(known, weights=weight)
+    agreement = float(np.average((scores - mean) * inside, weights=weight))
+    direction = 1.0 if agreement >= 0 else -1.0
+    variance = float(np.average(((drawn - mean) ** 2).mean(axis=1), weights=weight))
+    slope = max(
+        abs(agreement) / max(variance, 1.0),
+        spread(target, target_weight) / max(2 * variance**0.5, 1.0),
+    )
+    return float(direction * slope), float(target_mean - direction * slope * mean)

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from diffqa_features.features._base import BackboneTransformer
-from diffqa_features.learned._base import load_weights, state_arrays
+from diffqa_features.learned._base import BackboneModel, load_weights, state_arrays
 from diffqa_features.learned.genziqa import GenzIQARegressor
 from diffqa_features.motion import MotionFeatures
 from diffqa_features.motion._weights import find_weights
@@ -266,6 +266,10 @@ class GenzVQARegressor(GenzIQARegressor):
 
     _parameter_constraints: dict = {
         **GenzIQARegressor._parameter_constraints,
+        **{
+            name: BackboneModel._parameter_constraints[name]
+            for name in ("max_epochs", "learning_rate")
+        },
         "frame_rate": _shared["frame_rate"],
         "max_frames": _shared["max_frames"],
         "frames": _shared["frames"],
@@ -668,10 +672,10 @@ class GenzVQARegressor(GenzIQARegressor):
     def _quality(self, job, videos, timesteps):
         return self._read(job, videos, timesteps).quality
 
-    def _begin_head(self, job, videos, timesteps, weight):
+    def _begin_head(self, job, videos, weight):
         if self.init_from is None:
             weight = None if weight is None else np.repeat(weight, videos.counts)
-            super()._begin_head(job, videos.latents, timesteps, weight)
+            super()._begin_head(job, videos.latents, weight)
 
     def _read(self, job, videos, timesteps, queries=False):
         from diffqa_features.learned.genzvqa.network import read_videos
