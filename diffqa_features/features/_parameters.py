@@ -65,7 +65,7 @@ class BackboneParameters(MediaParameters):
     def _backbone_name(self):
         name = os.fspath(self.backbone)
         name = str(Path(name).expanduser()) if name.startswith("~") else name
-        return with_vae(name, self.vae)
+        return with_vae(name, getattr(self, "vae", None))  # not all let one choose
 
     def _prompts(self):
         values = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)

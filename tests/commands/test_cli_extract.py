@@ -43,7 +43,10 @@ class TestExtract:
         )
         assert code == 0
         paths, matrix, names = read(out)
-        estimator = features(view=("stretch", "tiles"), n_tiles=2, tile_pooling="max")
+        estimator = features(
+            view=("stretch", "tiles"), n_tiles=2, tile_pooling="max",
+            vae=str(sd1_folder / "vae"),
+        )  # fmt: skip
         assert names == estimator.get_feature_names_out().tolist()
         close(matrix, estimator.transform(paths))
 
