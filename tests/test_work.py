@@ -148,10 +148,11 @@ WORK = {
         },
         {"asked": 17, "found": 17},
     ],
-    # Six pictures with two prompts: at four timesteps for the first line, once in each
-    # of two epochs, at two timesteps for the last line. The prompts once per pass.
+    # Six pictures with two prompts: four draws for the first line, once in each of two
+    # epochs, at two timesteps for the last line. The prompts once per pass of training
+    # and of the draws.
     learned: [
-        {"unet": 96, "passes": 22, "vae": 6, "texts": 18, "pictures": 6},
+        {"unet": 96, "passes": 18, "vae": 6, "texts": 26, "pictures": 6},
         {"unet": 24, "passes": 6, "vae": 6, "texts": 2, "pictures": 6},
     ],
     # The teacher once per picture, and never after.
