@@ -10,7 +10,8 @@ import pytest
 from command_line import close, python
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore
-from diffqa_features.cli import _parser, main
+from diffqa_features._commands._parser import make_parser
+from diffqa_features.cli import main
 
 pytest_plugins = ["command_line_fixtures"]
 
@@ -52,7 +53,7 @@ sys.stderr.write(",".join(name for name in {HEAVY} if name in sys.modules))
         assert examples
         for line in examples:
             words = re.findall(r"'([^']*)'|(\S+)", line.partition(" | ")[0])
-            args = _parser().parse_args([quoted or bare for quoted, bare in words])
+            args = make_parser().parse_args([quoted or bare for quoted, bare in words])
             assert args.command == command
 
     def test_defaults_are_those_of_the_estimator(self, capsys):
