@@ -127,6 +127,10 @@ def with_vae(name: str, vae: str | os.PathLike | None) -> str:
     if vae is None:
         return name
     text = os.fspath(vae)
+    if not text:
+        raise ValueError(
+            "The 'vae' parameter must be None, a hub id or a folder. Got '' instead."
+        )
     return f"{name}{_VAE}{Path(text).expanduser() if text[:1] == '~' else text}"
 
 
@@ -173,7 +177,8 @@ def find_vae(name: str) -> tuple[str, Path]:
     repo, revision = _split(name)
     for config in _VAE_CONFIGS:
         found = _find_cached(repo, revision, config)
-        if found is not None:
+        # Otherwise a download was interrupted, and goes on.
+        if found is not None and not _vae_problems(found):
             return name, _checked_vae(found, name)
     try:
         folder = _download_vae(repo, revision)
@@ -187,10 +192,17 @@ def find_vae(name: str) -> tuple[str, Path]:
     return name, _checked_vae(folder, name)
 
 
+def _vae_folder(folder: Path) -> Path:
+    return folder / "vae" if (folder / "vae/config.json").is_file() else folder
+
+
+def _vae_problems(folder: Path) -> list[str]:
+    return list_vae(list_files(_vae_folder(folder))).problems
+
+
 def _checked_vae(folder: Path, name: str) -> Path:
-    if (folder / "vae/config.json").is_file():
-        folder = folder / "vae"
-    problems = list_vae(list_files(folder)).problems
+    problems = _vae_problems(folder)
+    folder = _vae_folder(folder)
     if problems:
         raise OSError(
             f"The VAE {name!r} (folder {folder}) is incomplete: {'; '.join(problems)}. "

@@ -30,6 +30,9 @@ def pack_weights(network: nn.Module, smallest: int = _IN_CACHE) -> None:
     """
     if not torch.backends.mkldnn.is_available():
         return
+    # Without AVX-512 there are no such kernels, and torch multiplies by its own.
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
     if sum(p.numel() * p.element_size() for p in network.parameters()) < smallest:
         return
     for module in network.modules():

@@ -113,6 +113,8 @@ def _settings(features):
         for name, value in features.get_params().items()
         if name not in MACHINE
     }
+    if features.dtype == "auto":  # differs from machine to machine
+        parameters["dtype"] = features._precision()
     settings = {
         **parameters,
         "backbone": info.name,

@@ -5,6 +5,8 @@ of a few hundred bytes can expand to gigabytes. It follows Pillow's own setting,
 there is only one number to change.
 """
 
+import os
+
 import joblib
 from PIL import Image
 
@@ -19,9 +21,13 @@ _COPY = 4  # budgets that the temporary copy of a video may take on disk
 def reader_threads() -> int:
     """Threads that decode at once: one per core of this process, from 3 to 16.
 
-    Each may hold a budget.
+    Each may hold a budget, so no more than half of the machine's memory allows.
     """
-    return min(max(_FEWEST_READERS, joblib.cpu_count()), _MOST_READERS)
+    most = min(joblib.cpu_count(), _MOST_READERS)
+    if hasattr(os, "sysconf") and Image.MAX_IMAGE_PIXELS is not None:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        most = min(most, memory // (2 * STILL * Image.MAX_IMAGE_PIXELS))
+    return max(_FEWEST_READERS, most)
 
 
 def check_budget(

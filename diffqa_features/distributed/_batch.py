@@ -25,7 +25,7 @@ from diffqa_features._utils.urls import is_url
 
 _REASON = "reason"
 _FOLDERS = ("memory", "checkpoint_dir")
-_MODELS = ("backbone", "motion_network", "text_model")
+_MODELS = ("backbone", "vae", "motion_network", "text_model")
 _ALIASES = {"tiny", "slowfast_r50", *MIRRORS}  # before folders of these names
 
 
@@ -99,6 +99,13 @@ class BatchExtractor:
                 continue
             if last in _FOLDERS:
                 path = local_path(value, f"The {name!r} parameter")
+            elif last == "dtype" and value == "auto":
+                # What it stands for here, so that all workers agree.
+                from diffqa_features._utils.devices import pick_device, pick_dtype
+
+                dtype = pick_dtype("auto", pick_device(None))
+                there[name] = str(dtype).removeprefix("torch.")
+                continue
             elif last in _MODELS and os.fspath(value) not in _ALIASES:
                 path = Path(expand_user(value))
                 if not path.exists():  # it is the name of a model

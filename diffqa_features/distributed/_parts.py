@@ -286,8 +286,12 @@ def stamps(sources: Sequence, cells: pd.DataFrame) -> pd.DataFrame:
             pass
     if len(cells.columns):
         for place, row in enumerate(cells.itertuples(index=False, name=None)):
-            texts = [None if is_missing(cell) else str(cell) for cell in row]
-            if any(text is not None for text in texts):
+            texts = sorted(
+                (str(name), _spelled(cell))
+                for name, cell in zip(cells.columns, row, strict=True)
+                if not is_missing(cell)
+            )
+            if texts:
                 found[2, place] = int(hash_values(texts)[:15], 16)
     return pd.DataFrame(
         {
@@ -295,3 +299,9 @@ def stamps(sources: Sequence, cells: pd.DataFrame) -> pd.DataFrame:
             for name, row in zip(STAMPS, found)
         }
     )
+
+
+def _spelled(cell):
+    # A column of whole numbers becomes one of floats with its first empty cell.
+    whole = isinstance(cell, (float, np.floating)) and float(cell).is_integer()
+    return str(int(cell)) if whole else str(cell)

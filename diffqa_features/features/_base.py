@@ -120,21 +120,27 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         return info
 
     def _frozen_identity(self):
-        return describe_backbone(self._backbone_name()).identity
+        identity = describe_backbone(self._backbone_name()).identity
+        if self.dtype == "auto":  # differs from machine to machine
+            return f"{identity} {self._precision()}"
+        return identity
 
-    def _request(self):
-        info = self._check_parameters()
+    def _precision(self):
         # torch loads here, at first use.
         from diffqa_features._utils.devices import pick_device, pick_dtype
 
         dtype = pick_dtype(self.dtype, pick_device(self.device))
+        return str(dtype).removeprefix("torch.")
+
+    def _request(self):
+        info = self._check_parameters()
         first, *others = self._views()
         frames = FrameSpec(
             identity=info.identity,
             view=first,
             image_size=self._checked_image_size(info),
             multiple=info.multiple,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=self._precision(),
             frame_rate=float(self.frame_rate),
             max_frames=None if self.max_frames is None else int(self.max_frames),
             burst_length=self._burst_length(),

@@ -208,3 +208,9 @@ def test_a_pruned_unet_loads_by_its_configuration(kind, pictures, tmp_path):
         predicted = unet(noisy, 50, text).sample
     error = (predicted - noise).square().mean((0, 2, 3)).log() / 2
     np.testing.assert_allclose(row[-4:], error, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_name_of_a_vae_is_refused(sd1_folder):
+    features = DiffusionQAFeatures(str(sd1_folder), vae="", device="cpu")
+    with pytest.raises(ValueError, match="'vae' parameter must be None"):
+        features.fit()

@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics, load_scorer
+from diffqa_features._utils.processor import fast_precision
 from diffqa_features.distributed import BatchExtractor, BatchPredictor
 
 
@@ -55,6 +56,19 @@ def test_a_relative_store_is_that_of_the_sender(tmp_path, monkeypatch):
     sent = pickle.loads(pickle.dumps(BatchExtractor(model)))
     assert sent.features[0].memory == str(tmp_path / "store")
     assert model[0].memory == "store"
+
+
+def test_what_depends_on_the_machine_is_that_of_the_sender(
+    sd1_folder, tmp_path, monkeypatch
+):
+    (tmp_path / "vae").symlink_to(sd1_folder / "vae")
+    monkeypatch.chdir(tmp_path)
+    model = DiffusionQAFeatures(str(sd1_folder), vae="vae", dtype="auto", device="cpu")
+    sent = pickle.loads(pickle.dumps(BatchExtractor(model)))
+    assert sent.features.vae == str(tmp_path / "vae")
+    assert sent.features.dtype == str(fast_precision()[0]).removeprefix("torch.")
+    # What an output is known by says it, too, and not only "auto".
+    assert model._frozen_identity().endswith(sent.features.dtype)
 
 
 def test_pictures_by_content(files):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics
 from diffqa_features.distributed import BatchExtractor, extract, read_parts
-from diffqa_features.distributed._parts import Merged
+from diffqa_features.distributed._parts import Merged, stamps
 
 
 @pytest.fixture
@@ -44,6 +44,16 @@ def test_a_changed_caption_counts_as_a_changed_row(paths):
     (name,) = extractor.columns
     expected = features.fit_transform(table)[:, 0]
     np.testing.assert_allclose(found[name], expected, rtol=1e-4)
+
+
+def test_what_a_row_depends_on_is_its_own():
+    """And not which columns other rows of the batch fill, or the type that makes."""
+    alone = stamps(["a.png"], pd.DataFrame({"caption": ["fog"], "n": [30]}))
+    beside = pd.DataFrame(
+        {"n": [30.0, None], "caption": ["fog", "x"], "width": [None, 8]}
+    )
+    both = stamps(["a.png", "b.yuv"], beside)
+    assert alone["inputs"][0] == both["inputs"][0] != both["inputs"][1]
 
 
 def test_another_size_of_a_headerless_video_counts_too(tmp_path, monkeypatch):

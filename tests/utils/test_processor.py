@@ -95,7 +95,10 @@ def test_auto_shares_the_store_with_the_precision_that_it_means(sd1_folder, tmp_
 @pytest.mark.parametrize(("cores", "threads"), [(1, 3), (2, 3), (12, 12), (64, 16)])
 def test_readers_follow_the_cores(cores, threads, monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10**6)
     assert reader_threads() == threads
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10**12)  # more than any memory
+    assert reader_threads() == 3
 
 
 def test_readers_do_not_change_the_result(sd1_folder, monkeypatch):
