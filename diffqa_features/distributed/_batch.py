@@ -92,19 +92,18 @@ class BatchExtractor:
 
     def __getstate__(self) -> dict:
         """What is sent to a worker, whose working directory is another one."""
-        there = {}
-        for name, value in self.features.get_params().items():
-            last = name.rpartition("__")[2]
+        there, parameters = {}, self.features.get_params()
+        for name, value in parameters.items():
+            owner, _, last = name.rpartition("__")
             if not isinstance(value, (str, os.PathLike)):
                 continue
             if last in _FOLDERS:
                 path = local_path(value, f"The {name!r} parameter")
             elif last == "dtype" and value == "auto":
                 # What it stands for here, so that all workers agree.
-                from diffqa_features._utils.devices import pick_device, pick_dtype
-
-                dtype = pick_dtype("auto", pick_device(None))
-                there[name] = str(dtype).removeprefix("torch.")
+                holder = parameters[owner] if owner else self.features
+                if hasattr(holder, "_precision"):
+                    there[name] = holder._precision()
                 continue
             elif last in _MODELS and os.fspath(value) not in _ALIASES:
                 path = Path(expand_user(value))

@@ -62,6 +62,14 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
             as_rows(X)
         return self
 
+    def _precision(self):
+        """Name of the dtype that `dtype` stands for on this machine."""
+        # torch loads here, at first use.
+        from diffqa_features._utils.devices import pick_device, pick_dtype
+
+        dtype = pick_dtype(self.dtype, pick_device(self.device))
+        return str(dtype).removeprefix("torch.")
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
@@ -120,17 +128,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         return info
 
     def _frozen_identity(self):
-        identity = describe_backbone(self._backbone_name()).identity
-        if self.dtype == "auto":  # differs from machine to machine
-            return f"{identity} {self._precision()}"
-        return identity
-
-    def _precision(self):
-        # torch loads here, at first use.
-        from diffqa_features._utils.devices import pick_device, pick_dtype
-
-        dtype = pick_dtype(self.dtype, pick_device(self.device))
-        return str(dtype).removeprefix("torch.")
+        return describe_backbone(self._backbone_name()).identity
 
     def _request(self):
         info = self._check_parameters()

@@ -272,17 +272,13 @@ class MotionFeatures(MediaTransformer):
 
     def _request(self):
         info = self._check_parameters()
-        # torch loads here, at first use.
-        from diffqa_features._utils.devices import pick_device, pick_dtype
-
-        dtype = pick_dtype(self.dtype, pick_device(self.device))
         return MotionRequest(
             weights=info,
             identity=info.identity,
             size=_SIZES[info.kind],
             channels=_CHANNELS[info.kind],
             device=None if self.device is None else str(self.device),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=self._precision(),
             batch_size=self.batch_size,
             # For 200 frames of 1080p, decord held 650 MB while clips were built, PyAV
             # 48 MB.

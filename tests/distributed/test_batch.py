@@ -8,11 +8,18 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
+from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics, load_scorer
+from diffqa_features import (
+    DiffusionQAFeatures,
+    MotionFeatures,
+    NaturalSceneStatistics,
+    load_scorer,
+)
+from diffqa_features._utils.fingerprint import fingerprint
 from diffqa_features._utils.processor import fast_precision
 from diffqa_features.distributed import BatchExtractor, BatchPredictor
 
@@ -68,7 +75,17 @@ def test_what_depends_on_the_machine_is_that_of_the_sender(
     assert sent.features.vae == str(tmp_path / "vae")
     assert sent.features.dtype == str(fast_precision()[0]).removeprefix("torch.")
     # What an output is known by says it, too, and not only "auto".
-    assert model._frozen_identity().endswith(sent.features.dtype)
+    stated = clone(model).set_params(dtype=sent.features.dtype)
+    assert fingerprint(model) == fingerprint(stated)
+    assert fingerprint(model) != fingerprint(stated.set_params(dtype="float16"))
+
+
+def test_the_precision_of_a_step_is_that_of_its_own_device(monkeypatch):
+    """And not of the first accelerator that the sender has."""
+    model = make_pipeline(MotionFeatures("tiny", device="cpu", dtype="auto"), Ridge())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    sent = pickle.loads(pickle.dumps(BatchPredictor(model)))
+    assert sent.features[0].dtype == str(fast_precision()[0]).removeprefix("torch.")
 
 
 def test_pictures_by_content(files):
