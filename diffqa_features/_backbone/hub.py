@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -177,11 +178,12 @@ def find_vae(name: str) -> tuple[str, Path]:
     repo, revision = _split(name)
     for config in _VAE_CONFIGS:
         found = _find_cached(repo, revision, config)
-        # Otherwise a download was interrupted, and goes on.
-        if found is not None and not _vae_problems(found):
-            return name, _checked_vae(found, name)
+        if found is not None:
+            folder, problems = _look_for_vae(found)
+            if not problems:  # otherwise a download was interrupted, and goes on
+                return name, folder
     try:
-        folder = _download_vae(repo, revision)
+        folder = _download(repo, revision, _list_vae_files)
     # See `_from_mirrors`.
     except Exception as error:
         raise OSError(
@@ -192,17 +194,15 @@ def find_vae(name: str) -> tuple[str, Path]:
     return name, _checked_vae(folder, name)
 
 
-def _vae_folder(folder: Path) -> Path:
-    return folder / "vae" if (folder / "vae/config.json").is_file() else folder
-
-
-def _vae_problems(folder: Path) -> list[str]:
-    return list_vae(list_files(_vae_folder(folder))).problems
+def _look_for_vae(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Where in a folder an autoencoder is, and what it lacks."""
+    if (folder / "vae/config.json").is_file():
+        folder = folder / "vae"
+    return folder, list_vae(list_files(folder)).problems
 
 
 def _checked_vae(folder: Path, name: str) -> Path:
-    problems = _vae_problems(folder)
-    folder = _vae_folder(folder)
+    folder, problems = _look_for_vae(folder)
     if problems:
         raise OSError(
             f"The VAE {name!r} (folder {folder}) is incomplete: {'; '.join(problems)}. "
@@ -282,7 +282,7 @@ def _from_mirrors(name: str, mirrors: tuple[str, ...]) -> Path:
     reasons = []
     for mirror in mirrors:
         try:
-            return _checked(_download(*_split(mirror)), mirror)
+            return _checked(_download(*_split(mirror), _list_model_files), mirror)
         # huggingface_hub raises what its transport raises, and that library has changed
         # between its versions. Every reason is reported below.
         except Exception as error:
@@ -303,29 +303,31 @@ def _find_cached(repo: str, revision: str | None, file: str) -> Path | None:
     return Path(found).parents[file.count("/")] if isinstance(found, str) else None
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(
+    repo: str,
+    revision: str | None,
+    choose: Callable[[set[str]], tuple[list[str], tuple[str, ...]]],
+) -> Path:
+    """Download the files that `choose` takes of a repository's, unless some lack."""
     from huggingface_hub import HfApi, snapshot_download
 
     info = HfApi().model_info(repo, revision=revision)
-    parts = list_parts(file.rfilename for file in info.siblings)
-    if parts.problems:
-        raise OSError(f"{'; '.join(parts.problems)}. {_layout_hint(parts.problems)}")
     # Named files rather than patterns: where full weights exist, variants stay there.
-    files = list(parts.files)
+    files, problems = choose({file.rfilename for file in info.siblings})
+    if problems:
+        raise OSError(f"{'; '.join(problems)}. {_layout_hint(problems)}")
     return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
 
 
-def _download_vae(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+def _list_model_files(names: set[str]) -> tuple[list[str], tuple[str, ...]]:
+    parts = list_parts(names)
+    return list(parts.files), parts.problems
 
-    info = HfApi().model_info(repo, revision=revision)
-    names = {file.rfilename for file in info.siblings}
+
+def _list_vae_files(names: set[str]) -> tuple[list[str], tuple[str, ...]]:
     inner = "vae/" if "vae/config.json" in names else ""
     parts = list_vae(n.removeprefix(inner) for n in names if n.startswith(inner))
-    if parts.problems:
-        raise OSError(f"{'; '.join(parts.problems)}. {_layout_hint(parts.problems)}")
-    files = [inner + file.removeprefix("vae/") for file in parts.files]
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+    return [inner + file.removeprefix("vae/") for file in parts.files], parts.problems
 
 
 def _missing_message(name: str, mirrors: tuple[str, ...], reasons: list[str]) -> str:
