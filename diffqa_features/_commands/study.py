@@ -12,6 +12,7 @@ from diffqa_features._commands._study.runs import (
     ERRORS,
     Options,
     list_fits,
+    reason_of,
     run_fit,
     settings_of,
 )
@@ -108,7 +109,7 @@ def _load_all(study, places, folder, options, drop_missing):
         except ERRORS as error:
             if options.debug:
                 raise
-            broken[part.key] = " ".join(str(error).split())
+            broken[part.key] = reason_of(error)
             note(f"{title_of(part)} cannot be used: {error}")
         else:
             loaded[part.key] = found

@@ -212,7 +212,8 @@ class _Run:
                 if spec.view != "tiles":
                     shown.append(Shown(number, view_of(spec, key), None))
                     continue
-                listed = store.get([spec.tiles_key(key)]).get(spec.tiles_key(key))
+                tiles_key = spec.tiles_key(key)
+                listed = store.get([tiles_key]).get(tiles_key)
                 if listed is None:
                     return []
                 for tile_key, window in unpack_tiles(listed):

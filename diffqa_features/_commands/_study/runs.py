@@ -158,7 +158,7 @@ def run_fit(
         if options.debug:
             raise
         for line in lines:
-            yield line, f"in training: {_reason(error)}"
+            yield line, f"in training: {reason_of(error)}"
         return
     seconds = None if kept else round(time.perf_counter() - started, 1)
     if not kept:
@@ -180,7 +180,7 @@ def run_fit(
         except ERRORS as error:
             if options.debug:
                 raise
-            yield line, f"in the test: {_reason(error)}"
+            yield line, f"in the test: {reason_of(error)}"
             continue
         record = {
             "train": fit.train.key,
@@ -259,9 +259,9 @@ def _figures(frame):
     }
 
 
-def _reason(error):
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _say(fit):
