@@ -5,13 +5,11 @@
 
 Overhead is the time of `extract` with an engine that is already connected, over that of
 the same batches in a loop, in one run and with one worker; the slope between the two
-numbers of rows leaves out what each call starts. CPU seconds are those of this process
-and all below it. Memory is the peak of a process that extracts so many rows itself and,
-with Dask, of client and worker.
+numbers of rows leaves out what each call starts. Memory is the peak of a process that
+extracts so many rows itself and, with Dask, of client and worker.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import resource
@@ -23,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 from PIL import Image
 
 from diffqa_features import DiffusionQAFeatures
@@ -81,10 +78,12 @@ def measure_time(paths, folder, arguments):
     extractor, size = BatchExtractor(features()), arguments.batch_size
     starts = {engine: connect(engine) for engine in arguments.engines}
     tables = [pd.DataFrame({"path": paths[:rows]}) for rows in arguments.rows]
-    took = {engine: [] for engine in ["loop", *starts]}  # (rows, clock) per repeat
+    took = {
+        engine: [] for engine in ["loop", *starts]
+    }  # per repeat, those of each table
     for repeat in range(arguments.repeats + 1):  # the first one warms up
         for engine, times in took.items():
-            clocks = [clock()]
+            clocks = [time.perf_counter()]
             for table in tables if repeat else [tables[0][:size]]:
                 if engine == "loop":
                     for start in range(0, len(table), size):
@@ -92,34 +91,25 @@ def measure_time(paths, folder, arguments):
                 else:
                     out = Path(folder, f"{engine}-{repeat}-{len(table)}")
                     extract(table, extractor, out, engine=engine, batch_size=size)
-                clocks.append(clock())
+                clocks.append(time.perf_counter())
             if repeat:
-                times.append(np.diff(clocks, axis=0))
+                times.append(np.diff(clocks))
     for stop in starts.values():
         stop()
-    result = {"rows": arguments.rows}
-    for place, kind in enumerate(["seconds", "CPU seconds"]):
-        each = {name: np.array(times)[:, :, place] for name, times in took.items()}
-        middle = {name: np.median(times, axis=0) for name, times in each.items()}
-        slope = {name: times[1] - times[0] for name, times in middle.items()}
-        result[kind] = {name: np.round(t, 1).tolist() for name, t in each.items()}
-        result[f"{kind} over the loop, all"] = {
+    each = {name: np.array(times) for name, times in took.items()}
+    middle = {name: np.median(times, axis=0) for name, times in each.items()}
+    slope = {name: times[1] - times[0] for name, times in middle.items()}
+    return {
+        "rows": arguments.rows,
+        "seconds": {name: np.round(times, 1).tolist() for name, times in each.items()},
+        "over the loop, all": {
             name: round(float(times[1] / middle["loop"][1]), 2)
             for name, times in middle.items()
-        }
-        result[f"{kind} over the loop, per row"] = {
+        },
+        "over the loop, per row": {
             name: round(float(each / slope["loop"]), 2) for name, each in slope.items()
-        }
-    return result
-
-
-def clock():
-    """Seconds, and those of the processor in this process and all below it."""
-    used = 0.0
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        with contextlib.suppress(psutil.Error):
-            used += sum(process.cpu_times()[:4])  # with those of children that ended
-    return time.perf_counter(), used
+        },
+    }
 
 
 def connect(engine):
