@@ -190,14 +190,17 @@ def _show_plan(study, quick, places):
     print(f"{study.title}: the data sets\n")
     for name, place in places.items():
         print(f"  {'found' if place.found else 'MISSING':<9}{name:<17}{place.folder}")
-    fits = list_fits(study, quick)
     print("\nWhat would be trained, and tested on:\n")
-    for fit in fits:
+    can_run = False
+    for fit in list_fits(study, quick):
         tests = [line for line in fit.lines if {p.name for p in line.parts} <= there]
         if tests:
+            can_run = True
             split = "" if fit.split is None else f", split {fit.split}"
             names = [title_of(x.test) if x.test else "held-out rows" for x in tests]
             print(f"  {title_of(fit.train)}{split} -> {', '.join(names)}")
+    if not can_run:
+        print("  nothing: no training set is there with one to test on")
     for place in places.values():
         if not place.found:
             description = place.description

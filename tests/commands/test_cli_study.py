@@ -383,6 +383,7 @@ class TestAnswers:
         assert f"put it, or a link to it, in {root / 'clive'}" in stdout
         assert "AllMOS_release.mat" in stdout
         assert "KonIQ-10k ->" not in stdout
+        assert "nothing: no training set is there" in stdout
         assert [path.name for path in root.iterdir()] == ["flive"]
 
     @pytest.mark.parametrize(
