@@ -400,6 +400,17 @@ def test_the_motion_network_is_known_by_its_content(fitted, clips, tmp_path):
         loaded.set_params(motion_network=tmp_path / "other.safetensors").predict(clips)
 
 
+def test_no_row_is_left_of_a_motion_network_that_overflows(model, clips, tmp_path):
+    """They are read as frames, but not as clips."""
+    lost = {name: np.asarray(value * np.nan) for name, value in load_file(TINY).items()}
+    save_file(lost, tmp_path / "lost.safetensors")
+    model.set_params(
+        motion_network=tmp_path / "lost.safetensors", on_error="nan", memory=None
+    )
+    with pytest.raises(ValueError, match=r"No row can be read\. Row 0 .*not finite"):
+        model.fit(clips[3:], Y[3:])
+
+
 def fit_with_checkpoints(backbone, folder):
     model = make_model(backbone, checkpoint_dir=folder, memory=f"{folder}-store")
     model.fit(make_clips(), Y)
