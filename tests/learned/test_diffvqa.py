@@ -299,7 +299,7 @@ def test_without_a_control_one_is_fitted_on_the_clips(
     few = [clips[2], clips[5]]  # a frame each
     model = make_model(
         small_folder, control=True, memory=store, checkpoint_dir=tmp_path
-    ).fit([*few, clips[0]], Y[:3], sample_weight=[1, 1, 0])
+    ).fit([*few, 255 - few[0]], Y[:3], sample_weight=[1, 1, 0])
     names = sorted(path.name.partition("-")[0] for path in tmp_path.iterdir())
     assert names == ["diffusioncontroller", "diffvqaregressor"]
     expected = DiffusionController(
