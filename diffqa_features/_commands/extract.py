@@ -113,10 +113,9 @@ def _settings(features):
         for name, value in features.get_params().items()
         if name not in MACHINE
     }
-    if features.dtype == "auto":  # differs from machine to machine
-        parameters["dtype"] = features._precision()
     settings = {
         **parameters,
+        "dtype": features._precision(),  # the default differs from machine to machine
         "backbone": info.name,
         "backbone_identity": info.identity,
         "backbone_commit": info.commit,

@@ -34,6 +34,7 @@ from diffqa_features._media.remote import (
 from diffqa_features._media.tables import (
     Cell,
     is_content,
+    is_dataset,
     is_missing,
     is_stream,
     is_tensor,
@@ -232,6 +233,14 @@ def as_rows(X) -> list[Row]:
         )
         for index, source in enumerate(parts.sources)
     ]
+
+
+def take_rows(X, places):
+    """Some rows of X, or of a matrix, in a container like it."""
+    # It loads pandas, which may load pyarrow.
+    from sklearn.utils import _safe_indexing
+
+    return X.select(places) if is_dataset(X) else _safe_indexing(X, places)
 
 
 def open_media(row: Row, reader: str = "auto") -> Media:

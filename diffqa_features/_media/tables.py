@@ -80,7 +80,7 @@ def split(X) -> Parts:
         return _split_table(
             X.column_names, lambda label: _cells(columns[label]), left_out=heavy
         )
-    if _is_of("datasets", X) and hasattr(X, "features") and hasattr(X, "column_names"):
+    if is_dataset(X):
         return _split_dataset(X)
     sequence = hasattr(X, "__len__") and hasattr(X, "__getitem__")
     if not sequence or isinstance(X, Mapping):
@@ -102,6 +102,12 @@ def split(X) -> Parts:
     if hasattr(X, "__iter__"):
         return Parts(_series(X, count))
     return Parts([X[index] for index in range(count)])
+
+
+def is_dataset(X: object) -> bool:
+    """Whether this is a Dataset of Hugging Face."""
+    named = hasattr(X, "features") and hasattr(X, "column_names")
+    return _is_of("datasets", X) and named
 
 
 def is_missing(value: object) -> bool:

@@ -11,18 +11,23 @@ _DTYPES = {
 }
 
 
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; None tries CUDA, then MPS, then the CPU."""
+def parse_device(device: str | torch.device | None) -> torch.device:
+    """As `pick_device`, but a device of that name need not be here."""
     if device is None:
         has_mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
-        device = torch.device(device)
+        return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             "The 'device' parameter must be None or a torch device such as 'cpu', "
             f"'cuda', 'cuda:1' or 'mps'. Got {device!r} instead."
         ) from error
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None tries CUDA, then MPS, then the CPU."""
+    device = parse_device(device)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:

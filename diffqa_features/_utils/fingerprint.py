@@ -48,6 +48,6 @@ def _spell(value):
         frozen = value._frozen_identity()
     kind = type(value)
     facts = {name: fact for name, fact in vars(value).items() if name not in _FREE}
-    if facts.get("dtype") == "auto" and hasattr(value, "_precision"):
+    if "dtype" in facts and hasattr(value, "_precision"):
         facts["dtype"] = value._precision()  # differs from machine to machine
     return f"{kind.__module__}.{kind.__qualname__}", frozen, facts

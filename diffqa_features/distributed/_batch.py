@@ -92,19 +92,13 @@ class BatchExtractor:
 
     def __getstate__(self) -> dict:
         """What is sent to a worker, whose working directory is another one."""
-        there, parameters = {}, self.features.get_params()
-        for name, value in parameters.items():
-            owner, _, last = name.rpartition("__")
+        there = precisions(self.features)
+        for name, value in self.features.get_params().items():
+            last = name.rpartition("__")[2]
             if not isinstance(value, (str, os.PathLike)):
                 continue
             if last in _FOLDERS:
                 path = local_path(value, f"The {name!r} parameter")
-            elif last == "dtype" and value == "auto":
-                # What it stands for here, so that all workers agree.
-                holder = parameters[owner] if owner else self.features
-                if hasattr(holder, "_precision"):
-                    there[name] = holder._precision()
-                continue
             elif last in _MODELS and os.fspath(value) not in _ALIASES:
                 path = Path(expand_user(value))
                 if not path.exists():  # it is the name of a model
@@ -266,6 +260,16 @@ def _as_frame(batch) -> tuple[pd.DataFrame, Callable]:
         return batch.to_pandas(), partial(pa.Table.from_pandas, preserve_index=False)
     table = pd.DataFrame({name: pd.Series(list(v)) for name, v in batch.items()})
     return table, lambda t: {name: t[name].to_numpy() for name in t.columns}
+
+
+def precisions(features) -> dict[str, str]:
+    """What each unset `dtype` stands for here, by name, so that all workers agree."""
+    parts = {"": features} | {f"{n}__": p for n, p in features.get_params().items()}
+    return {
+        f"{name}dtype": part._precision()
+        for name, part in parts.items()
+        if hasattr(part, "_precision") and getattr(part, "dtype", "") in (None, "auto")
+    }
 
 
 def kept_columns(table: pd.DataFrame, keep: Sequence[str] | None) -> list[str]:

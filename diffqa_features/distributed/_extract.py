@@ -18,7 +18,7 @@ from diffqa_features._media.rows import Row
 from diffqa_features._utils.fingerprint import fingerprint
 from diffqa_features._utils.hashing import make_seed
 from diffqa_features._utils.parameters import MACHINE
-from diffqa_features.distributed._batch import BatchExtractor, kept_columns
+from diffqa_features.distributed._batch import BatchExtractor, kept_columns, precisions
 from diffqa_features.distributed._engines import ENGINES
 from diffqa_features.distributed._parts import STAMPS, Parts, stamps
 from diffqa_features.distributed._table import (
@@ -241,7 +241,7 @@ def _settings(extractor, key):
     parameters = {
         # Without the addresses of functions, which no other process has.
         name: re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(value).split()))
-        for name, value in features.get_params().items()
+        for name, value in (features.get_params() | precisions(features)).items()
         if name.rpartition("__")[2] not in MACHINE and not _holds_estimators(value)
     }
     settings = {

@@ -179,22 +179,27 @@ def _settings(estimator, param_grid, mode) -> list[tuple[str, dict]]:
     for parameter in param_grid:
         if parameter not in known:
             clone(estimator).set_params(**{parameter: None})  # scikit-learn's sentence
-    settings = {BASELINE: {}}
+    changes = [{}]
     for combination in combinations:
         change = {p: v for p, v in combination.items() if not _same(v, known[p])}
-        if change:
-            settings[_label(change)] = change
+        if not any(alike(change, other) for other in changes):
+            changes.append(change)
+    last = [parameter.rpartition("__")[2] for parameter in param_grid]
+    names = {p: n if last.count(n) == 1 else p for p, n in zip(param_grid, last)}
+    settings = {}
+    for change in changes:
+        label = ", ".join(f"{names[p]}={_text(v)}" for p, v in change.items())
+        label = label or BASELINE
+        while label in settings:  # long values are abbreviated alike
+            label += " (another)"
+        settings[label] = change
     return list(settings.items())
-
-
-def _label(change: dict) -> str:
-    return ", ".join(f"{p.rpartition('__')[2]}={_text(v)}" for p, v in change.items())
 
 
 def _same(a, b) -> bool:
     if isinstance(a, Real) and isinstance(b, Real):
         return a == b  # C=1 is C=1.0
-    return _text(a) == _text(b)
+    return alike(a, b)
 
 
 def _text(value) -> str:

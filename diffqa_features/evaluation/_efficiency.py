@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, validate_params
 
+from diffqa_features._media.rows import take_rows
 from diffqa_features._utils.profiling import timed, watched
 from diffqa_features.evaluation._extraction import cut, memories
 from diffqa_features.evaluation._protocol import check_methods, describe
@@ -102,7 +103,7 @@ def efficiency(estimator, X, *, n_repeats=20, n_warmup=2):
     if not len(X):
         raise ValueError("X holds no media rows: nothing to measure.")
     n_rows = min(len(X), max(n_repeats, n_warmup))
-    rows = [_safe_indexing(X, [i]) for i in range(n_rows)]
+    rows = [take_rows(X, [i]) for i in range(n_rows)]
     tables = [
         _measure(_Call(each), X, rows, n_repeats, n_warmup).assign(method=name)
         for name, each in methods.items()
@@ -140,15 +141,15 @@ class _Call:
 
 
 def _without_memory(estimator):
-    """Shallow copy that shares the fitted state, without any store."""
+    """Shallow copy that shares the fitted state, without any store in any part."""
+    if type(estimator) in (list, tuple):
+        return type(estimator)(map(_without_memory, estimator))
+    if not isinstance(estimator, BaseEstimator):
+        return estimator
     estimator = copy.copy(estimator)
-    for name in ("steps", "transformer_list"):
-        if hasattr(estimator, name):
-            parts = [(key, _without_memory(e)) for key, e in getattr(estimator, name)]
-            setattr(estimator, name, parts)
-    if hasattr(estimator, "best_estimator_"):
-        estimator.best_estimator_ = _without_memory(estimator.best_estimator_)
-    if hasattr(estimator, "get_params") and "memory" in memories(estimator):
+    parts = {name: _without_memory(part) for name, part in vars(estimator).items()}
+    vars(estimator).update(parts)
+    if "memory" in memories(estimator):
         estimator.set_params(memory=None)
     return estimator
 

@@ -8,13 +8,12 @@ import numpy as np
 from PIL import Image
 
 from diffqa_features._media.remote import is_url
-from diffqa_features._media.rows import as_rows, pixel_key
+from diffqa_features._media.rows import Row, as_rows, open_media
 from diffqa_features._media.tables import (
     Cell,
     is_content,
     is_missing,
     is_tensor,
-    tensor_array,
 )
 from diffqa_features._utils.files import expand_user
 
@@ -31,7 +30,10 @@ def identities(X) -> np.ndarray:
         rows = []
     found = np.full(len(rows) if rows else len(X), None, dtype=object)
     for row in rows:
-        found[row.index] = _identity(row.source)
+        try:
+            found[row.index] = _identity(row.source)
+        except (OSError, ValueError):  # what reads it says so, or leaves it out
+            continue
     return found
 
 
@@ -74,10 +76,6 @@ def _identity(source):
         except (OSError, ValueError):
             return path
         return status.st_dev, status.st_ino
-    if isinstance(source, Image.Image):
-        return f"object {id(source)}"
-    if is_tensor(source):
-        source = tensor_array(source)
-    if isinstance(source, np.ndarray) and source.ndim in (3, 4):
-        return pixel_key(source)
+    if isinstance(source, Image.Image | np.ndarray) or is_tensor(source):
+        return open_media(Row(0, source)).key
     return None

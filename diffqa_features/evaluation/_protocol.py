@@ -5,10 +5,13 @@ from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
+from sklearn import get_config
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.metadata_routing import get_routing_for_object
 
+from diffqa_features._media.rows import take_rows
 from diffqa_features._utils.groups import check_groups
 from diffqa_features.evaluation._extraction import memories
 from diffqa_features.evaluation._leakage import refuse_shared
@@ -92,14 +95,12 @@ def _refuse_shared_groups(train, test, groups, where):
 def fit(model, data, y, groups, rows):
     """Fit a clone on some rows; a search also gets the groups."""
     model = clone(model)
-    return model.fit(
-        _safe_indexing(data, rows), y[rows], **_routed(model, groups, rows)
-    )
+    return model.fit(take_rows(data, rows), y[rows], **_routed(model, groups, rows))
 
 
 def predict(model, data, rows, *, method: str, where: str) -> np.ndarray:
     """Finite predictions for some rows."""
-    predicted = np.asarray(model.predict(_safe_indexing(data, rows)), np.float64)
+    predicted = np.asarray(model.predict(take_rows(data, rows)), np.float64)
     predicted = column_or_1d(predicted)
     bad = np.flatnonzero(~np.isfinite(predicted))
     if len(bad):
@@ -167,6 +168,9 @@ def _routed(model, groups, rows) -> dict:
     if groups is None:
         return {}
     name = "groups"
+    if get_config()["enable_metadata_routing"]:
+        wanted = get_routing_for_object(model).consumes("fit", [name])
+        return dict.fromkeys(wanted, groups[rows])
     while isinstance(model, Pipeline):
         step, model = model.steps[-1]
         name = f"{step}__{name}"

@@ -1,6 +1,8 @@
 """Results in; a tidy frame that prints, exports and records what was compared out."""
 
 import io
+import json
+from itertools import takewhile
 
 import pandas as pd
 
@@ -89,7 +91,8 @@ class EvaluationTable:
         str or None
             The text if `path` is None.
         """
-        lines = [f"# {line}\n" for line in _fact_lines(self.facts)]
+        facts = {_quoted_name(str(name)): self.facts[name] for name in self.facts}
+        lines = [f"# {line}\n" for line in _fact_lines(facts)]
         frame = self.frame
         if quote_formulas:
             frame = frame.map(quoted).rename(columns=quoted)
@@ -111,13 +114,9 @@ class EvaluationTable:
         """
         path = local_path(path, "The 'path' parameter")
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        facts = {}
-        for line in lines:
-            if not line.startswith("# "):
-                break
-            name, _, value = line[2:].rstrip("\n").partition(": ")
-            facts[name] = value
-        table = io.StringIO("".join(lines[len(facts) :]), newline="")
+        comments = list(takewhile(lambda line: line.startswith("# "), lines))
+        facts = dict(_read_fact(line[2:].rstrip("\n")) for line in comments)
+        table = io.StringIO("".join(lines[len(comments) :]), newline="")
         return cls(read_csv(table), facts)
 
     def to_markdown(self, path=None, *, digits=_DIGITS):
@@ -197,6 +196,20 @@ def _text(cell, digits: int) -> str:
 
 def _fact_lines(facts) -> list[str]:
     return [f"{name}: {' '.join(str(value).split())}" for name, value in facts.items()]
+
+
+def _quoted_name(name: str) -> str:
+    """The name as it is, or in JSON's quotes if it could not be read back."""
+    plain = ": " not in name and name[:1] != '"' and name.splitlines() == [name]
+    return name if plain else json.dumps(name)
+
+
+def _read_fact(line: str) -> tuple[str, str]:
+    if line.startswith('"'):
+        name, end = json.JSONDecoder().raw_decode(line)
+        return name, line[end + 2 :]
+    name, _, value = line.partition(": ")
+    return name, value
 
 
 _LATEX = {

@@ -65,9 +65,9 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
     def _precision(self):
         """Name of the dtype that `dtype` stands for on this machine."""
         # torch loads here, at first use.
-        from diffqa_features._utils.devices import pick_device, pick_dtype
+        from diffqa_features._utils.devices import parse_device, pick_dtype
 
-        dtype = pick_dtype(self.dtype, pick_device(self.device))
+        dtype = pick_dtype(self.dtype, parse_device(self.device))
         return str(dtype).removeprefix("torch.")
 
     def __sklearn_tags__(self):

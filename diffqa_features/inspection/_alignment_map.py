@@ -3,10 +3,9 @@
 from textwrap import fill
 
 import numpy as np
-from sklearn.utils import _safe_indexing
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media, take_rows
 from diffqa_features._media.views import view_frames
 from diffqa_features.evaluation._extraction import temporary_store, with_store
 from diffqa_features.inspection._style import (
@@ -232,7 +231,7 @@ class AlignmentMapDisplay:
             The display, already plotted.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        one = _safe_indexing(X, [index])
+        one = take_rows(X, [index])
         if blocks is None:
             (maps,) = estimator.maps(one)
         else:

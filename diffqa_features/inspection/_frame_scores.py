@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from sklearn.utils import _safe_indexing, column_or_1d
+from sklearn.utils import column_or_1d
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media, take_rows
 from diffqa_features._media.video.video import check_indices, spread
 from diffqa_features.inspection._checks import numbers
 from diffqa_features.inspection._style import COLORS, one_axes, small, tidy
@@ -202,7 +202,7 @@ class FrameScoresDisplay:
                 f"{name} has no method frame_scores(X). Give FrameScoresDisplay."
                 "from_scores the scores of the frames in its place."
             )
-        one = _safe_indexing(X, [index])
+        one = take_rows(X, [index])
         found = estimator.frame_scores(one)
         if len(found) != 1 or not isinstance(found[0], Mapping):
             raise TypeError(

@@ -3,10 +3,9 @@
 from itertools import chain
 
 import numpy as np
-from sklearn.utils import _safe_indexing
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media, take_rows
 from diffqa_features._media.views import view_frames
 from diffqa_features.inspection._style import (
     COLUMN,
@@ -217,7 +216,7 @@ class NoiseRoundTripDisplay:
         from diffqa_features._engine.passes import Passes
         from diffqa_features.inspection._round_trip import round_trip
 
-        one = _safe_indexing(X, [index])
+        one = take_rows(X, [index])
         (row,) = as_rows(one)
         request = estimator._request()
         spec = request.frames

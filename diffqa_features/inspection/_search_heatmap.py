@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from diffqa_features.evaluation._extraction import alike
 from diffqa_features.inspection._style import (
     COLUMN,
     LUMINANCE,
@@ -242,17 +243,13 @@ def _distinct(values) -> list:
     """Distinct values in order; values may be lists."""
     found = []
     for value in values:
-        if not any(_same(value, other) for other in found):
+        if not any(alike(value, other) for other in found):
             found.append(value)
     return found
 
 
 def _place(values: list, value) -> int:
-    return next(i for i, other in enumerate(values) if _same(value, other))
-
-
-def _same(a, b) -> bool:
-    return type(a) is type(b) and np.array_equal(a, b)
+    return next(i for i, other in enumerate(values) if alike(value, other))
 
 
 def _label(value) -> str:

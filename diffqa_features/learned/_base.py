@@ -255,9 +255,17 @@ class LearnedModel(MediaParameters, SavedModel):
         if self.dtype is not None:
             return getattr(torch, self.dtype)
         if device.type == "cuda":
-            exact = torch.cuda.is_bf16_supported()
+            # One of another machine has bfloat16 as a rule.
+            exact = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
             return torch.bfloat16 if exact else torch.float16
         return torch.float32
+
+    def _precision(self):
+        """Name of the dtype that `dtype` stands for on this machine."""
+        from diffqa_features._utils.devices import parse_device
+
+        dtype = self._arithmetic(parse_device(self.device))
+        return str(dtype).removeprefix("torch.")
 
     # -- rows that cannot be read --------------------------------------------------
 

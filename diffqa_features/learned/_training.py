@@ -312,7 +312,9 @@ class _Run:
 
 
 def seed_of(*parts):
-    return make_seed(repr(parts))
+    # NumPy's numbers have another repr.
+    plain = (p.item() if isinstance(p, np.generic) else p for p in parts)
+    return make_seed(repr(tuple(plain)))
 
 
 def _srcc(target, predictions):

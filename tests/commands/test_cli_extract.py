@@ -69,6 +69,7 @@ class TestExtract:
         settings = json.loads(schema.metadata[b"diffqa_features"])
         assert settings["blocks"] == ["up*", "mid.0"]
         assert settings["random_state"] == 3
+        assert settings["dtype"] == "float32"  # on the CPU, where none is given
         assert settings["backbone"] == str(small_folder)
         assert len(settings["backbone_identity"]) == 64
         assert {"memory", "device", "n_jobs"}.isdisjoint(settings)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
@@ -15,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from diffqa_features import (
     DiffusionQAFeatures,
+    DistilledStudentRegressor,
     MotionFeatures,
     NaturalSceneStatistics,
     load_scorer,
@@ -86,6 +88,28 @@ def test_the_precision_of_a_step_is_that_of_its_own_device(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     sent = pickle.loads(pickle.dumps(BatchPredictor(model)))
     assert sent.features[0].dtype == str(fast_precision()[0]).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("make", "on_cuda"),
+    [
+        (DiffusionQAFeatures, "float16"),
+        (MotionFeatures, "float16"),
+        (DistilledStudentRegressor, "bfloat16"),
+    ],
+)
+def test_no_precision_is_that_of_the_device(make, on_cuda):
+    """Which need not be here, as on the machine that sends work to others."""
+    on = {device: make(device=device) for device in ("cpu", "cuda:3")}
+    same = {"cpu": make(dtype="float32"), "cuda:3": make(dtype=on_cuda)}
+    assert fingerprint(on["cpu"]) != fingerprint(on["cuda:3"])
+    for device, model in on.items():
+        if device == "cpu" or not torch.cuda.is_available():
+            assert fingerprint(model) == fingerprint(same[device])
+            pipeline = make_pipeline(NaturalSceneStatistics(), model)
+            kind = BatchPredictor if hasattr(model, "predict") else BatchExtractor
+            sent = pickle.loads(pickle.dumps(kind(pipeline)))
+            assert sent.features[1].dtype == same[device].dtype
 
 
 def test_pictures_by_content(files):

@@ -5,15 +5,25 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.ensemble import VotingRegressor
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from diffqa_features import DiffusionQAFeatures, FeatureStore, evaluation
+from diffqa_features import (
+    DiffusionQAFeatures,
+    FeatureStore,
+    NaturalSceneStatistics,
+    evaluation,
+)
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._utils.profiling import _watchers, timed, watched
 from diffqa_features.evaluation._meters import ClockMeter, CostMeter
@@ -171,6 +181,29 @@ def test_a_pipeline_is_timed_without_its_memory(small_folder, images, tmp_path):
     assert total["images_per_second"] > 0
     assert np.isnan(parts["images_per_second"]).all()
     assert {"device", "memory", "torch", "data"} <= set(table.facts)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        FrozenEstimator,
+        lambda model: VotingRegressor([("a", model), ("b", model)]),
+        lambda model: TransformedTargetRegressor(model),
+        lambda model: make_pipeline(
+            ColumnTransformer([("x", model[0], [0])]), FrozenEstimator(model[1])
+        ),
+    ],
+)
+def test_no_part_is_timed_with_its_memory(wrap, images, tmp_path):
+    store = FeatureStore(tmp_path)
+    model = make_pipeline(NaturalSceneStatistics(memory=store), Ridge())
+    X = np.array([[str(tmp_path / f"{n}.png")] for n in range(4)], object)
+    for (path,), image in zip(X, images):
+        Image.fromarray(image).save(path)
+    model = wrap(model.fit(X[:2], [1.0, 2])).fit(X[:2], [1.0, 2])
+    entries = store.info().entries
+    evaluation.efficiency(model, X[2:], n_repeats=1, n_warmup=1)
+    assert store.info().entries == entries > 0
 
 
 class Clock:

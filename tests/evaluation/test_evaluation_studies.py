@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from counting import counting
 from scipy import stats
+from sklearn import config_context
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.dummy import DummyRegressor
 from sklearn.exceptions import UndefinedMetricWarning
@@ -129,14 +130,53 @@ def test_leakage_is_an_error(problem, cv, message):
             study()
 
 
-def test_a_search_gets_the_groups(problem):
+@pytest.mark.parametrize("routing", [False, True])
+def test_a_search_gets_the_groups(problem, routing):
     X, y, groups = problem
     search = GridSearchCV(
         Ridge(), {"alpha": [1, 10]}, cv=GroupKFold(3), scoring=metrics.srcc_scorer
     )
-    for model in (search, make_pipeline(StandardScaler(), search)):
-        table = evaluation.repeated_splits(model, X, y, groups=groups, n_splits=2)
+    plain = make_pipeline(StandardScaler(), Ridge())  # takes none
+    for model in (search, make_pipeline(StandardScaler(), search), plain):
+        with config_context(enable_metadata_routing=routing):
+            table = evaluation.repeated_splits(model, X, y, groups=groups, n_splits=2)
         assert table.frame["median"].iloc[0] > 0.5
+
+
+class Label(First):
+    """Reads its answer from the column of a table."""
+
+    def predict(self, X):
+        return np.asarray(X["label"], float)
+
+
+def test_rows_of_a_dataset_of_hugging_face(tmp_path):
+    hub = pytest.importorskip("datasets", "4.0", reason="needs datasets")
+    labels = [3, 1, 2, 5, 4, 6]
+    X = hub.Dataset.from_dict({"path": [f"{n}.png" for n in labels], "label": labels})
+    table = evaluation.repeated_splits(
+        Label(), X, labels, n_splits=2, test_size=3, metrics="rmse", mapping=None
+    )
+    assert (table.frame["median"] == 0).all()
+    timed = evaluation.efficiency(Label(), X, n_repeats=7, n_warmup=1).frame
+    assert timed["stage"].tolist() == ["other", "total"]
+
+
+def columns(X, which):
+    return X[:, which]
+
+
+def test_parameters_of_other_lengths_are_no_error(problem):
+    X, y, _ = problem
+    methods = {
+        f"{len(which)} columns": make_pipeline(
+            FunctionTransformer(columns, kw_args={"which": which}), Ridge()
+        )
+        for which in (np.arange(1, 3), np.arange(3), np.ones(1, int))
+    }
+    frame = evaluation.repeated_splits(methods, X, y, n_splits=2).frame
+    medians = frame[frame["metric"] == "srcc"].set_index("method")["median"]
+    assert medians["3 columns"] > 0.5 > medians.drop("3 columns").max()
 
 
 def test_official_split_equals_a_fit_by_hand(problem):

@@ -8,7 +8,7 @@ import pytest
 from counting import counting
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import Bunch
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore, datasets, evaluation
@@ -157,6 +157,42 @@ def test_ablation_in_full(problem):
     assert both.sum() == 2
 
 
+def scaled(X, by):
+    return X * by[: X.shape[1]]
+
+
+def test_ablation_keeps_settings_of_one_label_apart(problem):
+    """Parameters of one last name, and arrays that print alike or do not compare."""
+    X, y, _ = problem
+    model = Pipeline(
+        [
+            ("a", StandardScaler()),
+            ("b", StandardScaler()),
+            ("scale", FunctionTransformer(scaled, kw_args={"by": np.ones(6)})),
+            ("ridge", Ridge()),
+        ]
+    )
+    long = np.ones(2000)
+    other = long.copy()
+    other[3:6] = 0  # printed as "..."
+    arrays = [np.ones(6), np.ones(7), long, long.copy(), other]
+    grid = {
+        "a__with_std": [False, True],
+        "b__with_std": [False],
+        "scale__kw_args": [{"by": array} for array in arrays],
+    }
+    table = evaluation.ablate(
+        model, grid, X, y, n_splits=1, metrics="plcc", mapping=None
+    )
+    names = table.frame["setting"].tolist()
+    assert names[:3] == ["baseline", "a__with_std=False", "b__with_std=False"]
+    longs = [name for name in names if "..." in name]
+    assert len(names) == 6
+    assert longs == [longs[0], longs[0] + " (another)"]
+    values = table.frame.set_index("setting")["median"]
+    assert values[longs[0]] == values["baseline"] != values[longs[1]]
+
+
 def test_ablation_passes_each_picture_once_per_prompt(small_folder, tmp_path):
     photos = datasets.load_sample_photos(image_size=64).data[:4]
     data = datasets.make_distorted_images(
@@ -236,6 +272,21 @@ def test_csv_reads_back_whole(tmp_path):
     pd.testing.assert_frame_equal(back.frame, NASTY.frame)
     assert back.facts == {"data": "10 rows: two, groups", "note": "several lines"}
     assert NASTY.to_csv() == (tmp_path / "t.csv").read_text()
+
+
+def test_any_name_of_a_fact_reads_back(tmp_path):
+    names = ["method a: b", "method a: c", "a:", '"quoted"', "two\nlines", "größe", ""]
+    facts = {name: f"{i}: x" for i, name in enumerate(names)}
+    EvaluationTable(NASTY.frame, facts).to_csv(tmp_path / "t.csv")
+    back = EvaluationTable.from_csv(tmp_path / "t.csv")
+    assert back.facts == facts
+    pd.testing.assert_frame_equal(back.frame, NASTY.frame)
+
+
+def test_a_fact_that_is_there_twice_is_no_row(tmp_path):
+    (tmp_path / "t.csv").write_text("# data: 1\n# data: 2\nsrcc\n0.5\n")
+    back = EvaluationTable.from_csv(tmp_path / "t.csv")
+    assert back.frame.to_dict("list") == {"srcc": [0.5]}
 
 
 def test_markdown_reads_back(tmp_path):

@@ -90,6 +90,25 @@ def test_pixels_and_features():
     assert identities([[1.0, 2.0], [1.0, 2.0]]).tolist() == [None] * 2
 
 
+def test_pictures_are_known_by_their_pixels(files):
+    class Opened(torch.utils.data.Dataset):
+        def __len__(self):
+            return 9
+
+        def __getitem__(self, index):
+            with Image.open([*files, "link.png"][index]) as picture:
+                return picture.convert("RGB")
+
+    found = identities(Opened())
+    assert len(set(found)) == 8
+    assert found[8] == found[7] == identities([np.asarray(Opened()[7])])[0]
+    grey = Image.new("L", (8, 8), 7)
+    assert identities([grey])[0] == identities([np.full((8, 8), 7, np.uint8)])[0]
+    os.truncate(files[0], 50)
+    with Image.open(files[0]) as cut:
+        assert identities([cut, grey])[0] is None  # what reads it says so
+
+
 @pytest.mark.parametrize("empty", [np.nan, None, "", " "])
 def test_a_row_without_a_group(empty):
     X = np.arange(12.0)[:, None]

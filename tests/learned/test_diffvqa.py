@@ -292,9 +292,16 @@ def test_each_way_to_give_a_control(model, clips, controller, tmp_path, store):
         np.testing.assert_array_equal(own.weights_[f"control.{name}"], value)
 
 
-def test_without_a_control_one_is_fitted_on_the_clips(small_folder, clips, store):
+def test_without_a_control_one_is_fitted_on_the_clips(
+    small_folder, clips, store, tmp_path
+):
+    """Those with a weight; its checkpoint lies beside that of the network."""
     few = [clips[2], clips[5]]  # a frame each
-    model = make_model(small_folder, control=True, memory=store).fit(few, Y[:2])
+    model = make_model(
+        small_folder, control=True, memory=store, checkpoint_dir=tmp_path
+    ).fit([*few, 255 - few[0]], Y[:3], sample_weight=[1, 1, 0])
+    names = sorted(path.name.partition("-")[0] for path in tmp_path.iterdir())
+    assert names == ["diffusioncontroller", "diffvqaregressor"]
     expected = DiffusionController(
         str(small_folder), image_size=64, memory=store, device="cpu"
     ).fit(few)

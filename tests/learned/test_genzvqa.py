@@ -400,6 +400,20 @@ def test_the_motion_network_is_known_by_its_content(fitted, clips, tmp_path):
         loaded.set_params(motion_network=tmp_path / "other.safetensors").predict(clips)
 
 
+def test_no_row_is_left_of_a_motion_network_that_overflows(model, clips, tmp_path):
+    """They are read as frames, but not as clips."""
+    loud = {
+        name: w.astype(np.float32) * np.float32(1e30) if w.ndim == 5 else w
+        for name, w in load_file(TINY).items()
+    }
+    save_file(loud, tmp_path / "loud.safetensors")
+    model.set_params(
+        motion_network=tmp_path / "loud.safetensors", on_error="nan", memory=None
+    )
+    with pytest.raises(ValueError, match=r"No row can be read\. Row 0 .*not finite"):
+        model.fit(clips[3:], Y[3:])
+
+
 def fit_with_checkpoints(backbone, folder):
     model = make_model(backbone, checkpoint_dir=folder, memory=f"{folder}-store")
     model.fit(make_clips(), Y)

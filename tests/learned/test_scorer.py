@@ -235,6 +235,14 @@ class TestFiles:
         assert config["fitted"]["faults"] == list(FAULTS)
 
 
+def test_devices_do_not_share_a_network(scorer, photos):
+    """The device "meta" has no numbers."""
+    expected = scorer.predict(photos)
+    with pytest.raises(NotImplementedError, match="meta"):
+        QualityScorer(device="meta").predict(photos)
+    np.testing.assert_array_equal(scorer.predict(photos), expected)
+
+
 class TestAmongOthers:
     def test_contract(self, scorer, photos):
         assert is_regressor(scorer)

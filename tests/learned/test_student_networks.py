@@ -1,5 +1,6 @@
 """Networks of students: weights from other places, files, and ONNX without torch."""
 
+import copy
 import json
 import os
 import subprocess
@@ -25,6 +26,8 @@ from diffqa_features.learned.student.efficientnet import (
     find_config,
     from_torchvision,
 )
+from diffqa_features.learned.student.network import StudentNetwork
+from diffqa_features.learned.student.onnx import _metadata
 from diffqa_features.learned.student.tiny_network import _local_mean
 
 ROOT = Path(__file__).parents[2]
@@ -294,6 +297,14 @@ def test_onnx_agrees_with_torch(tiny, exported, images):
         np.testing.assert_allclose(scores, tiny.predict(images[:count]), **NEAR)
 
 
+def test_onnx_says_which_view_it_takes(tiny):
+    cropped = copy.copy(tiny).set_params(view="crop")
+    (stretched, middle) = (_metadata(m)["preprocessing"] for m in (tiny, cropped))
+    assert "stretched to" in stretched
+    assert "stretched to" not in middle
+    assert "the middle" in middle
+
+
 def test_onnx_of_an_efficientnet(images, classifier, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -325,6 +336,21 @@ def test_the_example_needs_only_three_packages(tiny, exported, tmp_path):
     assert float(done.stdout) == pytest.approx(
         tiny.predict([picture])[0], rel=1e-4, abs=1e-4
     )
+
+
+def test_a_new_network_reseeds_no_global_generator(monkeypatch):
+    reseeded = []  # generators of a GPU, which has them where there is one
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
+    before = torch.get_rng_state()
+    weights = [
+        StudentNetwork({"kind": "tiny"}, "pooled", None, False, seed).state_dict()
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert reseeded == []
+    first, again, other = (w["body.scales.0.0.0.weight"] for w in weights)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_local_mean_is_that_of_a_window():

@@ -16,7 +16,7 @@ from PIL import Image
 from video_files import encode, pan
 
 from diffqa_features import NaturalSceneStatistics
-from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.rows import as_rows, open_media, take_rows
 
 CASES = Path(__file__).parents[1] / "cases"
 
@@ -301,6 +301,18 @@ def test_a_dataset_of_hugging_face_is_not_decoded(picture, rgb):
         assert open_media(pickled(rows)[0]).key == media_of(picture).key
     pictures = X["image"]  # decoded by the caller: pixels
     assert open_media(as_rows(pictures)[0]).key == media_of(rgb).key
+
+
+def test_some_rows_of_any_container(picture, table, rgb):
+    hub = pytest.importorskip("datasets", "4.0", reason="needs datasets")
+    table = table.append_column("number", pa.array([0, 1, 2]))
+    paths = pa.table({"path": [str(picture)] * 3, "number": [0, 1, 2]})
+    for X in (table, table.to_pandas(), pl.from_arrow(table), hub.Dataset(paths)):
+        (row,) = as_rows(take_rows(X, np.array([1])))
+        assert row.columns["number"] == 1
+        assert open_media(row).key == media_of(picture).key
+    for X in ([rgb] * 3, np.stack([rgb] * 3), pa.array([picture.read_bytes()] * 3)):
+        assert len(as_rows(take_rows(X, [2, 0]))) == 2
 
 
 # -- in an estimator --

@@ -171,6 +171,7 @@ def test_pinned_keys_of_learned_methods():
 
 def test_seeds():
     assert seed_of(0, 1, 2) == 48866349673933065
+    assert seed_of(np.int64(0), 1, np.uint8(2)) == seed_of(0, 1, 2)
     noise = draw_noise(3, 50, (1, 2, 2)).flatten().tolist()
     expected = [-0.5023034, 0.1977363, -0.9643985, -2.1682506]
     np.testing.assert_allclose(noise, expected, atol=1e-6)
@@ -200,6 +201,8 @@ def test_hashes_follow_every_value():
     keys = [hash_values(*fact) for fact in facts]
     assert len(set(keys)) == len(keys)
     assert hash_values(*facts[4]) == hash_values(np.arange(3), "a")
+    numbers = np.int64(3), np.float32(0.5), np.bool_(True)
+    assert hash_values(*numbers) == hash_values(3, 0.5, True)
 
 
 def test_hashes_do_not_follow_the_order_of_names():

@@ -59,7 +59,7 @@ class DiffVQANetwork(nn.Module):
         super().__init__()
         self._views = tuple(views)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # and no accelerator's
             self.branches = nn.ModuleDict(
                 {view: Branch(channels, sizes) for view in self._views}
             )

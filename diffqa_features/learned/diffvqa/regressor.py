@@ -11,6 +11,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _is_fitted
 
+from diffqa_features._media.rows import take_rows
 from diffqa_features._store.store import as_store
 from diffqa_features._utils.checks import InOrder
 from diffqa_features._utils.hashing import hash_values
@@ -24,7 +25,7 @@ CONTROL, NETWORK = "control.", "network."  # before the names of weights
 
 _OF_STAGE_1 = (
     "image_size", "frame_rate", "max_frames", "reader", "random_state", "memory",
-    "device", "dtype", "on_error", "verbose",
+    "device", "dtype", "on_error", "verbose", "checkpoint_dir",
 )  # fmt: skip
 _shared = BackboneTransformer._parameter_constraints
 _positive = [Interval(Integral, 1, None, closed="left")]
@@ -637,7 +638,10 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         if job.warm:
             control = _part(self.weights_, CONTROL)
         else:
-            control = self._control_weights(job.X, job.info)
+            X = job.X
+            if job.weight is not None:  # a weight of 0 is a row that is not there
+                X = take_rows(X, np.flatnonzero(job.weight))
+            control = self._control_weights(X, job.info)
         job.more["control"] = control
         chain = self._chain(job.info, control)
         grid = int(self.grid_size)

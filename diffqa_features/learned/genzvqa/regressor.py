@@ -617,12 +617,13 @@ class GenzVQARegressor(GenzIQARegressor):
         if self.modulator:
             features = self._motion()
             clips = features._sequences(job.X)
-            read = job.kept
-            new = [bad for bad in features.failed_ if bad[0] in read]
+            kept = job.kept
+            new = [bad for bad in features.failed_ if bad[0] in kept]
             if new:  # read as frames, but not as clips
                 job.failed += new
                 job.encoded = [row for row in job.encoded if row.index in job.kept]
-                latents = np.concatenate([row.latents for row in job.encoded])
+                read = [row.latents for row in job.encoded] or [latents[:0]]
+                latents = np.concatenate(read)
             if job.encoded:
                 motion = mean_motion([clips[place] for place in job.kept])
         counts = np.array([len(row.latents) for row in job.encoded], int)

@@ -255,9 +255,8 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         from diffqa_features._utils.batching import in_halves
         from diffqa_features._utils.devices import pick_device
 
-        network, _ = _load(self._folder())
         device = pick_device(self.device or "cpu")
-        network = network.to(device)
+        network, _ = _load(self._folder(), device)
 
         @torch.inference_mode()
         def run(chunk):
@@ -309,15 +308,15 @@ def save_scorer(network, faults, folder, facts):
     _files.save(folder, config, halves)
 
 
-def _load(folder):
-    """Network and names of faults, once per version of the files."""
+def _load(folder, device="cpu"):
+    """Network and names of faults, once per device and version of the files."""
     path = Path(folder) / "model.safetensors"
     stamp = path.stat().st_mtime_ns if path.is_file() else None
-    return _load_files(str(folder), stamp)
+    return _load_files(str(folder), stamp, str(device))
 
 
 @lru_cache(maxsize=4)
-def _load_files(folder, stamp):
+def _load_files(folder, stamp, device):
     import torch
 
     from diffqa_features.learned.scorer.network import build
@@ -338,7 +337,7 @@ def _load_files(folder, stamp):
             raise ValueError(
                 f"'{folder}' holds weights of another network: {error}"
             ) from error
-    return network.eval().requires_grad_(False), faults
+        return network.eval().requires_grad_(False).to(device), faults
 
 
 def _read(row):

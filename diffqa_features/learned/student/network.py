@@ -34,7 +34,7 @@ class StudentNetwork(nn.Module):
     def __init__(self, architecture, head, map_shape, imagenet, seed=0):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # and no accelerator's
             if architecture["kind"] == "tiny":
                 self.body = TinyBody()
             else:

@@ -13,6 +13,11 @@ from diffqa_features import __version__
 from diffqa_features._utils.files import write_whole
 from diffqa_features.learned.student.network import Scorer
 
+_VIEWS = {
+    "stretch": "stretched to {} with antialiasing",
+    "crop": "the middle {}, not scaled; a smaller picture is enlarged first",
+}
+
 
 def export(student, path):
     """Write the file atomically."""
@@ -52,14 +57,14 @@ def export(student, path):
 def _metadata(student):
     """What a reader of the file needs beside its graph; all values are text."""
     found = student.target_range_
+    size = f"{student.image_size_} x {student.image_size_} pixels"
     trained = "" if found is None else ", {:g} to {:g}".format(*found)
     return {
         "library": f"diffqa_features {__version__}",
         "direction": "that of the scores of its training",
         "range": f"unbounded, in the units of the scores of its training{trained}",
         "preprocessing": (
-            f"RGB, stretched to {student.image_size_} x {student.image_size_} pixels "
-            "with antialiasing; uint8 (N, H, W, 3)"
+            f"RGB, {_VIEWS[student.view].format(size)}; uint8 (N, H, W, 3)"
         ),
     }
 

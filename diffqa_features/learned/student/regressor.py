@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import has_fit_parameter
 
-from diffqa_features._media.rows import as_rows
+from diffqa_features._media.rows import as_rows, take_rows
 from diffqa_features._utils.checks import InOrder
 from diffqa_features.learned._base import Job
 from diffqa_features.learned._pictures import read_pictures
@@ -585,7 +584,7 @@ class DistilledStudentRegressor(LearnedRegressor):
             )
         if is_fitted(self.teacher):
             return self.teacher
-        X = _safe_indexing(job.X, job.kept) if job.failed else job.X
+        X = take_rows(job.X, job.kept) if job.failed else job.X
         passed = {
             name: values if not job.failed else values[job.kept]
             for name, values in (("groups", job.groups), ("sample_weight", job.weight))

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from inspect import signature
 
 import numpy as np
-from sklearn.utils import _safe_indexing
 from tqdm.auto import tqdm
 
 from diffqa_features._engine.parallel import put_or_disable
+from diffqa_features._media.rows import take_rows
 from diffqa_features._utils.fingerprint import fingerprint
 from diffqa_features._utils.hashing import make_key
 from diffqa_features.learned._pictures import scratch
@@ -64,7 +64,7 @@ class TeacherCache:
                     here = [p for p in missing if whence[places[p][0]][0] == part]
                     if here:
                         some = [whence[places[p][0]][1] for p in here]
-                        known.update(self._ask_teacher(_safe_indexing(X, some), here))
+                        known.update(self._ask_teacher(take_rows(X, some), here))
                 for (kind, picture), value in known.items():
                     if kind not in result:
                         shape = (len(keys), *value.shape)
