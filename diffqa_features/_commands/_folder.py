@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 
-import pandas as pd
-
 from diffqa_features._commands._estimator import check_name
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import check_listing, note, report_bad
 from diffqa_features._media.remote import redact_url
 from diffqa_features._utils.files import local_path
 from diffqa_features.distributed import BatchExtractor, extract
+from diffqa_features.distributed._parts import Parts
 
 
 def is_folder(out):
@@ -61,10 +60,12 @@ def extract_to_folder(args, features, columns):
         if not hasattr(error, "row_index"):
             raise
         _raise(table["path"][error.row_index], error.cause)
-    found = pd.read_parquet(out, columns=["path", "reason"])
+    parts = Parts(out, "path")
+    with parts.alone():  # another shard may be writing
+        found = parts.read_done()
     found = found[(found["reason"] != "") & found["path"].isin(table["path"])]
     bad += list(zip(found["path"], found["reason"], strict=True))
-    code = report_bad(bad, len(table), out, args.quote_formulas)
+    code = report_bad(bad, len(files), out, args.quote_formulas)
     removed = f", {report['removed']} removed" if report["removed"] else ""
     note(
         f"{out}: {report['rows']} files, {report['computed']} computed now, "
