@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
+
 from diffqa_features._commands._estimator import check_name
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._outputs import check_listing, note, report_bad
@@ -31,14 +33,15 @@ def extract_to_folder(args, features, columns):
         recursive=args.recursive,
         columns=columns,
     )
-    table = files.rename(columns={"path": "file"}).reset_index(names="path")
     bad = []
-    for name in table["path"]:
+    good = np.ones(len(files), bool)
+    for place, name in enumerate(files.index):
         try:
             check_name(name)
         except ValueError as error:
             bad.append((name, str(error)))
-    table = table[~table["path"].isin([name for name, _ in bad])]
+            good[place] = False
+    table = files[good].rename(columns={"path": "file"}).reset_index(names="path")
     # Of one file with two texts for its prompts, neither is left out unsaid.
     table = table.drop_duplicates()
     if bad and args.on_error == "raise":

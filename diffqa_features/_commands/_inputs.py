@@ -124,10 +124,8 @@ def _frame(openable, names, others=None):
 def _joined(tables):
     # pandas.concat would make its own text of the index.
     cells = {
-        name: [
-            cell for table in tables for cell in table.get(name, [None] * len(table))
-        ]
-        for name in dict.fromkeys(name for table in tables for name in table.columns)
+        name: [x for t in tables for x in t.get(name, [None] * len(t))]
+        for name in dict.fromkeys(name for t in tables for name in t)
     }
     return _frame(cells.pop("path"), [n for t in tables for n in t.index], cells)
 

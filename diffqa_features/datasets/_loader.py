@@ -239,4 +239,4 @@ def _paths(folder: Folder) -> str:
 
 
 def _words(column: pd.Series) -> np.ndarray:
-    return column.astype(str).to_numpy(dtype=str)
+    return np.array(list(map(str, column)), dtype=str)
