@@ -64,10 +64,10 @@ def test_a_name_that_is_not_utf8_is_a_bad_file(photos, capsys):
 
 
 def test_a_shard_without_rows_is_done(photos, capsys):
-    for index in range(4):
-        words = ["photos/0.png", "-o", "features", "--shard", f"{index}/4"]
+    for index in range(3):
+        words = ["photos/0.png", "-o", f"x{index}", "--shard", f"{index}/3"]
         assert main(["extract", *words, *FAST]) == 0
-    assert capsys.readouterr().err.count("features: 0 files, 0 computed now") == 3
+    assert capsys.readouterr().err.count(": 0 files, 0 computed now") == 2
 
 
 def test_shards_fill_one_folder(photos, capsys):
