@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 
-import pandas as pd
+import numpy as np
 
 from diffqa_features._commands._estimator import check_name
 from diffqa_features._commands._inputs import collect_files
@@ -13,6 +13,7 @@ from diffqa_features._commands._outputs import check_listing, note, report_bad
 from diffqa_features._media.remote import redact_url
 from diffqa_features._utils.files import local_path
 from diffqa_features.distributed import BatchExtractor, extract
+from diffqa_features.distributed._parts import Parts
 
 
 def is_folder(out):
@@ -32,14 +33,15 @@ def extract_to_folder(args, features, columns):
         recursive=args.recursive,
         columns=columns,
     )
-    table = files.rename(columns={"path": "file"}).reset_index(names="path")
     bad = []
-    for name in table["path"]:
+    good = np.ones(len(files), bool)
+    for place, name in enumerate(files.index):
         try:
             check_name(name)
         except ValueError as error:
             bad.append((name, str(error)))
-    table = table[~table["path"].isin([name for name, _ in bad])]
+            good[place] = False
+    table = files[good].rename(columns={"path": "file"}).reset_index(names="path")
     # Of one file with two texts for its prompts, neither is left out unsaid.
     table = table.drop_duplicates()
     if bad and args.on_error == "raise":
@@ -61,10 +63,12 @@ def extract_to_folder(args, features, columns):
         if not hasattr(error, "row_index"):
             raise
         _raise(table["path"][error.row_index], error.cause)
-    found = pd.read_parquet(out, columns=["path", "reason"])
+    parts = Parts(out, "path")
+    with parts.alone():  # another shard may be writing
+        found = parts.read_done()
     found = found[(found["reason"] != "") & found["path"].isin(table["path"])]
     bad += list(zip(found["path"], found["reason"], strict=True))
-    code = report_bad(bad, len(table), out, args.quote_formulas)
+    code = report_bad(bad, len(files), out, args.quote_formulas)
     removed = f", {report['removed']} removed" if report["removed"] else ""
     note(
         f"{out}: {report['rows']} files, {report['computed']} computed now, "

@@ -16,7 +16,9 @@ from diffqa_features._media.remote import (
     is_url,
     redact_url,
 )
-from diffqa_features._utils.files import expand_user, local_path, walk
+from diffqa_features._media.video.raw import COLUMNS as RAW_COLUMNS
+from diffqa_features._media.video.raw import is_raw_video
+from diffqa_features._utils.files import exists, expand_user, local_path, walk
 from diffqa_features._utils.tables import TABLES, load_table
 
 SUFFIXES = frozenset(
@@ -43,10 +45,9 @@ def collect_files(inputs, *, path_column="path", recursive=False, columns=()):
         path = local_path(text, "INPUT")
         if path.suffix.lower() in TABLES:
             tables.append(_from_table(path, path_column, columns))
-        elif path.is_dir():
-            loose.update(dict.fromkeys(_in_folder(path, recursive)))
-        elif path.exists():
-            loose[text] = None
+        elif exists(path):
+            found = _in_folder(path, recursive) if path.is_dir() else [text]
+            loose.update(dict.fromkeys(found))
         elif glob.has_magic(text):
             found = _matching(path)
             if not found:
@@ -94,13 +95,24 @@ def read_table(path, path_column, columns, **options):
 
 
 def table_files(table, folder, path_column, columns):
-    """The files that a table lists; relative paths can be relative to `folder`."""
-    names = table[path_column]
-    openable = [_resolve(name, folder) for name in names]
-    files = _frame(openable, [n if isinstance(n, str) else "" for n in names])
-    for name in columns:
-        files[name] = table[name].to_list()
-    return files
+    """The files that a table lists; relative paths can be relative to `folder`.
+
+    With the `columns`, and those that describe its headerless videos.
+    """
+    names = [n if isinstance(n, str) else "" for n in table[path_column]]
+    openable = [_resolve(name, folder) for name in table[path_column]]
+    cells = {name: table[name].to_list() for name in columns}
+    for name in RAW_COLUMNS if any(map(is_raw_video, names)) else ():
+        if name in table.columns:
+            cells[name] = list(map(_number, table[name]))
+    return _frame(openable, names, cells)
+
+
+def _number(cell):
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return cell
 
 
 def _frame(openable, names, others=None):
@@ -112,8 +124,8 @@ def _frame(openable, names, others=None):
 def _joined(tables):
     # pandas.concat would make its own text of the index.
     cells = {
-        name: [cell for table in tables for cell in table[name]]
-        for name in tables[0].columns
+        name: [x for t in tables for x in t.get(name, [None] * len(t))]
+        for name in dict.fromkeys(name for t in tables for name in t)
     }
     return _frame(cells.pop("path"), [n for t in tables for n in t.index], cells)
 
@@ -124,7 +136,7 @@ def _resolve(value, folder):
     if is_url(value):
         return value
     path = Path(expand_user(value))
-    if not path.is_absolute() and not path.exists() and (folder / path).exists():
+    if not path.is_absolute() and not exists(path) and exists(folder / path):
         path = folder / path
     return str(path)
 
@@ -206,19 +218,17 @@ def _matching(pattern):
 
 
 def _below(folder, part):
-    """Matches of one part of a pattern in a folder."""
-    if part == "**":
-        return [place for place, _ in walk(folder, skip=_is_hidden)]
+    """Matches of one part of a pattern in a folder; none in a file."""
     if not glob.has_magic(part):
         path = folder / part
-        return [path] if path.exists() else []
-    try:
-        inside = sorted(folder.iterdir())
-    except OSError:  # no folder, or one that may not be read
+        return [path] if exists(path) else []
+    if not folder.is_dir():
         return []
+    if part == "**":
+        return [place for place, _ in walk(folder, skip=_is_hidden)]
     return [
         path
-        for path in inside
+        for path in sorted(folder.iterdir())
         if fnmatch.fnmatch(path.name, part)
         and (part.startswith(".") or not path.name.startswith("."))
     ]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from diffqa_features._media.remote import redact_url
-from diffqa_features._utils.files import expand_user, local_path, write_whole
+from diffqa_features._utils.files import exists, expand_user, local_path, write_whole
 from diffqa_features._utils.tables import quote_formulas
 
 _SHOWN = 10
@@ -98,4 +98,4 @@ def _is_ours(listing):
 
 
 def _same_file(one, other):
-    return one.exists() and other.exists() and one.samefile(other)
+    return exists(one) and exists(other) and one.samefile(other)

@@ -39,8 +39,8 @@ def run(args):
     features = DiffusionQAFeatures(
         args.backbone, image_size=size, device=args.device, memory=str(out / "store")
     ).fit()
-    images = _make_images(out / "images", args.photos, size)
-    _score_folder(out, images, args.device)
+    images, originals = _make_images(out / "images", args.photos, size)
+    _score_folder(out, images, originals, args.device)
 
     print(
         f"\nNow a model is trained on them. Features of {args.backbone} at timesteps "
@@ -77,7 +77,7 @@ def run(args):
     return 0
 
 
-def _score_folder(out, images, device):
+def _score_folder(out, images, originals, device):
     """What `diffqa score` and `diffqa report` make of the pictures."""
     print(
         f"\nScored without training, as 'diffqa score {out / 'images'} -r' and "
@@ -110,7 +110,7 @@ def _score_folder(out, images, device):
             "jod": scores[images.data].to_numpy(),
         }
     ).pivot_table(index="family", columns="level", values="jod")
-    untouched = scores.drop(images.data).median()
+    untouched = scores[originals].median()
     print(
         f"\nJOD, 10 for no visible loss; the photographs as they are: {untouched:.1f}"
     )
@@ -133,16 +133,18 @@ def _make_images(folder, n_photos, size):
         image_size=size,
         folder=folder,
     )
-    originals = folder / "originals"
-    originals.mkdir(exist_ok=True)
-    for name, photo in zip(photos.names[:n_photos], photos.data):
-        Image.fromarray(photo).save(originals / f"{name}.png")
+    originals = [
+        folder / "originals" / f"{name}.png" for name in photos.names[:n_photos]
+    ]
+    originals[0].parent.mkdir(exist_ok=True)
+    for path, photo in zip(originals, photos.data):
+        Image.fromarray(photo).save(path)
     print(
         f"{len(images.data)} pictures of {size} x {size} pixels in {folder}: "
         f"{n_photos} photographs,\n{len(FAMILIES)} distortions, {LEVELS} levels. The "
         "target is minus the level; nobody rated them."
     )
-    return images
+    return images, list(map(str, originals))
 
 
 def _with_regressor(features):

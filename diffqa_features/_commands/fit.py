@@ -22,6 +22,7 @@ from diffqa_features._commands._outputs import check_output, note, report_bad
 from diffqa_features._engine.request import prompt_columns
 from diffqa_features._utils.files import local_path, whole_file
 from diffqa_features._utils.groups import check_groups
+from diffqa_features._utils.urls import redact_text
 
 _SCORERS = {
     "srcc": metrics.srcc_scorer,
@@ -70,7 +71,10 @@ def _fit(args, features, files, y, groups, grid, out, path):
     _show(search, cv, len(files), args.group_column)
     # What belongs to this machine and this run stays here.
     best = search.best_estimator_.set_params(
-        features__memory=None, features__device=None, features__batch_size=None
+        features__memory=None,
+        features__device=None,
+        features__batch_size=None,
+        features__on_error="raise",
     )
     skops_io.dump(best, path)
     return code
@@ -89,9 +93,10 @@ def _read(args, columns):
     y = pd.to_numeric(table[args.target_column], errors="coerce").to_numpy(float)
     wrong = np.flatnonzero(~np.isfinite(y))
     if len(wrong):
+        which = redact_text(repr(table[args.path_column][wrong[0]]))
         raise ValueError(
-            f"{args.table!r}, row {wrong[0]} ({table[args.path_column][wrong[0]]!r}): "
-            f"the column {args.target_column!r} must hold finite numbers. Got "
+            f"{args.table!r}, row {wrong[0]} ({which}): the column "
+            f"{args.target_column!r} must hold finite numbers. Got "
             f"{table[args.target_column][wrong[0]]!r} instead."
         )
     folder = local_path(args.table, "TABLE").parent

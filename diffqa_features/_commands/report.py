@@ -1,7 +1,5 @@
 """`diffqa report`: files in, one HTML page out; or two tables of scores, compared."""
 
-from pathlib import Path
-
 from diffqa_features._commands._inputs import collect_files
 from diffqa_features._commands._models import (
     NO_PASSES,
@@ -16,7 +14,7 @@ from diffqa_features._commands._report.comparison import (
     summarise,
 )
 from diffqa_features._commands._report.judges import ModelJudge, ScorerJudge
-from diffqa_features._commands._report.page import shown, write_page
+from diffqa_features._commands._report.page import name_and_folder, write_page
 from diffqa_features._commands._report.pictures import MAP_TOP
 from diffqa_features._commands._report.rows import ReportRows
 from diffqa_features._utils.files import whole_file
@@ -67,7 +65,7 @@ def _report(args, path):
 
 def write_report(path, rows, inputs, model=None):
     """Write the page of `rows`, which is called after the first inputs."""
-    names = [shown(Path(name).name or name) for name in inputs]
+    names = [name_and_folder(name)["name"] for name in inputs]
     write_page(
         path,
         title=", ".join(names[:3]) + (" …" if len(names) > 3 else ""),
@@ -76,7 +74,7 @@ def write_report(path, rows, inputs, model=None):
             "unit": rows.judge.unit,
             "best": rows.judge.best,
             "map_top": MAP_TOP,
-            "model": None if model is None else shown(Path(model).name),
+            "model": None if model is None else name_and_folder(model)["name"],
         },
         blocks=rows,
         bad=rows.bad,
@@ -91,6 +89,7 @@ def _compare(args, path):
         "--compare takes scores as they are.",
     )
     before, after = args.compare
+    names = [name_and_folder(name)["name"] for name in (before, after)]
     pairs, single = join_tables(before, after, args.path_column)
     blocks = compared_blocks(
         pairs,
@@ -100,7 +99,7 @@ def _compare(args, path):
     )
     write_page(
         path,
-        title=f"{shown(Path(before).name)} → {shown(Path(after).name)}",
+        title=" → ".join(names),
         settings={
             "compare": True,
             "unit": "",

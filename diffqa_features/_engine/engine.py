@@ -30,7 +30,7 @@ from diffqa_features._engine.views import (
     unpack_tiles,
 )
 from diffqa_features._media.budget import reader_threads
-from diffqa_features._media.rows import Row, open_media, pixel_key
+from diffqa_features._media.rows import Row, blame, open_media, pixel_key
 from diffqa_features._store.store import FeatureStore
 from diffqa_features._utils.hashing import pack_keys, unpack_keys
 from diffqa_features._utils.profiling import timed
@@ -191,7 +191,8 @@ class _Run:
             # At once, so that no more than one frame is held at full size.
             of_frame[key] = uses = []
             for spec in request.views:
-                parts = cut_views(spec, key, pixels)
+                with blame(row):
+                    parts = cut_views(spec, key, pixels)
                 for part in parts:
                     view = view_of(spec, part.key)
                     if view.pixels is None and self._blank(view, texts):

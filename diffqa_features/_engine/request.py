@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from diffqa_features._engine.kinds import Column, Kind, Recipe
-from diffqa_features._media.rows import Media, Row, is_missing
+from diffqa_features._media.rows import Media, Row
+from diffqa_features._media.tables import is_missing, spelled
 from diffqa_features._utils.hashing import make_key
 from diffqa_features._utils.statistics import pool_rows
 
@@ -207,6 +208,6 @@ class Request:
                     f"the column {match[1]!r} of the prompts "
                     "is empty here. Fill it or leave the row out."
                 )
-            return str(text)
+            return spelled(text)
 
         return tuple(_COLUMN.sub(value, prompt) for prompt in self.prompts)

@@ -293,6 +293,7 @@ def _without_secrets(text: str, source) -> str:
         text = text.replace(source, redact_url(source))
         for part in source.split("::"):
             pieces = urlsplit(part)
-            for secret in (pieces.query, pieces.netloc.rpartition("@")[0]):
+            user = pieces.netloc.rpartition("@")[0]
+            for secret in (pieces.query, pieces.fragment, user):
                 text = text.replace(secret, "...") if secret else text
     return " ".join(redact_text(text).split())[:300].rstrip(".")

@@ -206,7 +206,7 @@ class Media:
     @contextmanager
     def _blamed(self) -> Iterator[None]:
         try:
-            with _blame(self.row):
+            with blame(self.row):
                 yield
         except Exception:
             # A traceback may keep this object for long.
@@ -248,7 +248,7 @@ def open_media(row: Row, reader: str = "auto") -> Media:
 
     A video file is only hashed, in chunks; `reader` decodes it.
     """
-    with _blame(row):
+    with blame(row):
         return Media(row, *_identified(row.source, row), reader)
 
 
@@ -359,7 +359,7 @@ def _frames_key(frames: np.ndarray) -> str:
 
 
 @contextmanager
-def _blame(row: Row) -> Iterator[None]:
+def blame(row: Row) -> Iterator[None]:
     """Add the row's name to any error with its media."""
     try:
         yield

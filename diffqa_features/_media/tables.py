@@ -117,6 +117,15 @@ def is_missing(value: object) -> bool:
     return isinstance(value, Number) and bool(value != value)
 
 
+def spelled(value: object) -> str:
+    """The text of a cell, whatever other cells are in its column.
+
+    A column of whole numbers becomes one of floats with its first empty cell.
+    """
+    whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)
+
+
 def is_content(value: object) -> bool:
     """Whether this is the content of a file."""
     return isinstance(value, (bytes, bytearray, memoryview))

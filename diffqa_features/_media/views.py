@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from diffqa_features._media.budget import check_budget
+
 VIEWS = ("stretch", "fit", "crop", "tiles")
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,11 +41,15 @@ def view_frames(
             for side in (height, width)
         )
         return _resize(frames, h, w)
-    frames = _enlarged(frames, size)
-    height, width = frames.shape[1:3]
+    tall, wide = _enlarged(height, width, size)
     down, across = place
-    top, left = int((height - size) * down), int((width - size) * across)
-    return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
+    top, left = int((tall - size) * down), int((wide - size) * across)
+    if (tall, wide) == (height, width):
+        return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
+    # Of what is enlarged only this part is made.
+    x, y = width / wide, height / tall
+    box = left * x, top * y, (left + size) * x, (top + size) * y
+    return _resize(frames, size, size, box)
 
 
 def cut_tiles(
@@ -61,8 +67,13 @@ def cut_tiles(
     windows : float32 array (n, 4)
         Top, left, height and width of each, as shares of the frame's sides.
     """
-    (frame,) = _enlarged(frame[None], size)
-    height, width = frame.shape[:2]
+    height, width = _enlarged(*frame.shape[:2], size)
+    if (height, width) != frame.shape[:2]:
+        try:
+            check_budget(width, height)
+        except ValueError as error:
+            raise ValueError(f"enlarged to {size} pixels a side it {error}") from error
+    (frame,) = _resize(frame[None], height, width)
     rows, columns = -(-height // size), -(-width // size)
     if n_tiles is None or n_tiles >= rows * columns:
         places = grid_places((height, width), (size, size), (rows, columns))
@@ -136,26 +147,23 @@ def _spread_places(lengths, size, counts, n_tiles):
     return np.clip(corners, 0, np.array(lengths) - size).astype(int)
 
 
-def _enlarged(frames: np.ndarray, size: int) -> np.ndarray:
-    """Frames whose shorter side is at least `size`; larger ones as they are."""
-    height, width = frames.shape[1:3]
+def _enlarged(height: int, width: int, size: int) -> tuple[int, int]:
+    """Sides of which the shorter is at least `size`; larger ones as they are."""
     short = min(height, width)
     if short >= size:
-        return frames
-    return _resize(
-        frames,
-        max(size, round(height * size / short)),
-        max(size, round(width * size / short)),
-    )
+        return height, width
+    return tuple(round(side * size / short) for side in (height, width))
 
 
-def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(
+    frames: np.ndarray, height: int, width: int, box: tuple[float, ...] | None = None
+) -> np.ndarray:
     if frames.shape[1:3] == (height, width):
         return frames
     bicubic = Image.Resampling.BICUBIC
     return np.stack(
         [
-            np.asarray(Image.fromarray(frame).resize((width, height), bicubic))
+            np.asarray(Image.fromarray(frame).resize((width, height), bicubic, box))
             for frame in frames
         ]
     )

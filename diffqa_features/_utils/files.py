@@ -35,8 +35,9 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
     A file of that name is therefore either complete, also on disk, or unchanged. The
     temporary file has a fixed name and is locked during writing: a second writer fails
     immediately or, with `wait`, waits its turn. The next writer takes over what a
-    killed process left behind.
+    killed process left behind. Through a link the file that it leads to is written.
     """
+    path = _behind(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, descriptor = _claim(path, wait)
     try:
@@ -81,6 +82,7 @@ def one_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
     names its owner takes their place; of an owner on this machine that is gone it is
     taken over.
     """
+    path = _behind(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, descriptor = _claim(path, wait, _LOCK)
     try:
@@ -107,32 +109,52 @@ def expand_user(path: str | bytes):
     return os.path.expanduser(path)  # noqa: PTH111
 
 
+def exists(path: Path) -> bool:
+    """Whether a path leads somewhere, which one that is too long or closed does not."""
+    # Path.exists raises then.
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def walk(
     root, *, links: bool = True, skip: Callable[[str], bool] = lambda name: False
 ) -> Iterator[tuple[Path, list[str]]]:
     """Folders below and including `root`, each with its sorted file names.
 
     Links to folders are followed if requested, and no folder is entered twice, since
-    links can form cycles. Folders whose name satisfies `skip` are left out.
+    links can form cycles. Folders whose name satisfies `skip` are left out; OSError
+    for one that cannot be read, since what is in it must not pass for absent.
     """
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=links):
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=links):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not skip(name))
+        # "lost+found" at the top of a disk is for root alone, and nobody's data.
+        folders[:] = sorted(n for n in folders if n != "lost+found" and not skip(n))
         yield Path(folder), sorted(names)
+
+
+def _refuse(error):
+    raise OSError(
+        f"the folder '{error.filename}' cannot be read ({error.strerror}); change its "
+        "mode or its owner, or move it away."
+    ) from error
 
 
 def remove_leftover(path: Path) -> None:
     """Remove leftovers of a killed writer of `path`, but not those of an active one."""
+    path = _behind(path)
     if _beside(path, _PART).exists():
         with suppress(OSError):
             left, descriptor = _claim(path, False)
             left.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def _behind(path: Path) -> Path:
+    return path.resolve() if path.is_symlink() else path
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -26,7 +26,7 @@ def load_table(path: Path, *, text: Collection[str] | None = None) -> pd.DataFra
         raise ValueError(f"{str(path)!r} is not a .csv, .tsv or .parquet table.")
     try:
         if suffix == ".parquet" or path.is_dir():
-            return pd.read_parquet(path)
+            return pd.read_parquet(path).reset_index(drop=True)
         return read_csv(
             path,
             sep="\t" if suffix == ".tsv" else ",",
@@ -68,7 +68,11 @@ def read_csv(
         raise ValueError("it is empty.")
     if _CONTROL.search("".join(rows[0][1])):
         raise ValueError("it is no text: its first line holds control characters.")
-    width = len(rows[0][1] if names is None else names)
+    columns = rows[0][1] if names is None else names
+    twice = {name for name in columns if name.strip() and columns.count(name) > 1}
+    if twice:
+        raise ValueError(f"two columns are called {min(twice)!r}; rename one of them.")
+    width = len(columns)
     text = io.StringIO()
     writer = csv.writer(text, delimiter=sep)
     for line, row in rows:

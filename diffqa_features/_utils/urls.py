@@ -3,6 +3,8 @@
 import re
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters: no drive of Windows
+_NEXT = re.compile(rf"::(?={_URL.pattern})")  # in a chain of URLs
+_PASSWORD = re.compile(r"[^/?#@]*(?<!:):(?!:|\d*([/?#]|$))")  # a port is none
 _INSIDE = re.compile(_URL.pattern + r"[^\s'\"<>]*")
 
 
@@ -12,15 +14,18 @@ def is_url(source: object) -> bool:
 
 
 def redact_url(url: str) -> str:
-    """A URL without user, password and query."""
-    parts = []
-    for part in url.split("::"):
-        scheme, mark, rest = part.partition("://")
-        if mark:
-            host, slash, path = rest.partition("?")[0].partition("/")
-            part = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-        parts.append(part)
-    return "::".join(parts)
+    """A URL without user, password, query and fragment."""
+    return "::".join(map(_redacted, _NEXT.split(url)))
+
+
+def _redacted(part):
+    scheme, mark, rest = part.partition("://")
+    if not mark:
+        return part
+    # A password may hold any sign; where there is none, a path may hold an "@".
+    host = rest if _PASSWORD.match(rest) else re.split("[/?#]", rest)[0]
+    rest = rest[host.rfind("@") + 1 :]
+    return f"{scheme}://{re.split('[?#]', rest)[0]}"
 
 
 def redact_text(text: str) -> str:

@@ -171,15 +171,17 @@ def _resolve(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Add absolute paths; rows without a file raise an error or are dropped."""
     paths, names = folder.media(table.to_dict("records"))
-    twice = pd.Series(paths).dropna()
+    # Objects, because pandas' own text holds no names that are not UTF-8.
+    paths = pd.Series(paths, table.index, dtype=object)
+    twice = paths.dropna()
     twice = twice[twice.duplicated()].unique()
     if len(twice):
         raise ValueError(
             f"{dataset.title}: {_paths(folder)} names {len(twice):,} files more than "
             f"once: {some(twice)}. Keep one row of each."
         )
-    there = np.array([p is not None and Path(p).stat().st_size > 0 for p in paths])
-    empty = sum(path is not None for path in paths) - there.sum()
+    sizes = np.array([_size(path) for path in paths])
+    there, empty = sizes > 0, (sizes == 0).sum()
     missing = [name for name, ok in zip(names, there, strict=True) if not ok]
     if missing:
         what = f"{len(missing):,} of {len(table):,} files are missing"
@@ -202,6 +204,14 @@ def _resolve(
         )
     table = table.assign(path=paths)[there].reset_index(drop=True)
     return table, missing
+
+
+def _size(path: str | None) -> int:
+    """Bytes of a file; -1 where there is none, as behind a dangling link."""
+    try:
+        return -1 if path is None else Path(path).stat().st_size
+    except OSError:
+        return -1
 
 
 def _found(
@@ -229,4 +239,4 @@ def _paths(folder: Folder) -> str:
 
 
 def _words(column: pd.Series) -> np.ndarray:
-    return column.astype(str).to_numpy(dtype=str)
+    return np.array(list(map(str, column)), dtype=str)

@@ -9,7 +9,8 @@ import pandas as pd
 from sklearn.utils._param_validation import validate_params
 
 from diffqa_features._media.remote import check_url, is_url
-from diffqa_features._utils.files import expand_user, local_path
+from diffqa_features._media.video.raw import COLUMNS, REQUIRED
+from diffqa_features._utils.files import exists, expand_user, local_path
 from diffqa_features._utils.tables import read_csv
 from diffqa_features.datasets._folder import some
 from diffqa_features.datasets._loader import bunch
@@ -76,7 +77,7 @@ def from_table(
         data : list of str, or DataFrame
             Absolute paths. With ``as_frame=True`` or if the table has the columns
             ``width``, ``height``, ``frame_rate`` and ``pixel_format`` of raw video, a
-            DataFrame.
+            DataFrame with these and, where there is one, ``color_matrix``.
         target : ndarray of shape (n,), dtype float64, or Series
             Scores as in the table.
         target_range : tuple of (float, float)
@@ -147,7 +148,11 @@ def from_table(
         path if is_url(path) else str(source.parent / expand_user(path))
         for path in frame["path"]
     ]
-    absent = [path for path in paths if not is_url(path) and not Path(path).is_file()]
+    absent = [
+        path
+        for path in paths
+        if not is_url(path) and not (exists(path) and Path(path).is_file())
+    ]
     if absent:
         raise FileNotFoundError(
             f"{len(absent):,} of {len(paths):,} files of '{source}' are not there: "
@@ -161,13 +166,14 @@ def from_table(
             f"The column '{target_column}' of '{source}' must hold numbers. Got "
             f"{some(cells)}."
         )
+    # Objects, because pandas' own text holds no names that are not UTF-8.
+    paths = pd.Series(paths, frame.index, dtype=object)
     frame = frame.assign(path=paths, target=target)
     if group_column is None:
         frame["group"] = paths
-    raw = ["width", "height", "frame_rate", "pixel_format"]
     return bunch(
         frame,
-        columns=raw if set(raw) <= set(frame) else [],
+        columns=[n for n in COLUMNS if n in frame] if {*REQUIRED} <= {*frame} else [],
         target_range=_range(target_range, target),
         higher_is_better=higher_is_better,
         missing=[],

@@ -20,6 +20,7 @@ from diffqa_features._media.rows import as_rows
 from diffqa_features._media.tables import is_missing
 from diffqa_features._media.video.raw import COLUMNS as RAW_COLUMNS
 from diffqa_features._media.video.raw import is_raw_video
+from diffqa_features._store.store import FeatureStore, as_store
 from diffqa_features._utils.files import expand_user, local_path
 from diffqa_features._utils.urls import is_url
 
@@ -95,6 +96,8 @@ class BatchExtractor:
         there = precisions(self.features)
         for name, value in self.features.get_params().items():
             last = name.rpartition("__")[2]
+            if isinstance(value, FeatureStore):
+                there[name] = as_store(value)
             if not isinstance(value, (str, os.PathLike)):
                 continue
             if last in _FOLDERS:
@@ -164,15 +167,19 @@ class BatchExtractor:
         """The media rows of a batch, as this process can open them."""
         return [self._here(source) for source in table[self.media]]
 
-    def _cells(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The other cells of a batch that values depend on; None where they do not."""
+    @property
+    def _texts(self) -> set[str]:
+        """The columns that prompts name."""
         prompts = [
             value
             for name, value in self.features.get_params().items()
             if name.rpartition("__")[2] == "prompts" and value is not None
         ]
-        names = {name for each in prompts for name in prompt_columns(each)}
-        names &= {*table.columns} - {self.media, "path"}
+        return {name for each in prompts for name in prompt_columns(each)}
+
+    def _cells(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The other cells of a batch that values depend on; None where they do not."""
+        names = self._texts & ({*table.columns} - {self.media, "path"})
         found = table[sorted(names)].reset_index(drop=True)
         raw = [isinstance(x, str) and is_raw_video(x) for x in table[self.media]]
         for name in RAW_COLUMNS if any(raw) else ():
@@ -190,21 +197,26 @@ class BatchExtractor:
         return source
 
     def _rows(self, table):
-        media = self._sources(table)
         others = table.drop(columns=[self.media, *{"path"} & set(table.columns)])
-        if not len(others.columns):
-            return media
         rows = others.reset_index(drop=True)
-        rows.insert(0, "path", pd.Series(media, dtype=object))
+        rows.insert(0, "path", pd.Series(self._sources(table), dtype=object))
         return rows
 
     def _compute(self, rows):
         # A copy: settings of the estimator that was handed in are its owner's.
         model = copy.copy(self.features)
-        call = getattr(model, self._method)
         width = len(self.columns)
         if "on_error" not in model.get_params(deep=False):
+            strict = {
+                name: "raise"
+                for name, value in model.get_params().items()
+                if name.endswith("__on_error") and value != "raise"
+            }
+            if strict:  # or a step would hand on NaN, and nobody say why
+                model = copy.deepcopy(model).set_params(**strict)
+            call = getattr(model, self._method)
             return _without_bad(call, rows, width, self._dtype)
+        call = getattr(model, self._method)
         model.set_params(on_error="nan")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"\d+ of \d+ rows could not be read")

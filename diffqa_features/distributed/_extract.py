@@ -135,7 +135,7 @@ def extract(
     if not isinstance(features, BatchExtractor):
         extractor = BatchExtractor(features, media=media)
     media, key = extractor.media, key or extractor.media
-    table = read_source(source, media)
+    table = read_source(source, media, [key, *extractor._texts])
     check_keys(table, key)
     extractor = copy.copy(extractor)  # what is kept is the same in all batches
     kept = kept_columns(table, extractor.keep)

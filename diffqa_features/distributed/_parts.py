@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from diffqa_features._backbone.settings import read_json
-from diffqa_features._media.tables import is_missing
+from diffqa_features._media.tables import is_missing, spelled
 from diffqa_features._utils.files import (
     expand_user,
     local_path,
@@ -287,7 +287,7 @@ def stamps(sources: Sequence, cells: pd.DataFrame) -> pd.DataFrame:
     if len(cells.columns):
         for place, row in enumerate(cells.itertuples(index=False, name=None)):
             texts = sorted(
-                (str(name), _spelled(cell))
+                (str(name), spelled(cell))
                 for name, cell in zip(cells.columns, row, strict=True)
                 if not is_missing(cell)
             )
@@ -299,9 +299,3 @@ def stamps(sources: Sequence, cells: pd.DataFrame) -> pd.DataFrame:
             for name, row in zip(STAMPS, found)
         }
     )
-
-
-def _spelled(cell):
-    # A column of whole numbers becomes one of floats with its first empty cell.
-    whole = isinstance(cell, (float, np.floating)) and float(cell).is_integer()
-    return str(int(cell)) if whole else str(cell)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from diffqa_features._media.remote import TypedUrl, is_url
 from diffqa_features._utils.tables import TABLES, load_table
 from diffqa_features._utils.urls import redact_text
 from diffqa_features.distributed._parts import STAMPS
 
 
-def read_source(source, media: str) -> pd.DataFrame:
-    """The table of a list of paths, a DataFrame or a file, with the column `media`."""
+def read_source(source, media: str, text: Iterable[str] = ()) -> pd.DataFrame:
+    """The table of a list of paths, a DataFrame or a file, with the column `media`.
+
+    Of a CSV file, `media` and the columns `text` are as they are written.
+    """
     if isinstance(source, pd.DataFrame):
         table = source.reset_index(drop=True)
     elif isinstance(source, (str, os.PathLike)):
@@ -26,10 +31,11 @@ def read_source(source, media: str) -> pd.DataFrame:
                 f"source must be a list of paths, or a .csv, .tsv or .parquet table. "
                 f"Got {str(path)!r} instead."
             )
-        table = load_table(path, text=[media])
+        table = load_table(path, text=[media, *text])
     elif hasattr(source, "__iter__"):
         # Objects, because pandas' own text holds no names that are not UTF-8.
         texts = [os.fspath(item) for item in source]
+        texts = [TypedUrl(text) if is_url(text) else text for text in texts]
         table = pd.DataFrame({media: texts}, dtype=object)
     else:
         raise TypeError(

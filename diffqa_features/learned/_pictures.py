@@ -9,7 +9,7 @@ import numpy as np
 
 from diffqa_features._engine.latents import Encoded
 from diffqa_features._engine.parallel import read_each
-from diffqa_features._media.rows import Row, open_media
+from diffqa_features._media.rows import Row, blame, open_media
 from diffqa_features._media.views import cut_tiles, stitch_maps, view_frames
 
 _ROWS = 64  # encoded at a time; more are never in memory
@@ -49,7 +49,8 @@ def whole_maps(
 
     def read(row):
         _, pixels = _open_still(row)
-        return cut_tiles(pixels, size)
+        with blame(row):
+            return cut_tiles(pixels, size)
 
     def stitch(several):
         maps = maps_of([tile for tiles, _ in several for tile in tiles])

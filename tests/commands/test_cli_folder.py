@@ -54,6 +54,22 @@ def test_a_folder_is_taken_up_again(photos, capsys):
     assert "other settings" in capsys.readouterr().err
 
 
+def test_a_name_that_is_not_utf8_is_a_bad_file(photos, capsys):
+    odd = os.fsdecode(b"photos/b\xff.png")
+    Path(odd).write_bytes((photos / "0.png").read_bytes())
+    assert main(["extract", odd, "none.png", "photos/0.png", "-o", "x", *FAST]) == 3
+    assert "2 of 3 files could not be read" in capsys.readouterr().err
+    bad = pd.read_csv("x.bad.csv")["path"].tolist()
+    assert bad == [r"photos/b\udcff.png", "none.png"]
+
+
+def test_a_shard_without_rows_is_done(photos, capsys):
+    for index in range(3):
+        words = ["photos/0.png", "-o", f"x{index}", "--shard", f"{index}/3"]
+        assert main(["extract", *words, *FAST]) == 0
+    assert capsys.readouterr().err.count(": 0 files, 0 computed now") == 2
+
+
 def test_shards_fill_one_folder(photos, capsys):
     for index in range(3):
         assert extract("-o", "features", "--shard", f"{index}/3") == 0

@@ -79,6 +79,7 @@ class TestFit:
         machine = {"memory", "device", "batch_size", "n_jobs"}
         kept = model[0].get_params()
         assert {name: kept[name] for name in machine} == dict.fromkeys(machine)
+        assert kept["on_error"] == "raise"
 
     def test_grid_keeps_the_best(self, rated, run, features):
         code, stdout, _ = run(

@@ -57,6 +57,18 @@ class TestFolders:
             "photos/a.png", "photos/d.png", "photos/more/e.png",
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("words", [["photos", "-r"], ["photos/**/*.png"]])
+    def test_a_folder_that_cannot_be_read_is_an_error(self, photos, run, words):
+        """Here one with too long a path, which stops root too."""
+        os.chdir(photos)
+        for _ in range(20):
+            Path("d" * 250).mkdir()
+            os.chdir("d" * 250)
+        os.chdir(photos.parent)
+        code, _, stderr = run("extract", *words, "-o", "o.npz")
+        assert code == 1
+        assert "dddd' cannot be read (File name too long)" in stderr
+
     def test_home(self, photos, run, monkeypatch, features):
         monkeypatch.setenv("HOME", str(photos.parent))
         pd.DataFrame({"path": ["~/photos/a.png"]}).to_csv("t.csv", index=False)
@@ -123,6 +135,16 @@ class TestTables:
         Path("t.csv").write_text("path,mos\nphotos/a, b.png,1\n")
         code, _, stderr = run("extract", "t.csv", "-o", "o.npz")
         assert (code, "line 2 has 3 cells" in stderr) == (2, True)
+
+    def test_a_cell_that_no_path_can_be_is_a_bad_row(self, photos, run):
+        name = "x" * 300
+        Path("t.csv").write_text(f"path\nphotos/a.png\n{name}\n")
+        code, _, stderr = run("extract", "t.csv", f"{name}.png", "-o", "o.npz")
+        assert code == 3, stderr
+        assert [row["path"] for row in listed("o.npz.bad.csv")] == [name, f"{name}.png"]
+        code, _, stderr = run("extract", f"{name}/*.png", "-o", "o.npz")
+        assert code == 2
+        assert "No file matches" in stderr
 
     def test_fit_takes_the_column_that_was_named(self, photos, run):
         rows = [f"photos/{name},{k}," for k, name in enumerate(["a.png", "d.png"])]

@@ -33,7 +33,7 @@ def test_typed_urls(photos, archive, run, features):
 
 
 def test_urls_in_a_table(photos, archive, run, features):
-    """Those of this machine are bad rows there."""
+    """Those of this machine are bad rows there, for all commands alike."""
     pytest.importorskip("aiohttp", reason="needs aiohttp: pip install aiohttp")
     content = {"a.png": (photos / "a.png").read_bytes()}
     with flaky_server(content) as server:
@@ -47,10 +47,26 @@ def test_urls_in_a_table(photos, archive, run, features):
         listed = pd.read_csv("o.csv.bad.csv")
         scored, _, errors = run("score", "list.csv", "-o", "scores.csv", "--quiet")
         assert scored == 3
+        assert run("extract", "list.csv", "-o", "folder", "--quiet")[0] == 3
+        small = ("--large-views", 0, "--quiet", "-o")
+        assert run("report", "list.csv", *small, "r.html")[0] == 3
+        assert run("report", far, near[0], *small, "typed.html")[0] == 0
+        table.assign(score=1.0).to_csv("list.csv", index=False)
+        compare = ("--compare", "list.csv", "list.csv")
+        assert run("report", *compare, *small, "compared.html")[0] == 0
     paths, matrix, _ = read(Path("o.csv"))
     assert paths == [far, "photos/d.png"]
     close(matrix, features().transform([photos / "a.png", photos / "d.png"]))
+    found = pd.read_parquet("folder").set_index("path")["reason"]
+    assert (found[[lost, *near]] != "").all()
+    assert (found[paths] == "").all()
     assert listed["path"].tolist() == [lost.partition("?")[0], *near]
+    for name, count in ("r.html", 2), ("typed.html", 2), ("compared.html", 5):
+        page = Path(name).read_text(encoding="utf-8")
+        assert page.count('id="row-') == count
+        assert f'"name": "a.png", "folder": "{server.address}/ok"' in page
+        assert "hush" not in page
+    assert page.count('id="thumb-') == 2
     for reason, part in zip(
         listed["reason"], ["no such file there", "write the path itself", "a chain of"]
     ):

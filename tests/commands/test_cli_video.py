@@ -1,9 +1,13 @@
 """`diffqa extract`, `fit` and `score` on videos, alone and among pictures."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from command_line import close, picture, read
 from video_files import encode, pan
+
+from diffqa_features import NaturalSceneStatistics
+from diffqa_features._commands._inputs import collect_files
 
 pytest_plugins = ["command_line_fixtures"]
 
@@ -46,6 +50,21 @@ def test_extract_takes_a_pattern_and_a_table(clips, run):
     code, _, _ = run("extract", "clips/list.csv", "-o", "by_table.csv")
     assert code == 0
     assert read(clips.parent / "by_table.csv")[0] == ["a.mp4", "c.png"]
+
+
+def test_headerless_videos_of_a_table(clips, run):
+    facts = {"width": 64, "height": 48, "frame_rate": 2, "pixel_format": "yuv420p"}
+    samples = np.random.default_rng(0).integers(16, 236, 64 * 72, np.uint8)
+    (clips / "a.yuv").write_bytes(samples.tobytes())
+    table = pd.DataFrame([{"path": "a.yuv", **facts}, {"path": "c.png"}])
+    table.to_csv(clips / "list.csv", index=False)
+    table[["path"]].iloc[1:].to_csv(clips / "other.csv", index=False)
+    files = collect_files(["clips/other.csv", "clips/list.csv"])
+    matrix = NaturalSceneStatistics().fit_transform(files)
+    table["path"] = [str(clips / name) for name in table["path"]]
+    close(matrix[1:], NaturalSceneStatistics().fit_transform(table))
+    code, _, stderr = run("report", "clips/list.csv", "-o", "r.html")
+    assert code == 0, stderr
 
 
 def test_fit_and_score(clips, run):

@@ -1,5 +1,6 @@
 """Every loader on a miniature copy in the official layout; then their own quirks."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -252,6 +253,22 @@ class TestWhatLoadersShare:
         (copy.root / "images").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "elsewhere/around").symlink_to(copy.root)
         assert datasets.load_kadid10k(copy.root).data == copy.paths()
+
+    def test_links_that_lead_nowhere_are_missing(self, fresh):
+        copy = fresh("load_kadid10k")
+        path = copy.root / copy.files[0]
+        path.unlink()
+        path.symlink_to("none.png")
+        with pytest.warns(UserWarning, match=r"1 of \d+ files are missing: "):
+            found = datasets.load_kadid10k(copy.root, on_missing="drop")
+        assert found.data == copy.paths()[1:]
+
+    def test_a_folder_whose_name_is_not_utf8(self, fresh):
+        copy = fresh("load_kadid10k")
+        odd = copy.root.rename(os.fsdecode(os.fsencode(copy.root) + b"\xff"))
+        names = [path.removeprefix(str(copy.root)) for path in copy.paths()]
+        found = datasets.load_kadid10k(odd, as_frame=True).data["path"]
+        assert found.tolist() == [f"{odd}{name}" for name in names]
 
     def test_what_macos_leaves_behind(self, fresh):
         copy = fresh("load_live_nflx_2")

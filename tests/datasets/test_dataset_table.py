@@ -1,5 +1,8 @@
 """A table of one's own, as CSV and as Parquet."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,9 +98,22 @@ def test_raw_video_keeps_its_facts(write, tmp_path):
     table = pd.DataFrame([{"path": "a.yuv", "target": 1, **facts}])
     data = from_table(write(table)).data
     assert list(data) == ["path", *facts]
+    data = from_table(write(table.assign(color_matrix="bt709"))).data
+    assert list(data) == ["path", *facts, "color_matrix"]
+    assert data["color_matrix"].tolist() == ["bt709"]
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path / "odd") + b"\xff")
+    media(Path(folder), ["1.png"])
+    Path(folder, "t.csv").write_text("path,target\n1.png,1\n")
+    assert from_table(f"{folder}/t.csv").data == [f"{folder}/1.png"]
 
 
 def test_files_that_are_not_there(frame, write, tmp_path):
+    too_long = frame.assign(file=[*NAMES[:2], "x" * 300])
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 files of .*/xxx"):
+        from_table(write(too_long), "file", "mos")
     (tmp_path / NAMES[1]).unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 3 files of .*/a/002.png"):
         from_table(write(frame), "file", "mos")

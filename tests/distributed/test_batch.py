@@ -10,20 +10,22 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
+from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import Ridge
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from diffqa_features import (
     DiffusionQAFeatures,
     DistilledStudentRegressor,
+    FeatureStore,
     MotionFeatures,
     NaturalSceneStatistics,
     load_scorer,
 )
 from diffqa_features._utils.fingerprint import fingerprint
 from diffqa_features._utils.processor import fast_precision
-from diffqa_features.distributed import BatchExtractor, BatchPredictor
+from diffqa_features.distributed import BatchExtractor, BatchPredictor, extract
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +61,13 @@ def test_columns_are_those_of_the_estimator(files):
     assert done["id"].tolist() == list(range(5))
 
 
-def test_a_relative_store_is_that_of_the_sender(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [str, FeatureStore])
+def test_a_relative_store_is_that_of_the_sender(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
-    model = make_pipeline(NaturalSceneStatistics(memory="store"), StandardScaler())
-    sent = pickle.loads(pickle.dumps(BatchExtractor(model)))
-    assert sent.features[0].memory == str(tmp_path / "store")
-    assert model[0].memory == "store"
+    model = make_pipeline(NaturalSceneStatistics(memory=kind("store")), Ridge())
+    sent = pickle.loads(pickle.dumps(BatchPredictor(model)))
+    assert sent.features[0].memory == kind(str(tmp_path / "store"))
+    assert model[0].memory == kind("store")
 
 
 def test_what_depends_on_the_machine_is_that_of_the_sender(
@@ -176,6 +179,32 @@ def test_predictions_of_a_pipeline_that_refuses_nan(files):
     assert done["reason"][2]
     nothing = BatchPredictor(model)({"path": [files[2]]})
     assert np.isnan(nothing["score"]).all()
+
+
+@pytest.mark.parametrize("nested", [FeatureUnion, Pipeline])
+def test_a_step_that_would_hand_on_nan_does_not(files, nested):
+    """As `diffqa fit` once saved its models; a missing file has no score."""
+    step = NaturalSceneStatistics(on_error="nan")
+    model = nested([("features", step)])
+    done = BatchExtractor(model)({"path": [files[0], files[2], "none.png"]})
+    assert [bool(reason) for reason in done["reason"]] == [False, True, True]
+    assert done["reason"][2].startswith("no such file")
+    assert np.isnan(done[list(done)[1]]).tolist() == [False, True, True]
+    model = make_pipeline(model, DummyRegressor()).fit(files[:2], [1.0, 3.0])
+    done = BatchPredictor(model)({"path": [files[0], "none.png"]})
+    np.testing.assert_array_equal(done["score"], [2.0, np.nan])
+    assert step.on_error == "nan"
+
+
+def test_urls_of_this_machine_are_those_that_were_typed(files, tmp_path):
+    """And not those of a table, though it has no other column."""
+    near = f"file://{files[0]}"
+    extractor = BatchExtractor(NaturalSceneStatistics())
+    (reason,) = extractor({"path": [near]})["reason"]
+    assert "write the path itself" in reason
+    assert extract([near], extractor, tmp_path / "list")["bad"] == 0
+    table = pd.DataFrame({"path": [near]})
+    assert extract(table, extractor, tmp_path / "table")["bad"] == 1
 
 
 def test_errors_that_no_row_makes_are_raised(files):

@@ -46,6 +46,19 @@ def test_a_changed_caption_counts_as_a_changed_row(paths):
     np.testing.assert_allclose(found[name], expected, rtol=1e-4)
 
 
+def test_texts_of_a_file_are_as_they_are_written(paths):
+    """Captions and keys too, and not numbers."""
+    features = DiffusionQAFeatures(
+        prompts="{caption}", kinds="alignment", blocks="mid*", image_size=64
+    )
+    texts = {"id": ["01", "02"], "caption": ["007", "08"]}
+    table = pd.DataFrame({"path": ["none.png"] * 2, **texts})
+    table.to_csv("t.csv", index=False)
+    extract("t.csv", features, "x", key="id")
+    found = pd.read_parquet("x").sort_values("id")
+    assert found[list(texts)].to_dict("list") == texts
+
+
 def test_what_a_row_depends_on_is_its_own():
     """And not which columns other rows of the batch fill, or the type that makes."""
     alone = stamps(["a.png"], pd.DataFrame({"caption": ["fog"], "n": [30]}))

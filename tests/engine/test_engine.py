@@ -305,6 +305,17 @@ def test_an_empty_prompt_cell_is_a_bad_row(features):
         features.transform(table)
 
 
+def test_the_text_of_a_number_is_that_of_its_row(features):
+    """Though a blank cell makes numbers with a point of all others."""
+    features.set_params(prompts=("From {year}.",))
+    path, table = pictures(1), pd.DataFrame({"path": pictures(2), "year": [1983, None]})
+    features.set_params(on_error="nan")
+    with pytest.warns(RuntimeWarning, match="1 of 2 rows"):
+        filled = features.transform(table)
+    features.set_params(prompts=("From 1983.",))
+    assert_close(filled[[0]], features.transform(path))
+
+
 # -- bad rows --------------------------------------------------------------------------
 
 

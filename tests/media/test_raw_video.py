@@ -122,6 +122,21 @@ def test_odd_sizes_have_chroma_for_their_last_row_and_column(tmp_path):
     assert stacked(video, [0, 1]).shape == (2, 21, 33, 3)
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le"])
+def test_every_strip_of_a_frame_has_its_own_chroma(tmp_path, pixel_format):
+    path = write(tmp_path / "a.yuv", pixel_format, n_frames=2, height=64)
+    facts = {"height": 64, "pixel_format": pixel_format}
+    halves = stacked(RawVideo.from_columns(path, columns(**facts)), [0, 1])
+    down, across, bits, _ = FORMATS[pixel_format]
+    ends = np.cumsum([W * 64, W * 64 // across // down]) * (1 if bits == 8 else 2)
+    frames = np.frombuffer(path.read_bytes(), np.uint8).reshape(2, -1)
+    planes = np.split(frames, ends, axis=1)
+    path.write_bytes(b"".join(plane.tobytes() for plane in planes))
+    facts["height"] = 128
+    (whole,) = stacked(RawVideo.from_columns(path, columns(**facts)), [0])
+    np.testing.assert_array_equal(whole, np.concatenate(halves))
+
+
 def test_a_file_that_does_not_hold_whole_frames(tmp_path):
     path = write(tmp_path / "a.yuv", "yuv420p")
     path.write_bytes(path.read_bytes()[:-10])
@@ -141,6 +156,10 @@ def test_a_file_that_does_not_hold_whole_frames(tmp_path):
         ({"width": float("nan"), "pixel_format": None}, "no 'width', 'pixel_format'"),
         ({"height": 10.5}, "'height' must be a whole number of pixels. Got 10.5"),
         ({"height": "10"}, "'height' must be a whole number"),
+        (
+            {"width": 65_535, "height": 65_535},
+            "65535 x 65535 pixels and takes about 96",
+        ),
         ({"width": -4}, "'width' must be a whole number"),
         ({"frame_rate": 0}, "'frame_rate' must be a number above 0"),
         ({"frame_rate": "30"}, "'frame_rate' must be a number above 0"),

@@ -157,6 +157,9 @@ def test_passwords_work_and_are_in_no_message(server, folder):
             "zip://a.png::https://host/x.zip",
         ),
         ("photos/what?.png", "photos/what?.png"),
+        ("https://host:8080/a@2x.png#token", "https://host:8080/a@2x.png"),
+        ("s3://u:p/a?b::c#d@e@host/a.png", "s3://host/a.png"),
+        ("zip://a.png::https://u:p::a/b@h/x.zip", "zip://a.png::https://h/x.zip"),
     ],
 )
 def test_redacted_urls(url, shown):

@@ -47,8 +47,22 @@ def test_crop_may_be_anywhere():
         np.testing.assert_array_equal(cut, expected)
 
 
-def test_crop_enlarges_a_small_picture_to_fit():
-    assert view_frames(ramp(30, 200), "crop", 64, 8).shape == (1, 64, 64, 3)
+@pytest.mark.parametrize("place", [(0.5, 0.5), (0, 0), (1, 1)])
+def test_crop_enlarges_a_small_picture_to_fit(place):
+    frames = ramp(30, 200)
+    whole = np.asarray(Image.fromarray(frames[0]).resize((427, 64), 3)).astype(int)
+    left = int(363 * place[1])
+    cut = view_frames(frames, "crop", 64, 8, place)
+    np.testing.assert_allclose(cut[0], whole[:, left : left + 64], atol=1)
+
+
+def test_a_sliver_is_not_enlarged_whole():
+    """That of a file of some kilobytes would take six gigabytes."""
+    sliver = np.zeros((8, 60_000, 3), np.uint8)
+    assert view_frames(sliver[None], "crop", 512, 8).shape == (1, 512, 512, 3)
+    message = "enlarged to 512 pixels a side it is 3840000 x 512 pixels"
+    with pytest.raises(ValueError, match=message):
+        cut_tiles(sliver, 512)
 
 
 @given(

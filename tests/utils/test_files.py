@@ -180,6 +180,31 @@ def test_paths_of_this_machine(monkeypatch, tmp_path):
             local_path(url, "It")
 
 
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):
+    with pytest.raises(OSError, match=r"folder '.*/none' cannot be read \(No such"):
+        list(walk(tmp_path / "none"))
+
+
+def test_through_a_link_its_file_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a.csv").symlink_to("there/b.csv")
+    for text in ("new", "newer"):  # the link dangles at first
+        write_whole(tmp_path / "a.csv", text)
+        assert (tmp_path / "there" / "b.csv").read_text() == text
+    assert (tmp_path / "a.csv").is_symlink()
+    with (
+        one_writer(tmp_path / "there" / "b.csv"),
+        pytest.raises(OSError, match="being written"),
+        one_writer(tmp_path / "a.csv"),
+    ):
+        pass
+    left = tmp_path / "there" / ".b.csv.diffqa-part"
+    left.touch()
+    remove_leftover(tmp_path / "a.csv")
+    assert names_in(tmp_path) == ["a.csv", "there"]
+    assert names_in(tmp_path / "there") == ["b.csv"]
+
+
 def test_a_walk_ends(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("loop", "a/up", "a/self"):

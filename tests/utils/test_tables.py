@@ -1,10 +1,11 @@
 """CSV tables: every column under its own name, whatever the ends of the lines."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from dataset_copies import media
 
-from diffqa_features._utils.tables import quote_formulas, read_csv
+from diffqa_features._utils.tables import load_table, quote_formulas, read_csv
 from diffqa_features.datasets import from_table
 
 
@@ -40,6 +41,7 @@ def test_some_lines_only_and_short_ones(write):
         ("a,b\n1,2,3\n", "line 2 has 3 cells"),
         ('a,b\n"1,2\n', "line 2: unexpected end"),
         ("", "it is empty"),
+        ("path,mos,mos\na,1,2\n", "two columns are called 'mos'; rename"),
         ("\x01\x02,a\n1,2\n", "control characters"),
     ],
 )
@@ -64,6 +66,19 @@ def test_from_table_with_such_lines(write, tmp_path):
     path = write("path,target,group\na.png,1,x\nb.png,2, \n")
     with pytest.raises(ValueError, match=r"'group' of .* is blank in 1 rows: 1"):
         from_table(path, group_column="group")
+
+
+def test_columns_without_a_name_may_be_several(write):
+    assert read_csv(write("a,,\n1,2,3\n"))["a"].tolist() == [1]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_rows_are_counted_from_0(tmp_path, folder):
+    """Whatever index a Parquet table was written with."""
+    table = pd.DataFrame({"path": ["a", "b"]}, index=[7, 3])
+    path = tmp_path / "t.parquet"
+    table.to_parquet(path)
+    assert load_table(tmp_path if folder else path).index.tolist() == [0, 1]
 
 
 def test_formulas():

@@ -9,9 +9,10 @@ from scipy import stats
 from tqdm import tqdm
 
 from diffqa_features._commands._inputs import read_table, table_files
-from diffqa_features._commands._report.page import shown
+from diffqa_features._commands._report.page import name_and_folder, shown
 from diffqa_features._commands._report.pictures import LARGE, THUMB, encode, open_file
 from diffqa_features._utils.files import local_path
+from diffqa_features._utils.urls import redact_text
 from diffqa_features.evaluation import paired_tests
 
 _RESAMPLES = 2000
@@ -39,7 +40,9 @@ def join_tables(before, after, path_column):
             for name, table in zip((before, after), keyed)
             if not table.index.is_unique
         ]
-        raise ValueError(f"{name!r} names {twice!r} twice; keep one of these rows.")
+        raise ValueError(
+            f"{name!r} names {redact_text(repr(twice))} twice; keep one of these rows."
+        )
     first, second = keyed
     pairs = first.merge(
         second, left_index=True, right_index=True, suffixes=("_before", "_after")
@@ -68,10 +71,10 @@ def _read(name, path_column):
     score = pd.to_numeric(table["score"], errors="coerce").to_numpy(float)
     wrong = np.flatnonzero(~np.isfinite(score))
     if len(wrong):
+        which = redact_text(repr(table[path_column][wrong[0]]))
         raise ValueError(
-            f"{name!r}, row {wrong[0]} ({table[path_column][wrong[0]]!r}): the column "
-            f"'score' must hold finite numbers. Got {table['score'][wrong[0]]!r} "
-            "instead."
+            f"{name!r}, row {wrong[0]} ({which}): the column 'score' must hold finite "
+            f"numbers. Got {table['score'][wrong[0]]!r} instead."
         )
     folder = local_path(name, "--compare").parent
     files = table_files(table, folder, path_column, ())
@@ -142,10 +145,8 @@ def compared_blocks(pairs, *, large_views, reader, quiet):
 
 
 def _pair_blocks(index, pair, large, reader):
-    path = Path(pair.shown_after)
     row = {
-        "name": shown(path.name),
-        "folder": shown(path.parent.as_posix()),
+        **name_and_folder(pair.shown_after),
         "pictures": index,
         "before": round(pair.score_before, 4),
         "score": round(pair.score_after, 4),

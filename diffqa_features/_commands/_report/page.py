@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from diffqa_features import __version__
+from diffqa_features._utils.urls import is_url, redact_text
 
 _HERE = Path(__file__).parent
 
@@ -59,8 +60,21 @@ def write_page(path, *, title, settings, blocks, bad):
 
 
 def shown(text):
-    """Text that can be encoded: what is not UTF-8 in a name becomes ``\\udcff``."""
-    return str(text).encode(errors="backslashreplace").decode()
+    """Text that can be encoded, and no secret of a URL.
+
+    What is not UTF-8 in a name becomes ``\\udcff``.
+    """
+    return redact_text(str(text).encode(errors="backslashreplace").decode())
+
+
+def name_and_folder(path):
+    """What a file is called: its last name, and what it lies in."""
+    path = shown(path)
+    if is_url(path):
+        folder, _, name = path.rpartition("/")
+        return {"name": name, "folder": folder}
+    place = Path(path)
+    return {"name": place.name or path, "folder": place.parent.as_posix()}
 
 
 def _hash(text):

@@ -19,8 +19,8 @@ _QUALITY = {THUMB: 55, STRIP: 50, LARGE: 85}
 
 
 def open_file(path, reader="auto"):
-    """The media of one file."""
-    return open_media(Row(0, path), reader)
+    """The media of one file that a table names."""
+    return open_media(Row(0, path, from_table=True), reader)
 
 
 def encode(pixels: np.ndarray, side: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from diffqa_features._commands._report.page import shown
+from diffqa_features._commands._report.page import name_and_folder, shown
 from diffqa_features._commands._report.pictures import (
     LARGE,
     STRIP,
@@ -15,8 +15,9 @@ from diffqa_features._commands._report.pictures import (
     encode_detail,
     encode_map,
     find_worst,
-    open_file,
 )
+from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._utils.urls import is_url
 
 _MAX_FRAMES = 12  # of a video; they stand side by side
 _FRAME_RATE = 4.0  # per second, of short ones
@@ -67,16 +68,16 @@ class ReportRows:
         self._stop = stop
         self._quiet = quiet
         self._seen = {}  # content key -> index and facts of its first file
-        # In a heap: (minus the score, index, path, frame) of what is seen large.
+        # In a heap: (minus the score, index, row, frame) of what is seen large.
         self._lowest = []
 
     def __iter__(self):
         at_once = len(self._files) <= self._large_views
-        for name, path, score, reason in self._scored():
+        for name, row, score, reason in self._scored():
             try:
                 if reason is None:
                     # All of them first: a file that fails leaves nothing behind.
-                    yield from self._row(name, path, score, at_once)
+                    yield from self._row(name, row, score, at_once)
                     continue
             except (ValueError, OSError, TypeError) as error:
                 reason = shown(getattr(error, "cause", error))
@@ -87,23 +88,25 @@ class ReportRows:
             yield from self._open_again()
 
     def _scored(self):
-        """Yield (name, path, score if known, reason if bad)."""
+        """Yield (name, row, score if known, reason if bad)."""
         size = self._chunk_size
         with tqdm(total=len(self._files), unit="file", disable=self._quiet) as progress:
             for start in range(0, len(self._files), size):
                 rows = self._files.iloc[start : start + size]
                 scores, reasons = self.judge.whole(rows)
-                for place, (name, path) in enumerate(rows["path"].items()):
-                    yield name, path, scores.get(place), reasons.get(place)
+                for place, row in enumerate(as_rows(rows)):
+                    name = rows.index[place]
+                    yield name, row, scores.get(place), reasons.get(place)
                     progress.update()
 
-    def _row(self, name, path, score, large):
+    def _row(self, name, row, score, large):
         """The blocks of one file."""
-        media = open_file(path, self._reader)
-        place, index = Path(name), self.count
-        row = {"name": place.name, "folder": place.parent.as_posix()}
-        row["bytes"] = Path(path).stat().st_size
-        row["pictures"], facts = self._seen.get(media.key, (index, None))
+        media = open_media(row, self._reader)
+        index = self.count
+        said = name_and_folder(name)
+        if not is_url(row.source):
+            said["bytes"] = Path(row.source).stat().st_size
+        said["pictures"], facts = self._seen.get(media.key, (index, None))
         blocks = []
         if facts is None:
             worst, strip, facts = self._look(media, score)
@@ -113,12 +116,12 @@ class ReportRows:
             if large:
                 blocks += self._large(index, worst)
             elif self._large_views:
-                self._remember((-facts["score"], index, path, facts["shown"]))
+                self._remember((-facts["score"], index, row, facts["shown"]))
             self._seen[media.key] = index, facts
         elif score is not None:
             facts = facts | {"score": score}  # prompts filled from a table differ
         self.count += 1
-        return [*blocks, (f"row-{index}", row | facts)]
+        return [*blocks, (f"row-{index}", said | facts)]
 
     def _look(self, media, score):
         """The lowest frame, thumbnails if there are several, and what is known."""
@@ -166,14 +169,14 @@ class ReportRows:
 
     def _open_again(self):
         """Open the files of the lowest scores once more: only now they are known."""
-        for _, index, path, at in tqdm(
+        for _, index, row, at in tqdm(
             sorted(self._lowest, key=lambda entry: entry[1]),
             desc="large views",
             unit="file",
             disable=self._quiet,
         ):
             try:
-                (pixels,) = open_file(path, self._reader).read([at])
+                (pixels,) = open_media(row, self._reader).read([at])
             except (ValueError, OSError):
                 continue  # it changed meanwhile; its thumbnail stands for it
             yield from self._large(index, pixels)

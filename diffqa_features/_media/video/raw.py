@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diffqa_features._media.budget import check_budget
+
 # Pixel format -> how many times fewer chroma samples down and across, bits.
 _FORMATS = {
     "yuv420p": (2, 2, 8),
@@ -23,9 +25,10 @@ _FORMATS = {
 }
 # Weights of red and blue in the luma: ITU-R BT.601-7 and BT.709-6.
 _MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
-_REQUIRED = ("width", "height", "frame_rate", "pixel_format")
-COLUMNS = (*_REQUIRED, "color_matrix")
-"""Columns of a table that describe such a file."""
+_STRIP = 64  # rows that are converted at once, a multiple of all factors above
+REQUIRED = ("width", "height", "frame_rate", "pixel_format")
+COLUMNS = (*REQUIRED, "color_matrix")
+"""Columns of a table that describe such a file; all but the last must be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,16 @@ class RawVideo:
         """Read the parameters from the other columns of the row, and check them."""
         given = {name: columns.get(name) for name in COLUMNS}
         given = {name: value for name, value in given.items() if not _absent(value)}
-        absent = [name for name in _REQUIRED if name not in given]
+        absent = [name for name in REQUIRED if name not in given]
         if absent:
             raise ValueError(
                 f"a .yuv file does not say its own size; X has no {_listed(absent)} "
                 "for it. Pass a DataFrame with the columns 'path', "
-                f"{_listed(_REQUIRED)}."
+                f"{_listed(REQUIRED)}."
             )
         for name in ("width", "height"):
             given[name] = _whole(name, given[name])
+        check_budget(given["width"], given["height"])
         rate = given["frame_rate"]
         if not isinstance(rate, Real) or not 0 < rate < np.inf:
             raise ValueError(
@@ -136,19 +140,31 @@ class RawVideo:
 
     def _rgb(self, samples: np.ndarray) -> np.ndarray:
         """One frame of the file -> uint8 (H, W, 3)."""
-        down, across, bits = _FORMATS[self.pixel_format]
-        step = 2 ** (bits - 8)
+        down = _FORMATS[self.pixel_format][0]
         shapes = self._planes()
         ends = np.cumsum([h * w for h, w in shapes])[:-1]
         y, cb, cr = (
-            plane.reshape(shape).astype(np.float32)
+            plane.reshape(shape)
             for plane, shape in zip(np.split(samples, ends), shapes, strict=True)
         )
+        frame = np.empty((self.height, self.width, 3), np.uint8)
+        # In strips, as floats take ten times the memory of the frame.
+        for top in range(0, self.height, _STRIP):
+            rows = slice(top, top + _STRIP)
+            half = slice(top // down, (top + _STRIP) // down)
+            frame[rows] = self._convert(y[rows], cb[half], cr[half])
+        return frame
+
+    def _convert(self, *planes: np.ndarray) -> np.ndarray:
+        """Rows of the three planes -> uint8 (h, W, 3)."""
+        down, across, bits = _FORMATS[self.pixel_format]
+        step = 2 ** (bits - 8)
+        y, cb, cr = (plane.astype(np.float32) for plane in planes)
         y = (y - 16 * step) / (219 * step)
         cb, cr = ((c - 128 * step) / (224 * step) for c in (cb, cr))
         if (down, across) != (1, 1):
             cb, cr = (
-                c.repeat(down, 0).repeat(across, 1)[: self.height, : self.width]
+                c.repeat(down, 0).repeat(across, 1)[: len(y), : self.width]
                 for c in (cb, cr)
             )
         red, blue = _MATRICES[self.color_matrix]
