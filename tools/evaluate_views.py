@@ -7,7 +7,8 @@
 `PACKAGES` is where `training_references.py` unpacked the photographs. Those of at least
 2 megapixels are taken whole, and reduced to the sizes of the usual data sets; then they
 are distorted and saved nowhere: `label` and `extract` make the same pictures again, one
-photograph after the other, and go on where they were stopped. `--sizes` picks some.
+photograph after the other, and go on where they were stopped. `--first` limits both to
+so many photographs.
 
 Distortions are of the whole picture, or of a part: a ninth at a random place, a half,
 the upper third, or squares here and there.
@@ -17,7 +18,7 @@ takes 7 s. Minus the level of distortion, 0 to 2, at every size; between familie
 are not comparable, within one (`faults` is its name) they are. "any" size is one model
 for all sizes.
 
-Cost is rows of the UNet for a picture: timesteps times views (or tiles) times prompts.
+Cost is rows of the UNet for a picture, at one timestep: views or tiles times prompts.
 
 Leave one photograph out, StandardScaler and SVR(C=10), one model for all distortions;
 SRCC over all predictions of some distortions and the originals, and within a photograph
@@ -32,13 +33,8 @@ from pathlib import Path
 import numpy as np
 from training_references import list_photographs
 
-SIZES = {
-    "512 x 384": (512, 384),
-    "full": None,
-    "1024 x 768": (1024, 768),
-    "256 x 192": (256, 192),
-}
-EVERYWHERE = ("gaussian_blur", "white_noise", "jpeg", "oversharpen", "low_contrast")
+SIZES = {"512 x 384": (512, 384), "1024 x 768": (1024, 768), "full": None}
+EVERYWHERE = ("gaussian_blur", "white_noise", "jpeg", "low_contrast")
 # Name -> (family, part of the picture it is confined to).
 IN_A_PART = {
     "blur of a ninth": ("gaussian_blur", "ninth"),
@@ -51,25 +47,23 @@ IN_A_PART = {
 FAULTS = {**{name: (name, "all") for name in EVERYWHERE}, **IN_A_PART}
 SEVERITIES = (0.2, 0.8)
 SMALLEST = 2e6  # pixels
-TIMESTEPS = (20, 50, 100, 200)
-BASE = "t50__"
-SETTINGS = {
-    "stretch": {"view": "stretch", "timesteps": TIMESTEPS},
-    "crop": {"view": "crop"},
-    "tiles2": {"view": "tiles", "n_tiles": 2},
-    "tiles3": {"view": "tiles", "n_tiles": 3},
-    "tiles4": {"view": "tiles", "n_tiles": 4},
-}
-ALL = "."
-# Name -> (rows of the UNet per prompt, parts that stand side by side).
+N_TILES = 4
+# Name -> (pictures that the UNet sees, how their columns become those of the picture).
 VIEWS = {
-    "stretch": (1, [("stretch", BASE)]),
-    "crop": (1, [("crop", ALL)]),
-    "2 tiles": (2, [("tiles2", ALL)]),
-    "stretch + crop": (2, [("stretch", BASE), ("crop", ALL)]),
-    "4 tiles": (4, [("tiles4", ALL)]),
-    "stretch + 3 tiles": (4, [("stretch", BASE), ("tiles3", ALL)]),
-    "stretch, 4 timesteps": (4, [("stretch", ALL)]),
+    "stretch": (1, lambda stretch, crop, tiles: stretch),
+    "crop": (1, lambda stretch, crop, tiles: crop),
+    "stretch + crop": (2, lambda stretch, crop, tiles: np.hstack([stretch, crop])),
+    "4 tiles": (N_TILES, lambda stretch, crop, tiles: tiles.mean(1)),
+    "4 tiles, mean std min max": (
+        N_TILES,
+        lambda stretch, crop, tiles: np.hstack(
+            [tiles.mean(1), tiles.std(1), tiles.min(1), tiles.max(1)]
+        ),
+    ),
+    "stretch + 4 tiles": (
+        1 + N_TILES,
+        lambda stretch, crop, tiles: np.hstack([stretch, tiles.mean(1)]),
+    ),
 }
 BASELINES = ("stretch", "crop")
 
@@ -81,7 +75,7 @@ def main():
         one = commands.add_parser(command.__name__)
         one.add_argument("packages", type=Path)
         one.add_argument("run", type=Path)
-        one.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+        one.add_argument("--first", type=int, metavar="N")
         one.set_defaults(command=command)
     one = commands.add_parser("report")
     one.add_argument("run", type=Path)
@@ -96,18 +90,19 @@ def references(args, suffix, sizes):
     """(path of what is made of it, number, pixels) of each where that is missing."""
     from PIL import Image, ImageOps
 
-    for size in sizes:
-        for number, row in enumerate(list_photographs()):
+    for number, row in enumerate(list_photographs()[: args.first]):
+        with Image.open(args.packages / row["file"]) as image:
+            if image.width * image.height < SMALLEST:
+                continue
+            image = image.convert("RGB")
+        for size in sizes:
             path = args.run / f"{row['name']}, {size}{suffix}"
             if path.exists():
                 continue
-            with Image.open(args.packages / row["file"]) as image:
-                if image.width * image.height < SMALLEST:
-                    continue
-                image = image.convert("RGB")
+            reduced = image
             if SIZES[size] is not None:
-                image = ImageOps.fit(image, SIZES[size], Image.Resampling.LANCZOS)
-            yield path, number, np.asarray(image)
+                reduced = ImageOps.fit(image, SIZES[size], Image.Resampling.LANCZOS)
+            yield path, number, np.asarray(reduced)
 
 
 def distorted(number, reference):
@@ -145,7 +140,7 @@ def label(args):
     from diffqa_features.datasets._jod import jod_of_picture
 
     torch.set_num_threads(1)
-    sizes = [size for size in args.sizes if SIZES[size] is not None]
+    sizes = [size for size in SIZES if SIZES[size] is not None]
     for path, number, reference in references(args, ".jod.npy", sizes):
         scores = [
             jod_of_picture(reference, pixels)
@@ -159,15 +154,22 @@ def extract(args):
     import torch
 
     from diffqa_features import DiffusionQAFeatures
+    from diffqa_features._media.views import cut_tiles, view_frames
 
     torch.set_num_threads(1)
-    estimators = {
-        name: DiffusionQAFeatures(**settings) for name, settings in SETTINGS.items()
-    }
-    for path, number, reference in references(args, ".npz", args.sizes):
-        faults, levels, pixels = zip(*distorted(number, reference), strict=True)
-        tables = {name: each.transform(pixels) for name, each in estimators.items()}
-        np.savez(path, fault=faults, level=levels, **tables)
+    features = DiffusionQAFeatures()
+    side = 192  # of tiny: what is shown below is neither enlarged nor reduced
+    for path, number, reference in references(args, ".npz", SIZES):
+        faults, levels, pictures = zip(*distorted(number, reference), strict=True)
+        shown = []
+        for pixels in pictures:
+            for view in ("stretch", "crop"):
+                shown.extend(view_frames(pixels[None], view, side, 8))
+            shown += cut_tiles(pixels, side, N_TILES)[0]
+        # One call, in which equal pictures are computed once: most tiles of a picture
+        # with a fault in a part are those of the original.
+        table = features.transform(shown).reshape(len(pictures), 2 + N_TILES, -1)
+        np.savez(path, fault=faults, level=levels, table=table)
         print(path.name, flush=True)
 
 
@@ -204,26 +206,17 @@ def report(args):
 
 def read(paths):
     """Facts of all pictures, and the matrix of every view."""
-    import pandas as pd
-
-    from diffqa_features import DiffusionQAFeatures
-
     parts = [np.load(path) for path in paths]
     data = {
         name: np.concatenate([part[name] for part in parts])
-        for name in ("fault", "level", *SETTINGS)
+        for name in ("fault", "level", "table")
     }
     photographs = [path.name.split(",")[0] for path in paths]
     data["photograph"] = np.repeat(photographs, [len(part["level"]) for part in parts])
-    tables = {
-        name: pd.DataFrame(
-            data[name], columns=DiffusionQAFeatures(**settings).get_feature_names_out()
-        )
-        for name, settings in SETTINGS.items()
-    }
+    table = data["table"]
     data["views"] = {
-        view: np.hstack([tables[part].filter(regex=which) for part, which in chosen])
-        for view, (_, chosen) in VIEWS.items()
+        view: columns(table[:, 0], table[:, 1], table[:, 2:])
+        for view, (_, columns) in VIEWS.items()
     }
     return data
 
