@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-VIEWS = ("stretch", "fit", "crop", "tiles")
+VIEWS = ("auto", "stretch", "fit", "crop", "tiles")
+LARGE = 4  # times the pixels of the backbone's input; docs/features.rst says why
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -44,6 +45,13 @@ def view_frames(
     down, across = place
     top, left = int((height - size) * down), int((width - size) * across)
     return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
+
+
+def view_for(view: str, height: int, width: int, size: int) -> str:
+    """What ``"auto"`` stands for with a frame of this size; other views themselves."""
+    if view != "auto":
+        return view
+    return "tiles" if height * width >= LARGE * size**2 else "stretch"
 
 
 def cut_tiles(
