@@ -33,7 +33,12 @@ from pathlib import Path
 import numpy as np
 from training_references import list_photographs
 
-SIZES = {"512 x 384": (512, 384), "1024 x 768": (1024, 768), "full": None}
+SIZES = {
+    "384 x 288": (384, 288),
+    "512 x 384": (512, 384),
+    "1024 x 768": (1024, 768),
+    "full": None,
+}
 EVERYWHERE = ("gaussian_blur", "white_noise", "jpeg", "low_contrast")
 # Name -> (family, part of the picture it is confined to).
 IN_A_PART = {
