@@ -13,10 +13,10 @@ so many photographs.
 Distortions are of the whole picture, or of a part: a ninth at a random place, a half,
 the upper third, or squares here and there.
 
-Two targets. JOD (ColorVideoVDP) of the whole picture, but not at full size, where one
-takes 7 s. Minus the level of distortion, 0 to 2, at every size; between families levels
-are not comparable, within one (`faults` is its name) they are. "any" size is one model
-for all sizes.
+Two targets. JOD (ColorVideoVDP) of the whole picture, up to 512 x 384: beyond, one
+takes 1 to 7 s. Minus the level of distortion, 0 to 2, at every size; between families
+levels are not comparable, within one (`faults` is its name) they are. "any" size is one
+model for all sizes; there, `auto` is tiles of large pictures and stretches the others.
 
 Cost is rows of the UNet for a picture, at one timestep: views or tiles times prompts.
 
@@ -33,12 +33,15 @@ from pathlib import Path
 import numpy as np
 from training_references import list_photographs
 
+from diffqa_features._media.views import LARGE
+
 SIZES = {
     "384 x 288": (384, 288),
     "512 x 384": (512, 384),
     "1024 x 768": (1024, 768),
     "full": None,
 }
+WITH_JOD = ("384 x 288", "512 x 384")
 EVERYWHERE = ("gaussian_blur", "white_noise", "jpeg", "low_contrast")
 # Name -> (family, part of the picture it is confined to).
 IN_A_PART = {
@@ -52,6 +55,7 @@ IN_A_PART = {
 FAULTS = {**{name: (name, "all") for name in EVERYWHERE}, **IN_A_PART}
 SEVERITIES = (0.2, 0.8)
 SMALLEST = 2e6  # pixels
+SIDE = 192  # of tiny's input
 N_TILES = 4
 # Name -> (pictures that the UNet sees, how their columns become those of the picture).
 VIEWS = {
@@ -145,8 +149,7 @@ def label(args):
     from diffqa_features.datasets._jod import jod_of_picture
 
     torch.set_num_threads(1)
-    sizes = [size for size in SIZES if SIZES[size] is not None]
-    for path, number, reference in references(args, ".jod.npy", sizes):
+    for path, number, reference in references(args, ".jod.npy", WITH_JOD):
         scores = [
             jod_of_picture(reference, pixels)
             for *_, pixels in distorted(number, reference)
@@ -163,14 +166,13 @@ def extract(args):
 
     torch.set_num_threads(1)
     features = DiffusionQAFeatures()
-    side = 192  # of tiny: what is shown below is neither enlarged nor reduced
     for path, number, reference in references(args, ".npz", SIZES):
         faults, levels, pictures = zip(*distorted(number, reference), strict=True)
         shown = []
         for pixels in pictures:
             for view in ("stretch", "crop"):
-                shown.extend(view_frames(pixels[None], view, side, 8))
-            shown += cut_tiles(pixels, side, N_TILES)[0]
+                shown.extend(view_frames(pixels[None], view, SIDE, 8))
+            shown += cut_tiles(pixels, SIDE, N_TILES)[0]
         # One call, in which equal pictures are computed once: most tiles of a picture
         # with a fault in a part are those of the original.
         table = features.transform(shown).reshape(len(pictures), 2 + N_TILES, -1)
@@ -186,7 +188,7 @@ def report(args):
             continue
         data = read(paths)
         targets = {"level": -data["level"]}
-        if size != "any" and SIZES[size] is not None:
+        if size in WITH_JOD:
             labels = [np.load(path.with_suffix(".jod.npy")) for path in paths]
             targets["jod"] = np.concatenate(labels)
         for name, target in targets.items():
@@ -223,6 +225,16 @@ def read(paths):
         view: columns(table[:, 0], table[:, 1], table[:, 2:])
         for view, (_, columns) in VIEWS.items()
     }
+    sizes = [path.stem.split(", ")[1] for path in paths]
+    if len(set(sizes)) > 1:
+        large = [
+            SIZES[size] is None or np.prod(SIZES[size]) >= LARGE * SIDE**2
+            for size in sizes
+        ]
+        large = np.repeat(large, [len(part["level"]) for part in parts])
+        data["views"]["auto"] = np.where(
+            large[:, None], data["views"]["4 tiles"], data["views"]["stretch"]
+        )
     return data
 
 
@@ -252,7 +264,8 @@ def compared(data, target):
             view: correlations(true, each[rows], where)
             for view, each in predicted.items()
         }
-        for view, (cost, _) in VIEWS.items():
+        for view, matrix in data["views"].items():
+            cost, _ = VIEWS.get(view, (N_TILES, None))
             own = predicted[view][rows]
             numbers = list(bootstrap_interval(true, own, groups=where))
             for base in BASELINES:
@@ -271,7 +284,7 @@ def compared(data, target):
                     else [np.nan] * 3
                 )
             yield [
-                *(faults, view, 2 * cost, data["views"][view].shape[1]),
+                *(faults, view, 2 * cost, matrix.shape[1]),
                 *("" if np.isnan(each) else f"{each:.3f}" for each in numbers),
                 *(len(true), len(np.unique(where))),
             ]
@@ -280,12 +293,13 @@ def compared(data, target):
 def correlations(true, predicted, groups):
     from scipy.stats import spearmanr
 
-    return np.array(
-        [
-            spearmanr(true[groups == group], predicted[groups == group]).statistic
-            for group in np.unique(groups)
-        ]
-    )
+    found = []
+    for group in np.unique(groups):
+        own = predicted[groups == group]
+        # One number for all is no order; SciPy calls it undefined.
+        ranked = np.ptp(own) > 0
+        found.append(spearmanr(true[groups == group], own).statistic if ranked else 0)
+    return np.array(found)
 
 
 def interval(values, n_resamples=2000):

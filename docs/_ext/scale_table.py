@@ -50,7 +50,8 @@ def scale_table() -> str:
     lines += [
         "",
         f"A picture is a {file['of']} ({_bytes(size)}): {1000 * decode:.0f} ms "
-        f"of one core to read, check, decode and scale, {1000 * compute:.0f} ms for the "
+        "of one core to read, check, decode and scale, "
+        f"{1000 * compute:.0f} ms for the "
         f'columns of its {SHOWN} tiles (``view="stretch"``: {1000 * one:.0f} ms). A '
         f"video is a clip of {SECONDS} s in 720p at {BITRATE / 1e6:.0f} "
         f"Mbit/s, of which {FRAMES} frames are sampled.",
