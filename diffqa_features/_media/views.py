@@ -10,8 +10,8 @@ VIEWS = ("auto", "stretch", "fit", "crop", "tiles")
 LARGE = 4
 """From so many times the pixels of the backbone's input on, "auto" shows tiles.
 
-At 3 times they were better than a stretched picture by no more than chance, at 5.3 by
-more (benchmarks/results/views.csv).
+At 5.3 times they were better than a stretched picture by two targets, at 3 times by one
+of the two (docs/features.rst).
 """
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
