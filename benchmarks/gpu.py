@@ -221,7 +221,9 @@ def step_files(arguments, scratch):
         photo.save(path, quality=92)
     found = {}
     for name, backbone, size in shapes(arguments, scratch, ("sd15",), 512):
-        model = DiffusionQAFeatures(backbone, image_size=size, device=arguments.device)
+        model = DiffusionQAFeatures(
+            backbone, image_size=size, view="stretch", device=arguments.device
+        )
         table = evaluation.efficiency(model, paths)
         found[name] = table.to_csv().splitlines()
     return found

@@ -32,8 +32,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    features = DiffusionQAFeatures(device="cpu")
-    cheap = DiffusionQAFeatures(device="cpu", kinds="alignment", blocks="down0.0")
+    features = DiffusionQAFeatures(view="stretch", device="cpu")
+    cheap = DiffusionQAFeatures(
+        view="stretch", device="cpu", kinds="alignment", blocks="down0.0"
+    )
     with tempfile.TemporaryDirectory() as folder:
         paths = draw(Path(folder), arguments.pictures)
         small = [np.asarray(Image.open(path).resize((192, 192))) for path in paths]

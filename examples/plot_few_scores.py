@@ -58,7 +58,7 @@ raters = {
 # they are. The inner folds must keep the versions of one photograph together: random
 # folds would overrate the columns. Positive weights keep the scorer's direction.
 
-columns = DiffusionQAFeatures(image_size=64, memory=tempfile.mkdtemp())
+columns = DiffusionQAFeatures(image_size=64, view="stretch", memory=tempfile.mkdtemp())
 
 
 def stack(scorer, pipeline, groups):

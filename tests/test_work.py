@@ -114,39 +114,40 @@ def extracted(kit):
 PASSES = {"unet": 12, "passes": 2, "vae": 6, "texts": 2, "pictures": 6}
 WORK = {
     plain: [PASSES],
-    # Five values per picture: its latent, and a record per prompt and kind.
+    # Six values per picture: whether it is stretched or which tiles are shown of it,
+    # its latent, and a record per prompt and kind.
     with_memory: [
-        {**PASSES, "asked": 30, "put": 30},
-        {"asked": 24, "found": 24},
+        {**PASSES, "asked": 36, "put": 36},
+        {"asked": 30, "found": 30},
     ],
     # Three timesteps of every picture, whatever the folds are; the prompts once per
     # call of `transform` with something to compute.
     search_over_timesteps: [
         {
             "unet": 36, "passes": 6, "vae": 6, "texts": 12, "pictures": 6,
-            "asked": 138, "found": 96, "put": 42,
+            "asked": 198, "found": 150, "put": 48,
         },
     ],
     # All blocks are recorded by the first.
     search_over_blocks: [
         {
             "unet": 12, "passes": 2, "vae": 6, "texts": 4, "pictures": 6,
-            "asked": 126, "found": 108, "put": 18,
+            "asked": 186, "found": 162, "put": 24,
         },
     ],
     two_kinds: [PASSES],
     # The maps find the latents, and no file is decoded for them.
     maps_beside_features: [
-        {**PASSES, "asked": 30, "put": 30},
+        {**PASSES, "asked": 36, "put": 36},
         {"unet": 12, "passes": 2, "texts": 2, "asked": 18, "found": 6, "put": 12},
     ],
     # Three frames and three clips; then neither is decoded.
     video_with_motion: [
         {
             "unet": 6, "passes": 1, "vae": 3, "texts": 2, "clips": 3, "videos": 4,
-            "asked": 20, "put": 20,
+            "asked": 20, "put": 23,
         },
-        {"asked": 17, "found": 17},
+        {"asked": 20, "found": 20},
     ],
     # Six pictures with two prompts: four draws for the first line, once in each of two
     # epochs, at two timesteps for the last line. The prompts once per pass of training

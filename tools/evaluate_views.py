@@ -1,65 +1,80 @@
-"""Compare views of large photographs: stretch, crop, tiles, and both, at equal cost.
+"""Compare views by size of picture and by where its fault is: everywhere, or in a part.
 
     PYTHONPATH=JOD:. python tools/evaluate_views.py label PACKAGES RUN
     python tools/evaluate_views.py extract PACKAGES RUN
     python tools/evaluate_views.py report RUN --out benchmarks/results/views.csv
 
-`PACKAGES` is where `training_references.py` unpacked the photographs; those of at least
-2 megapixels are distorted whole and saved nowhere: `label` and `extract` make the same
-pictures again, one photograph after the other, and go on where they were stopped.
+`PACKAGES` is where `training_references.py` unpacked the photographs. Those of at least
+2 megapixels are taken whole, and reduced to the sizes of the usual data sets; then they
+are distorted and saved nowhere: `label` and `extract` make the same pictures again, one
+photograph after the other, and go on where they were stopped. `--first` limits both to
+so many photographs.
 
-Two targets. JOD (ColorVideoVDP) of the central 768 x 768 pixels at full resolution: the
-families change a picture everywhere alike, and a whole picture takes 7 s. It sees what
-`crop` sees, and not all that tiles see. Minus the level of distortion, 0 to 3, is of
-the whole picture, but not comparable between families.
+Distortions are of the whole picture, or of a part: a ninth at a random place, a half,
+the upper third, or squares here and there.
 
-Equal cost: so many rows of the UNet for a picture, four times two prompts. `stretch`
-and `crop` spend them on four timesteps, `tiles` on four tiles, `both` on one stretched
-picture and three tiles. One timestep of `stretch` and of `crop`, a quarter of that, is
-listed beside it.
+Two targets. JOD (ColorVideoVDP) of the whole picture, up to 512 x 384: beyond, one
+takes 1 to 7 s. Minus the level of distortion, 0 to 2, at every size; between families
+levels are not comparable, within one (`faults` is its name) they are. "any" size is one
+model for all sizes; there, `auto` is tiles of large pictures and stretches the others.
 
-Leave one photograph out, StandardScaler and SVR(C=10); SRCC over all predictions,
-and within a photograph (mean over photographs), with 95 % intervals and paired
-differences to `stretch` over resampled photographs.
+Cost is rows of the UNet for a picture, at one timestep: views or tiles times prompts.
+
+Leave one photograph out, StandardScaler and SVR(C=10), one model for all distortions;
+SRCC over all predictions of some distortions and the originals, and within a photograph
+(mean over photographs), with 95 % intervals, and paired differences to `stretch` and to
+`crop`, over resampled photographs.
 """
 
 import argparse
 import csv
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 from training_references import list_photographs
 
-ROWS = 4
-FAMILIES = ("gaussian_blur", "white_noise", "jpeg", "oversharpen", "low_contrast")
-SEVERITIES = (0.0, 0.4, 0.8)
+from diffqa_features._media.views import LARGE
+
+SIZES = {
+    "384 x 288": (384, 288),
+    "512 x 384": (512, 384),
+    "1024 x 768": (1024, 768),
+    "full": None,
+}
+WITH_JOD = ("384 x 288", "512 x 384")
+EVERYWHERE = ("gaussian_blur", "white_noise", "jpeg", "low_contrast")
+# Name -> (family, part of the picture it is confined to).
+IN_A_PART = {
+    "blur of a ninth": ("gaussian_blur", "ninth"),
+    "jitter of a ninth": ("jitter", "ninth"),
+    "noise of a half": ("white_noise", "half"),
+    "banding of the upper third": ("banding", "upper third"),
+    "patches": ("patches", "all"),
+    "color_blocks": ("color_blocks", "all"),
+}
+FAULTS = {**{name: (name, "all") for name in EVERYWHERE}, **IN_A_PART}
+SEVERITIES = (0.2, 0.8)
 SMALLEST = 2e6  # pixels
-CROP = 768
-TIMESTEPS = (20, 50, 100, 200)
-BASE = "t50__"
-POOLING = ("mean", "std", "min", "max")
-SETTINGS = {
-    "stretch": {"view": "stretch", "timesteps": TIMESTEPS},
-    "crop": {"view": "crop", "timesteps": TIMESTEPS},
-    "tiles4": {"view": "tiles", "n_tiles": ROWS, "tile_pooling": POOLING},
-    "tiles3": {"view": "tiles", "n_tiles": ROWS - 1, "tile_pooling": POOLING},
-}
-ALL = "."
-MEANS = "tiles-mean$"
-# Name -> (rows of the UNet per prompt, parts that stand side by side).
+SIDE = 192  # of tiny's input
+N_TILES = 4
+# Name -> (pictures that the UNet sees, how their columns become those of the picture).
 VIEWS = {
-    "stretch, 1 timestep": (1, [("stretch", BASE)]),
-    "crop, 1 timestep": (1, [("crop", BASE)]),
-    "stretch, 4 timesteps": (4, [("stretch", ALL)]),
-    "crop, 4 timesteps": (4, [("crop", ALL)]),
-    "4 tiles, mean": (4, [("tiles4", MEANS)]),
-    "4 tiles, mean std min max": (4, [("tiles4", ALL)]),
-    "stretch + 3 tiles, mean": (4, [("stretch", BASE), ("tiles3", MEANS)]),
-    "stretch + 3 tiles, mean std min max": (4, [("stretch", BASE), ("tiles3", ALL)]),
+    "stretch": (1, lambda stretch, crop, tiles: stretch),
+    "crop": (1, lambda stretch, crop, tiles: crop),
+    "stretch + crop": (2, lambda stretch, crop, tiles: np.hstack([stretch, crop])),
+    "4 tiles": (N_TILES, lambda stretch, crop, tiles: tiles.mean(1)),
+    "4 tiles, mean std min max": (
+        N_TILES,
+        lambda stretch, crop, tiles: np.hstack(
+            [tiles.mean(1), tiles.std(1), tiles.min(1), tiles.max(1)]
+        ),
+    ),
+    "stretch + 4 tiles": (
+        1 + N_TILES,
+        lambda stretch, crop, tiles: np.hstack([stretch, tiles.mean(1)]),
+    ),
 }
-BASELINE = "stretch, 4 timesteps"
-COLUMNS = {"alignment + error": ALL, "error": "__error__"}
+BASELINES = ("stretch", "crop")
 
 
 def main():
@@ -69,6 +84,7 @@ def main():
         one = commands.add_parser(command.__name__)
         one.add_argument("packages", type=Path)
         one.add_argument("run", type=Path)
+        one.add_argument("--first", type=int, metavar="N")
         one.set_defaults(command=command)
     one = commands.add_parser("report")
     one.add_argument("run", type=Path)
@@ -79,28 +95,52 @@ def main():
     args.command(args)
 
 
-def distorted(packages, row):
-    """The photograph, then (family, severity, pixels) of every picture made of it."""
-    from PIL import Image
+def references(args, suffix, sizes):
+    """(path of what is made of it, number, pixels) of each where that is missing."""
+    from PIL import Image, ImageOps
 
-    from diffqa_features.datasets._chains import apply_chain
+    for number, row in enumerate(list_photographs()[: args.first]):
+        with Image.open(args.packages / row["file"]) as image:
+            if image.width * image.height < SMALLEST:
+                continue
+            image = image.convert("RGB")
+        for size in sizes:
+            path = args.run / f"{row['name']}, {size}{suffix}"
+            if path.exists():
+                continue
+            reduced = image
+            if SIZES[size] is not None:
+                reduced = ImageOps.fit(image, SIZES[size], Image.Resampling.LANCZOS)
+            yield path, number, np.asarray(reduced)
 
-    reference = np.asarray(Image.open(packages / row["file"]).convert("RGB"))
-    yield "reference", 0.0, reference
-    for place, family in enumerate(FAMILIES):
-        for severity in SEVERITIES:
-            rng = np.random.default_rng([place, int(10 * severity)])
-            chain = [(family, severity)]
-            yield family, severity, apply_chain(reference, chain, rng)
+
+def distorted(number, reference):
+    """(fault, level, pixels) of every picture made of a photograph, itself first."""
+    from diffqa_features.datasets._distortions import distort
+
+    yield "reference", 0, reference
+    for place, (fault, (family, part)) in enumerate(FAULTS.items()):
+        for level, severity in enumerate(SEVERITIES, 1):
+            rng = np.random.default_rng([number, place, level])
+            where = window(part, reference.shape, rng)
+            pixels = reference.copy()
+            pixels[where] = distort(reference, family, severity, rng)[where]
+            yield fault, level, pixels
 
 
-def large_photographs(packages):
-    from PIL import Image
-
-    for row in list_photographs():
-        with Image.open(packages / row["file"]) as image:
-            if image.width * image.height >= SMALLEST:
-                yield row
+def window(part, shape, rng):
+    height, width = shape[:2]
+    down, across = rng.random(2)
+    if part == "ninth":
+        tall, wide = height // 3, width // 3
+        top, left = int(down * (height - tall)), int(across * (width - wide))
+        return slice(top, top + tall), slice(left, left + wide)
+    if part == "half":
+        side = slice(width // 2) if across < 0.5 else slice(width // 2, None)
+        return slice(None), side
+    if part == "upper third":
+        return slice(height // 3), slice(None)
+    return slice(None), slice(None)
 
 
 def label(args):
@@ -109,137 +149,157 @@ def label(args):
     from diffqa_features.datasets._jod import jod_of_picture
 
     torch.set_num_threads(1)
-    for row in large_photographs(args.packages):
-        path = args.run / f"{row['name']}.jod.npy"
-        if path.exists():
-            continue
-        reference, scores = None, []
-        for _, _, pixels in distorted(args.packages, row):
-            top, left = ((side - CROP) // 2 for side in pixels.shape[:2])
-            crop = pixels[top : top + CROP, left : left + CROP]
-            reference = crop if reference is None else reference
-            scores.append(jod_of_picture(reference, crop))
+    for path, number, reference in references(args, ".jod.npy", WITH_JOD):
+        scores = [
+            jod_of_picture(reference, pixels)
+            for *_, pixels in distorted(number, reference)
+        ]
         np.save(path, scores)
-        print(row["name"], np.round(scores, 2), flush=True)
+        print(path.name, np.round(scores, 2), flush=True)
 
 
 def extract(args):
     import torch
 
     from diffqa_features import DiffusionQAFeatures
+    from diffqa_features._media.views import cut_tiles, view_frames
 
     torch.set_num_threads(1)
-    estimators = {
-        name: DiffusionQAFeatures(**settings) for name, settings in SETTINGS.items()
-    }
-    for row in large_photographs(args.packages):
-        path = args.run / f"{row['name']}.npz"
-        if path.exists():
-            continue
-        pictures = list(distorted(args.packages, row))
-        pixels = [each for *_, each in pictures]
-        tables = {name: each.transform(pixels) for name, each in estimators.items()}
-        np.savez(
-            path,
-            family=[family for family, *_ in pictures],
-            severity=[severity for _, severity, _ in pictures],
-            **tables,
-        )
-        print(row["name"], pixels[0].shape, flush=True)
+    features = DiffusionQAFeatures()
+    for path, number, reference in references(args, ".npz", SIZES):
+        faults, levels, pictures = zip(*distorted(number, reference), strict=True)
+        shown = []
+        for pixels in pictures:
+            for view in ("stretch", "crop"):
+                shown.extend(view_frames(pixels[None], view, SIDE, 8))
+            shown += cut_tiles(pixels, SIDE, N_TILES)[0]
+        # One call, in which equal pictures are computed once: most tiles of a picture
+        # with a fault in a part are those of the original.
+        table = features.transform(shown).reshape(len(pictures), 2 + N_TILES, -1)
+        np.savez(path, fault=faults, level=levels, table=table)
+        print(path.name, flush=True)
 
 
 def report(args):
-    import pandas as pd
-    from scipy.stats import spearmanr
-    from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVR
-
-    from diffqa_features import DiffusionQAFeatures
-    from diffqa_features.evaluation import bootstrap_difference, bootstrap_interval
-
-    paths = [
-        path
-        for path in sorted(args.run.glob("*.npz"))
-        if path.with_suffix(".jod.npy").exists()
-    ]
-    parts = [np.load(path) for path in paths]
-    jod = np.concatenate([np.load(path.with_suffix(".jod.npy")) for path in paths])
-    groups = np.concatenate(
-        [[path.stem] * len(part["family"]) for path, part in zip(paths, parts)]
-    )
-    tables = {
-        name: pd.DataFrame(
-            np.concatenate([part[name] for part in parts]),
-            columns=DiffusionQAFeatures(**settings).get_feature_names_out(),
-        ).add_prefix(f"{name}:")
-        for name, settings in SETTINGS.items()
-    }
-    model = make_pipeline(StandardScaler(), SVR(C=10))
-    level = np.concatenate(
-        [
-            np.where(
-                part["family"] == "reference",
-                0.0,
-                -1.0 - np.searchsorted(SEVERITIES, part["severity"]),
-            )
-            for part in parts
-        ]
-    )
     lines = []
-    for measure, columns in product(("jod", "level"), COLUMNS):
-        target, kinds = jod if measure == "jod" else level, COLUMNS[columns]
-        base = None
-        for name, (rows, chosen) in VIEWS.items():
-            matrix = np.hstack(
-                [
-                    tables[part].filter(regex=pattern).filter(regex=kinds)
-                    for part, pattern in chosen
-                ]
-            )
-            predicted = cross_val_predict(
-                model, matrix, target, groups=groups, cv=LeaveOneGroupOut()
-            )
-            within = np.array(
-                [
-                    spearmanr(target[groups == g], predicted[groups == g]).statistic
-                    for g in np.unique(groups)
-                ]
-            )
-            if name == BASELINE:
-                base = predicted, within
-            against = (np.nan,) * 3, (np.nan,) * 3
-            if base is not None and predicted is not base[0]:
-                against = (
-                    bootstrap_difference(target, predicted, base[0], groups=groups)[:3],
-                    interval(within - base[1]),
-                )
-            numbers = [
-                *bootstrap_interval(target, predicted, groups=groups),
-                *against[0],
-                *interval(within),
-                *against[1],
-            ]
-            lines.append(
-                [measure, columns, name, 2 * rows, matrix.shape[1]]
-                + ["" if np.isnan(each) else f"{each:.3f}" for each in numbers]
-                + [len(target), len(paths)]
-            )
-            print(*lines[-1], sep=" | ", flush=True)
+    for size in (*SIZES, "any"):
+        paths = sorted(args.run.glob(f"*, {'*' if size == 'any' else size}.npz"))
+        if not paths:
+            continue
+        data = read(paths)
+        targets = {"level": -data["level"]}
+        if size in WITH_JOD:
+            labels = [np.load(path.with_suffix(".jod.npy")) for path in paths]
+            targets["jod"] = np.concatenate(labels)
+        for name, target in targets.items():
+            for line in compared(data, target):
+                lines.append([size, name, *line])
+                if line[0] in ("all", "everywhere", "in a part"):
+                    print(*lines[-1], sep=" | ", flush=True)
     with args.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["target", "kinds", "view", "unet_rows", "columns"]
+            ["size", "target", "faults", "view", "unet_rows", "columns"]
             + [
                 f"{test}{what}{end}"
                 for test in ("srcc", "within_photograph")
-                for what in ("", "_minus_stretch")
+                for what in ("", *(f"_minus_{base}" for base in BASELINES))
                 for end in ("", "_low", "_high")
             ]
             + ["pictures", "photographs"]
         )
         writer.writerows(lines)
+
+
+def read(paths):
+    """Facts of all pictures, and the matrix of every view."""
+    parts = [np.load(path) for path in paths]
+    data = {
+        name: np.concatenate([part[name] for part in parts])
+        for name in ("fault", "level", "table")
+    }
+    photographs = [path.name.split(",")[0] for path in paths]
+    data["photograph"] = np.repeat(photographs, [len(part["level"]) for part in parts])
+    table = data["table"]
+    data["views"] = {
+        view: columns(table[:, 0], table[:, 1], table[:, 2:])
+        for view, (_, columns) in VIEWS.items()
+    }
+    sizes = [path.stem.split(", ")[1] for path in paths]
+    if len(set(sizes)) > 1:
+        large = [
+            SIZES[size] is None or np.prod(SIZES[size]) >= LARGE * SIDE**2
+            for size in sizes
+        ]
+        large = np.repeat(large, [len(part["level"]) for part in parts])
+        data["views"]["auto"] = np.where(
+            large[:, None], data["views"]["4 tiles"], data["views"]["stretch"]
+        )
+    return data
+
+
+def compared(data, target):
+    """Faults, view, its cost and its figures, one line each."""
+    from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVR
+
+    from diffqa_features.evaluation import bootstrap_difference, bootstrap_interval
+
+    model = make_pipeline(StandardScaler(), SVR(C=10))
+    groups, fault = data["photograph"], data["fault"]
+    predicted = {
+        view: cross_val_predict(
+            model, matrix, target, groups=groups, cv=LeaveOneGroupOut()
+        )
+        for view, matrix in data["views"].items()
+    }
+    chosen = {"all": list(FAULTS), "everywhere": EVERYWHERE, "in a part": IN_A_PART}
+    chosen |= {name: [name] for name in FAULTS}
+    for faults, names in chosen.items():
+        rows = np.isin(fault, ["reference", *names])
+        true, where = target[rows], groups[rows]
+        within = {
+            view: correlations(true, each[rows], where)
+            for view, each in predicted.items()
+        }
+        for view, matrix in data["views"].items():
+            cost, _ = VIEWS.get(view, (N_TILES, None))
+            own = predicted[view][rows]
+            numbers = list(bootstrap_interval(true, own, groups=where))
+            for base in BASELINES:
+                numbers += (
+                    bootstrap_difference(
+                        true, own, predicted[base][rows], groups=where
+                    )[:3]
+                    if view != base
+                    else [np.nan] * 3
+                )
+            numbers += interval(within[view])
+            for base in BASELINES:
+                numbers += (
+                    interval(within[view] - within[base])
+                    if view != base
+                    else [np.nan] * 3
+                )
+            yield [
+                *(faults, view, 2 * cost, matrix.shape[1]),
+                *("" if np.isnan(each) else f"{each:.3f}" for each in numbers),
+                *(len(true), len(np.unique(where))),
+            ]
+
+
+def correlations(true, predicted, groups):
+    from scipy.stats import spearmanr
+
+    found = []
+    for group in np.unique(groups):
+        own = predicted[groups == group]
+        # One number for all is no order; SciPy calls it undefined.
+        ranked = np.ptp(own) > 0
+        found.append(spearmanr(true[groups == group], own).statistic if ranked else 0)
+    return np.array(found)
 
 
 def interval(values, n_resamples=2000):

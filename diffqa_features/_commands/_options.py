@@ -65,9 +65,10 @@ def add_features(command):
     add("--image-size", type=int, metavar="PIXELS",
         help="input size of the backbone (default: its native size)")  # fmt: skip
     add("--view", nargs="+", metavar="VIEW",
-        help="stretch, fit, crop, tiles, or several (default: stretch)")  # fmt: skip
+        help="auto (tiles of large pictures, stretch for small ones), stretch, fit, "
+        "crop, tiles, or several of these four (default: auto)")  # fmt: skip
     add("--tiles", type=int, dest="n_tiles", metavar="N",
-        help="maximum number of tiles of a picture or frame (default: 9)")  # fmt: skip
+        help="maximum number of tiles of a picture or frame (default: 4)")  # fmt: skip
     add("--tile-pooling", nargs="+", metavar="STATISTIC",
         help="statistics over tiles: mean, std, min, max (default: mean)")  # fmt: skip
     add("--frame-rate", type=float, metavar="R",

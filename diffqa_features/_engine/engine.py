@@ -23,11 +23,12 @@ from diffqa_features._engine.parallel import (
 )
 from diffqa_features._engine.request import Request
 from diffqa_features._engine.views import (
+    WHOLE,
     Shown,
     View,
     cut_views,
-    pack_tiles,
-    unpack_tiles,
+    pack_parts,
+    unpack_parts,
 )
 from diffqa_features._media.budget import reader_threads
 from diffqa_features._media.rows import Row, blame, open_media, pixel_key
@@ -194,12 +195,12 @@ class _Run:
                 with blame(row):
                     parts = cut_views(spec, key, pixels)
                 for part in parts:
-                    view = view_of(spec, part.key)
+                    view = view_of(part.spec, part.key)
                     if view.pixels is None and self._blank(view, texts):
                         view.pixels = part.show()
                     uses.append((view, part.window))
-                if spec.view == "tiles" and store is not None and not media.is_array:
-                    news[spec.tiles_key(key)] = pack_tiles(parts)
+                if spec.tiled and store is not None and not media.is_array:
+                    news[spec.tiles_key(key)] = pack_parts(parts)
         if list_key is not None and keys != known:
             news[list_key] = pack_keys(keys)
         shown = [Shown(i, *use) for i, key in enumerate(keys) for use in of_frame[key]]
@@ -210,15 +211,15 @@ class _Run:
         shown = []
         for number, key in enumerate(known):
             for spec in self.request.views:
-                if spec.view != "tiles":
-                    shown.append(Shown(number, view_of(spec, key), None))
+                if not spec.tiled:
+                    shown.append(Shown(number, view_of(spec, key), WHOLE))
                     continue
                 tiles_key = spec.tiles_key(key)
                 listed = store.get([tiles_key]).get(tiles_key)
                 if listed is None:
                     return []
-                for tile_key, window in unpack_tiles(listed):
-                    shown.append(Shown(number, view_of(spec, tile_key), window))
+                for one, part_key, window in unpack_parts(spec, listed):
+                    shown.append(Shown(number, view_of(one, part_key), window))
         return shown
 
     def _listed(self, store, media):
@@ -379,7 +380,7 @@ class _Run:
                     for use in group
                 ]
             )
-            if view == "tiles":
+            if view == "tiles" or request.frames.view == "auto":
                 windows = np.array([use.window for use in group])
                 pieces.append(request.layout.pool_tiles(table, windows))
             else:

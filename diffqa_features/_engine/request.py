@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from diffqa_features._engine.kinds import Column, Kind, Recipe
 from diffqa_features._media.rows import Media, Row
 from diffqa_features._media.tables import is_missing, spelled
+from diffqa_features._media.views import LARGE
 from diffqa_features._utils.hashing import make_key
 from diffqa_features._utils.statistics import pool_rows
 
@@ -32,7 +33,7 @@ class FrameSpec:
     """Which frames of a row to use, and everything that determines their latents.
 
     With the view "tiles", `frame_key` is that of a tile's own pixels, but in
-    `tiles_key`.
+    `tiles_key`. The view "auto" stands for "tiles" or "stretch", frame by frame.
     """
 
     identity: str
@@ -65,9 +66,20 @@ class FrameSpec:
         bursts = (self.burst_length,) if self.burst_length > 1 else ()
         return make_key("frames", media_key, self.frame_rate, self.max_frames, *bursts)
 
+    @property
+    def tiled(self) -> bool:
+        """Whether a frame may be shown in several parts, which are pooled."""
+        return self.view in ("tiles", "auto")
+
+    def as_view(self, view: str) -> FrameSpec:
+        """The same with another view."""
+        return self if view == self.view else replace(self, view=view)
+
     def tiles_key(self, frame_key: str) -> str:
         """Key of the list of a frame's tiles; the same for all backbones."""
-        return make_key("tiles", frame_key, self.image_size, self.n_tiles)
+        # Those of "tiles" have the keys that they had before there was "auto".
+        rule = ("auto", LARGE) if self.view == "auto" else ()
+        return make_key("tiles", frame_key, self.image_size, self.n_tiles, *rule)
 
     def choose(self, media: Media) -> np.ndarray:
         """Indices of the frames of this medium."""
@@ -127,8 +139,9 @@ class FeatureLayout:
 
     def _parts(self):
         """(view, tile statistic, whether names say so) of each run of columns."""
+        several = self.tile_statistics != ("mean",)
         for view in self.views:
-            if view == "tiles":
+            if view == "tiles" or (view == "auto" and several):
                 yield from ((view, name, True) for name in self.tile_statistics)
             else:
                 yield view, "", len(self.views) > 1

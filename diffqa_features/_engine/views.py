@@ -11,11 +11,13 @@ import numpy as np
 from diffqa_features._engine.kinds import Kind
 from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import pixel_key
-from diffqa_features._media.views import cut_tiles, view_frames
+from diffqa_features._media.views import cut_tiles, view_for, view_frames
 from diffqa_features._utils.hashing import pack_keys, unpack_keys
 
 Window = tuple[float, ...]
 """Top, left, height and width of a tile, as shares of the frame's sides."""
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,41 +49,49 @@ class Shown:
 
     frame: int
     view: View
-    window: Window | None
+    window: Window
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One view of a frame: its key, place, and a call that makes its pixels."""
 
+    spec: FrameSpec
+    """With the view that it is: never "auto"."""
     key: str
-    window: Window | None
+    window: Window
     show: Callable[[], np.ndarray]
 
 
 def cut_views(spec: FrameSpec, frame_key: str, pixels: np.ndarray) -> list[Part]:
     """The tiles of a frame (H, W, 3), or its one view."""
+    spec = spec.as_view(view_for(spec.view, *pixels.shape[:2], spec.image_size))
     if spec.view == "tiles":
         tiles, windows = cut_tiles(pixels, spec.image_size, spec.n_tiles)
         return [
-            Part(pixel_key(tile), tuple(window), partial(np.asarray, tile))
+            Part(spec, pixel_key(tile), tuple(window), partial(np.asarray, tile))
             for tile, window in zip(tiles, windows.tolist(), strict=True)
         ]
 
     def show():
         return view_frames(pixels[None], spec.view, spec.image_size, spec.multiple)[0]
 
-    return [Part(frame_key, None, show)]
+    return [Part(spec, frame_key, WHOLE, show)]
 
 
-def pack_tiles(tiles: Sequence[Part]) -> np.ndarray:
-    """Keys and places of a frame's tiles as a store entry: uint8 (n, bytes)."""
-    windows = np.array([tile.window for tile in tiles], "<f4")
-    return np.hstack([pack_keys([tile.key for tile in tiles]), windows.view(np.uint8)])
+def pack_parts(parts: Sequence[Part]) -> np.ndarray:
+    """Keys and places of a frame's parts as a store entry: uint8 (n, bytes)."""
+    windows = np.array([part.window for part in parts], "<f4")
+    return np.hstack([pack_keys([part.key for part in parts]), windows.view(np.uint8)])
 
 
-def unpack_tiles(entry: np.ndarray) -> Iterator[tuple[str, Window]]:
-    """Inverse of `pack_tiles`: key and place of each tile."""
+def unpack_parts(
+    spec: FrameSpec, entry: np.ndarray
+) -> Iterator[tuple[FrameSpec, str, Window]]:
+    """Inverse of `pack_parts`: specification, key and place of each part."""
     windows = np.ascontiguousarray(entry[:, -16:]).view("<f4")
-    keys = unpack_keys(entry[:, :-16])
-    return zip(keys, map(tuple, windows.tolist()), strict=True)
+    for key, window in zip(
+        unpack_keys(entry[:, :-16]), map(tuple, windows.tolist()), strict=True
+    ):
+        whole = spec.view == "auto" and window == WHOLE
+        yield spec.as_view("stretch" if whole else "tiles"), key, window

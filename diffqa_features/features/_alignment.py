@@ -46,7 +46,7 @@ class PromptAlignmentMaps(BackboneTransformer):
     image_size : int, default=None
         Side of the backbone's input in pixels; ``None`` uses its native size.
 
-    view : {"stretch", "fit", "crop", "tiles"}, default="stretch"
+    view : {"stretch", "fit", "crop", "tiles", "auto"}, default="stretch"
         How a picture is brought to that size; see `DiffusionQAFeatures`. The maps of
         ``"tiles"`` are put together to one map of the whole picture: a position is the
         mean of the tiles that show it, by area, and one that no tile shows is that of

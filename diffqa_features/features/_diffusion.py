@@ -74,9 +74,13 @@ class DiffusionQAFeatures(BackboneTransformer):
         Side of the backbone's input in pixels. ``None`` uses the backbone's native size
         (512 for Stable Diffusion 1.5 and 2.1-base, 192 for ``tiny``).
 
-    view : str or sequence of str, default="stretch"
+    view : str or sequence of str, default="auto"
         How a picture is brought to that size:
 
+        - ``"auto"``: ``"tiles"`` for a picture or frame of at least four times as many
+          pixels as that square (384 x 384 for ``tiny``, 1,024 x 1,024 for Stable
+          Diffusion 1.5) and no side shorter than it, ``"stretch"`` for others. A large
+          picture costs up to `n_tiles` times as much. The columns are the same for both.
         - ``"stretch"``: scaled to a square, as in the papers.
         - ``"fit"``: scaled by its longer side, keeping the aspect ratio.
         - ``"crop"``: the central square of unscaled pixels.
@@ -85,9 +89,9 @@ class DiffusionQAFeatures(BackboneTransformer):
 
         For ``"crop"`` and ``"tiles"`` only a picture whose shorter side is below that
         size is enlarged. Several views, such as ``("stretch", "tiles")``, give the
-        columns of each, side by side, at the cost of each.
+        columns of each, side by side, at the cost of each; ``"auto"`` stands alone.
 
-    n_tiles : int or None, default=9
+    n_tiles : int or None, default=4
         Maximum number of tiles per picture or video frame. If fewer cover the picture,
         these are used, overlapping where its sides are no multiples of a tile's; else
         exactly so many, evenly spread. ``None`` always covers the picture: 24 tiles for
@@ -189,7 +193,8 @@ class DiffusionQAFeatures(BackboneTransformer):
     ``t50__error__prompt0-prompt1``: parts are joined by a double underscore, so a
     regular expression can select a timestep, block, kind, prompt, statistic or channel.
     Columns of tiles end in ``__tiles-mean`` and so on, and with several views those of
-    the others in ``__stretch``, ``__fit`` or ``__crop``.
+    the others in ``__stretch``, ``__fit`` or ``__crop``. With ``view="auto"`` and a
+    `tile_pooling` other than ``("mean",)`` they end in ``__auto-mean`` and so on.
     With a `frame_pooling` other than ``("mean",)`` each name ends in ``__frames-mean``,
     ``__frames-std`` and so on.
 
@@ -241,8 +246,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         kinds=("alignment", "error"),
         pooling=("mean",),
         image_size=None,
-        view="stretch",
-        n_tiles=9,
+        view="auto",
+        n_tiles=4,
         tile_pooling=("mean",),
         frame_rate=1.0,
         max_frames=None,
@@ -371,7 +376,10 @@ class DiffusionQAFeatures(BackboneTransformer):
         return info
 
     def _views(self):
-        return self._choice("view", VIEWS)
+        views = self._choice("view", VIEWS)
+        if "auto" in views and len(views) > 1:
+            raise self._complaint("view", "'auto' alone or several of the others")
+        return views
 
     def _frame_statistics(self):
         return self._choice("frame_pooling", FRAME_STATISTICS)

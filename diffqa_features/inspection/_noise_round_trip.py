@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from diffqa_features._media.rows import as_rows, open_media, take_rows
-from diffqa_features._media.views import view_frames
+from diffqa_features._media.views import view_for, view_frames
 from diffqa_features.inspection._style import (
     COLUMN,
     LUMINANCE,
@@ -224,7 +224,8 @@ class NoiseRoundTripDisplay:
         chosen = spec.choose(media)
         (frame,) = media.read(chosen[[len(chosen) // 2]])
         # Of tiles, the one in the middle.
-        name = "crop" if spec.view == "tiles" else spec.view
+        name = view_for(spec.view, *frame.shape[:2], spec.image_size)
+        name = "crop" if name == "tiles" else name
         (view,) = view_frames(frame[None], name, spec.image_size, spec.multiple)
         if min(view.shape[:2]) < _SMALLEST:
             raise ValueError(

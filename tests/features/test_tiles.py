@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from counting import counting
+from counting import counting, counting_decodes
 from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -54,7 +54,7 @@ def test_views_stand_side_by_side(sd1_folder, alone):
     views = ("stretch", "tiles")
     both = features(sd1_folder, view=views, n_tiles=8, tile_pooling="max")
     frame = both.set_output(transform="pandas").transform([picture()])
-    stretched = features(sd1_folder).transform([picture()])
+    stretched = features(sd1_folder, view="stretch").transform([picture()])
     assert close(frame.filter(regex="__stretch$").to_numpy(), stretched)
     assert close(frame.filter(regex="__tiles-max$").to_numpy(), alone.max(0)[None])
     assert frame.shape[1] == 2 * alone.shape[1]
@@ -74,6 +74,54 @@ def test_views_of_different_shapes_stand_side_by_side(sd1_folder):
         for view in ("fit", "crop")
     ]
     assert close(both, np.hstack(each))
+
+
+def test_auto_shows_tiles_of_large_pictures_and_stretches_small_ones(sd1_folder):
+    # 128 x 128 pixels are four squares of 64; one column less is a small picture, and
+    # a strip that is narrower than a square counts as one.
+    rows = [picture(128, 128), picture(128, 127), picture(), picture(32, 700, seed=1)]
+    auto = features(sd1_folder)
+    assert auto.view == "auto"
+    tiled = features(sd1_folder, view="tiles").transform(rows)
+    stretched = features(sd1_folder, view="stretch").transform(rows)
+    expected = np.where([[True], [False], [True], [False]], tiled, stretched)
+    assert close(auto.transform(rows), expected)
+    assert close(auto.set_params(batch_size=1).transform(rows[::-1])[::-1], expected)
+    names = features(sd1_folder, view="stretch").get_feature_names_out()
+    np.testing.assert_array_equal(auto.get_feature_names_out(), names)
+    assert {row["view"] for row in auto.get_feature_metadata()} == {"auto"}
+    auto.set_params(tile_pooling=("mean", "std"))
+    assert auto.get_feature_names_out()[-1] == f"{names[-1]}__auto-std"
+    both = auto.transform(rows)
+    assert close(both[:, : len(names)], expected)
+    assert not both[1, len(names) :].any()  # of one view there is no spread
+
+
+def test_auto_shares_the_store_with_what_it_stands_for(sd1_folder, tmp_path):
+    paths = [tmp_path / "large.png", tmp_path / "small.png"]
+    for path, pixels in zip(paths, (picture(), picture(100, 100)), strict=True):
+        Image.fromarray(pixels).save(path)
+    auto = features(sd1_folder, memory=tmp_path / "store")
+    tiled = clone(auto).set_params(view="tiles").transform(paths)
+    stretched = clone(auto).set_params(view="stretch").transform(paths)
+    with counting(sd1_folder) as count:
+        found = auto.transform(paths)
+        assert count.vae_rows == count.unet_rows == 0
+    np.testing.assert_array_equal(found, [tiled[0], stretched[1]])
+    with counting_decodes() as work:
+        np.testing.assert_array_equal(auto.transform(paths), found)
+    assert not work["pixels"]
+
+
+def test_a_map_by_auto_is_that_of_what_it_stands_for(sd1_folder):
+    rows = [picture(), picture(64, 90)]
+    settings = {"image_size": SIZE, "device": "cpu", "dtype": "float32", "n_tiles": 4}
+    maps = {
+        view: PromptAlignmentMaps(str(sd1_folder), view=view, **settings).maps(rows)
+        for view in ("auto", "tiles", "stretch")
+    }
+    np.testing.assert_allclose(maps["auto"][0], maps["tiles"][0], atol=1e-6)
+    np.testing.assert_allclose(maps["auto"][1], maps["stretch"][1], atol=1e-6)
 
 
 def test_neighbours_order_and_batches_do_not_change_tiles(sd1_folder):
@@ -174,6 +222,7 @@ def test_maps_of_tiles_are_one_map(sd1_folder):
     [
         ({"view": ()}, "'view' parameter of .* one or several"),
         ({"view": ("stretch", "stretch")}, "'view'"),
+        ({"view": ("auto", "crop")}, "'auto' alone"),
         ({"view": ("tiles", "mosaic")}, "'view'"),
         ({"view": {"tiles"}}, "'view'"),
         ({"n_tiles": 0}, "'n_tiles'"),

@@ -39,6 +39,7 @@ PINNED = {
     "frames": "e8e519b11ce23786c080b60bcc0ebb6609232308",
     "record": "82b497dd0b9bb715d90595d8915d19a1deee972f",
     "tiles": "895a8ec8405b1d765406fc30bb6ba4c69d859a8d",
+    "auto": "2f956e8fbd5117fd0cc29202cfdb2af982d777f5",
     "tile": "b92c810f0017f4d8d81514b123ff9fba6b067132",
     "map": "f7f146cef1dfdbcb535e80885d75036ef22829d8",
     "controlled": "12895041073afba51bd792569b5b94832b6229c2",
@@ -133,6 +134,7 @@ def test_pinned_keys():
     tiles = replace(frames, view="tiles", n_tiles=9)
     found = {
         "tiles": tiles.tiles_key("frame"),
+        "auto": replace(tiles, view="auto").tiles_key("frame"),
         "tile": tiles.key("tile"),
         "latent": frames.key("frame"),
         "released": replace(frames, normalization="clip").key("frame"),
