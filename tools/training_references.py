@@ -3,12 +3,12 @@
     python tools/training_references.py FOLDER     unpacks the packages there
 
 `photographs.csv` lists what is used, with author and licence (of the packages'
-``copyright`` files and metadata); every picture of the packages was looked at, and
-drawings, renderings, logos, a painting, what is soft, murky or noisy as it is, and a photograph
-that is blurred on purpose (mate-backgrounds' Storm) were left out. The packages are
-fetched by apt and unpacked into a folder, nothing is installed and nothing of them
-ships. GCompris's photographs lie in Qt resource files and are WebP: only crops that
-are made at least 2.2 times smaller are used.
+``copyright`` and ``README`` files and metadata); every picture of the packages was
+looked at, and drawings, renderings, logos, a painting, what is soft, murky or noisy as
+it is, and a photograph that is blurred on purpose (mate-backgrounds' Storm) were left
+out. The packages are fetched by apt and unpacked into a folder, nothing is installed
+and nothing of them ships. GCompris's photographs lie in Qt resource files and are WebP:
+only crops that are made at least 2.2 times smaller are used.
 
 scikit-image's and scikit-learn's photographs and Debian's lomiri-wallpapers are for
 tests only.
