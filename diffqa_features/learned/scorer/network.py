@@ -1,7 +1,7 @@
 """What the scorer is: pixels of a tile in, JOD, its spread and faults out.
 
-A front of statistics that are known to change with quality, and a kernel machine that
-was fitted to them. Nothing in the front is divided by what the whole picture holds, so
+A front of statistics that are known to change with quality, and perceptrons that were
+trained on them. Nothing in the front is divided by what the whole picture holds, so
 tiles of a large picture are comparable.
 """
 
@@ -250,32 +250,49 @@ def _weighted(copies):
 
 
 class ScorerNetwork(nn.Module):
-    """The statistics, their scaling, and a kernel machine on them.
+    """The statistics, their scaling, and several perceptrons on them that are averaged.
 
     Parameters
     ----------
-    width, count, n_faults : int
-        Statistics, landmarks, kinds of fault.
+    width : int
+        Statistics.
+    hidden : sequence of two int
+        Units of the two hidden layers.
+    n_faults, n_members : int
+        Kinds of fault, perceptrons.
     """
 
-    def __init__(self, width, count, n_faults):
+    def __init__(self, width, hidden, n_faults, n_members):
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.register_buffer("sharpness", torch.tensor(0.3))
-        self.landmarks = nn.Parameter(torch.zeros(count, width))
-        self.answers = nn.Parameter(torch.zeros(count, 2 + n_faults))
-        self.bias = nn.Parameter(torch.zeros(2 + n_faults))
+        sides = [width, *hidden, 2 + n_faults]
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for before, after in pairwise(sides):
+            drawn = torch.randn(n_members, before, after) / before**0.5
+            self.weights.append(nn.Parameter(drawn))
+            self.biases.append(nn.Parameter(torch.zeros(n_members, 1, after)))
 
     def scaled(self, rows):
         """Statistics in units of their spread; what is far outside is drawn in."""
         rows = (rows - self.mean) / self.scale
         return _DRAWN_IN * torch.tanh(rows / _DRAWN_IN)
 
-    def likeness(self, rows):
-        """How near rows are to the landmarks, 1 for equal: (N, count)."""
-        distance = torch.cdist(rows, self.landmarks).square().mul(1 / rows.shape[1])
-        return torch.exp(-self.sharpness * distance)
+    def hidden(self, rows, dropout=0.0):
+        """The last hidden layer of each member, (members, N, units).
+
+        Scaled statistics are (N, D), or (members, N, D) where members see others.
+        """
+        x = rows.expand(len(self.weights[0]), *rows.shape[-2:])
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = functional.gelu(torch.baddbmm(bias, x, weight))
+            x = functional.dropout(x, dropout, self.training)
+        return x
+
+    def members(self, hidden):
+        """What each member answers, (members, N, 2 + F)."""
+        return torch.baddbmm(self.biases[-1], hidden, self.weights[-1])
 
     def forward(self, pixels):
         """Pixels (N, 3, H, W) in [0, 1] -> JOD (N,), std (N,), probabilities (N, F)."""
@@ -284,10 +301,10 @@ class ScorerNetwork(nn.Module):
     def answer(self, rows):
         """The same from scaled statistics (N, D).
 
-        The machine answers with JOD below 10, with the logarithm of its own error, and
-        with a logit per kind of fault.
+        A member answers with JOD below 10, with the logarithm of its error, and with a
+        logit per kind of fault.
         """
-        answers = self.bias + self.likeness(rows) @ self.answers
+        answers = self.members(self.hidden(rows)).mean(0)
         error = answers[:, 1].clamp(-4, 2).exp()
         return 10 - answers[:, 0], error, torch.sigmoid(answers[:, 2:])
 
@@ -295,7 +312,8 @@ class ScorerNetwork(nn.Module):
 def build(weights, n_faults: int) -> ScorerNetwork:
     """The network of these arrays; their shapes say how large it is."""
     tensors = {name: torch.from_numpy(value).float() for name, value in weights.items()}
-    count, width = tensors["landmarks"].shape
-    network = ScorerNetwork(width, count, n_faults)
+    n_members, width, first = tensors["weights.0"].shape
+    second = tensors["weights.1"].shape[2]
+    network = ScorerNetwork(width, (first, second), n_faults, n_members)
     network.load_state_dict(tensors)
     return network

@@ -295,11 +295,13 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
 
 def save_scorer(network, faults, folder, facts):
-    """Write a trained network; its landmarks in half precision."""
+    """Write a trained network; its matrices in half precision."""
     from diffqa_features import __version__
 
     halves = state_arrays(network)
-    halves["landmarks"] = halves["landmarks"].astype(np.float16)
+    for name in halves:
+        if name.startswith("weights."):
+            halves[name] = halves[name].astype(np.float16)
     config = {
         "library": f"diffqa_features {__version__}",
         "estimator": QualityScorer.__name__,
