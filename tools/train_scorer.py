@@ -50,7 +50,7 @@ DEFAULTS = {
     "error_ridge": 100.0,
     "spread": 1.0,
 }
-TRIALS = [{}, {"drawn": 0.0}, {"drawn": 1.0}, {"dropout": 0.4}, {"rank": 3.0}]
+TRIALS = [{}, {"drawn": 0.0}, {"drawn": 0.0, "rank": 3.0}]
 _PICTURES = 7  # of a reference
 _LOG_NORMAL = 0.635  # minus the mean of log |z| of a standard normal z
 _HARDLY_SEEN = 9.7  # JOD
@@ -271,18 +271,14 @@ def fit_errors(network, rows, lost, members, settings):
 
 
 def predict(network, rows):
-    """As `QualityScorer` weighs the tiles of a picture; (N,), (N,) and (N, F)."""
+    """As `QualityScorer` takes the mean over tiles; (N,), (N,) and (N, F)."""
     tiles = network.scaled(torch.from_numpy(rows).flatten(0, 1))
     jod, std, faults = (
         part.double().numpy().reshape(*rows.shape[:2], *part.shape[1:])
         for part in network.answer(tiles)
     )
-    weights = 1 / std**2
-    weights /= weights.sum(1, keepdims=True)
-    score = (weights * jod).sum(1)
-    variance = (weights * std**2).sum(1)
-    variance += (weights * (jod - score[:, None]) ** 2).sum(1) / rows.shape[1]
-    return score, np.sqrt(variance), (weights[..., None] * faults).sum(1)
+    variance = (std**2).mean(1) + jod.var(1) / rows.shape[1]
+    return jod.mean(1), np.sqrt(variance), faults.mean(1)
 
 
 def choose(data, sets, trials):

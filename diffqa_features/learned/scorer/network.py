@@ -270,7 +270,8 @@ class ScorerNetwork(nn.Module):
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for before, after in pairwise(sides):
-            drawn = torch.randn(n_members, before, after) / before**0.5
+            drawn = torch.rand(n_members, before, after) * 2 - 1
+            drawn /= before**0.5
             self.weights.append(nn.Parameter(drawn))
             self.biases.append(nn.Parameter(torch.zeros(n_members, 1, after)))
 
