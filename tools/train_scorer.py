@@ -50,7 +50,7 @@ DEFAULTS = {
     "error_ridge": 100.0,
     "spread": 1.0,
 }
-TRIALS = [{}, {"drawn": 0.0}, {"drawn": 0.0, "rank": 3.0}]
+TRIALS = [{}]  # beside --settings
 _PICTURES = 7  # of a reference
 _LOG_NORMAL = 0.635  # minus the mean of log |z| of a standard normal z
 _HARDLY_SEEN = 9.7  # JOD

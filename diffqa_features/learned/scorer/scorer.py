@@ -86,8 +86,8 @@ class QualityScorer(RegressorMixin, BaseEstimator):
     The estimator is stateless: `fit` only validates parameters, so it can be used in
     pipelines, searches and comparisons beside estimators that learn.
 
-    A picture's JOD is the mean over its tiles. Videos raise an error: temporal artefacts
-    are invisible in single frames.
+    A picture's JOD is the mean over its tiles. Videos raise an error: temporal
+    artefacts are invisible in single frames.
 
     References
     ----------
