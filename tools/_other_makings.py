@@ -1,9 +1,9 @@
-"""Distortions written apart from those of the library, for choosing only.
+"""Distortions written apart from those of the library, to learn from and choose by.
 
-The scorer learns from the families of `diffqa_features.datasets`. A camera, a codec and
-a network of somebody else make the same kinds of fault by other means: another kernel,
-another encoder, noise of another grain. Settings that only suit our makings are found
-out by these. Nothing trains on them.
+A camera, a codec and a network of somebody else make the same kinds of fault as
+`diffqa_features.datasets` by other means: another kernel, another encoder, noise of
+another grain. Settings that only suit our makings are found out by these: whoever
+chooses leaves every second one out of training (`train_scorer.py --choose`).
 
 Each function takes pixels (H, W, 3) in [0, 1], a strength in [0, 1] and a generator;
 strength 0 can hardly be seen, 1 loses about three JOD.

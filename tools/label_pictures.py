@@ -26,7 +26,7 @@ of that fold.
 
 Makings: other crops under the same kinds of fault, made by other means
 (`_other_makings.py`), twice each. Whoever chooses by them fits on pictures of other
-photographs.
+photographs and without every second one of them.
 
 Native: tiles of every photograph as it is, JOD 10, although cameras leave noise, soft
 edges and traces of JPEG: nothing was lost since.
