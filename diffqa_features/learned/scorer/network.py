@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -17,6 +18,7 @@ SCALES = 3
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _STEP = 1 / 255
 _DRAWN_IN = 2.5  # spreads
+_FAR = 40.0
 
 
 @torch.no_grad()
@@ -109,7 +111,9 @@ def _differences(planes, axis):
     step = planes.diff(dim=axis)
     first = step[:, :1]
     second = first.diff(dim=axis)
-    found = [torch.exp(-step.abs() / (0.6 * _STEP)).mean((2, 3))]
+    # Numbers that are too small for their format take ten times as long.
+    far = (step.abs() / (0.6 * _STEP)).clamp(max=_FAR)
+    found = [torch.exp(-far).mean((2, 3))]
     for part in (first, second):
         found += [_shape(part), 0.5 * torch.log(part.square().mean((2, 3)) + 1e-4)]
     found.append(_log(_quantiles(first.abs(), (0.5, 0.9, 0.99))))
@@ -149,12 +153,12 @@ def _gaps_and_light(pixels, planes):
         counts[..., -3:].sum(2),
         _quantiles(luma, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)),
         luma.mean((2, 3)),
-        luma.std((2, 3)),
+        _spread(luma),
         _quantiles(saturation, (0.05, 0.25, 0.5, 0.75, 0.95)),
         saturation.mean((2, 3)),
-        saturation.std((2, 3)),
+        _spread(saturation),
         chroma.mean((2, 3)),
-        chroma.std((2, 3)),
+        _spread(chroma),
         _quantiles(lowest, (0.01, 0.1, 0.5)),
     ]
 
@@ -172,7 +176,7 @@ def _agreement(planes, detail):
         for i, j in pairs:
             product = (channels[:, i] * channels[:, j]).mean((1, 2))
             found.append((product / (size[:, i] * size[:, j]))[:, None])
-    spread = torch.log(planes.flatten(2).std(2) + _STEP)
+    spread = torch.log(_spread(planes) + _STEP)
     found.append(spread[:, 1:] - spread[:, :1])
     return found
 
@@ -199,12 +203,12 @@ def _strongest(change):
 def _tenths(values):
     """The value that a tenth, half and nine tenths lie below, (N, 3)."""
     count = values.shape[1]
-    return values.sort(1)[0][:, [count // 10, count // 2, count * 9 // 10]]
+    return _sorted(values)[:, [count // 10, count // 2, count * 9 // 10]]
 
 
 def _quantiles(plane, shares):
     """Of every fourth pixel, (N, channels * shares)."""
-    values = plane[:, :, ::2, ::2].flatten(2).sort(2)[0]
+    values = _sorted(plane[:, :, ::2, ::2].flatten(2))
     last = values.shape[2] - 1
     return values[..., [round(share * last) for share in shares]].flatten(1)
 
@@ -212,9 +216,24 @@ def _quantiles(plane, shares):
 def _counts(pixels):
     """Shares of the 256 values per channel, (N, 3, 256)."""
     values = (pixels * 255).round().long().clamp(0, 255).flatten(2)
-    ones = pixels.new_ones(values.shape)
-    counts = pixels.new_zeros(*values.shape[:2], 256).scatter_add_(2, values, ones)
-    return counts / values.shape[2]
+    count, channels, size = values.shape
+    places = torch.arange(count * channels, device=pixels.device).view(count, -1, 1)
+    found = (256 * places + values).flatten().bincount(minlength=256 * places.numel())
+    return found.view(count, channels, 256).float() / size
+
+
+def _spread(plane):
+    """Standard deviations, (N, channels); torch's own are 5 times slower."""
+    deviation = plane - plane.mean((2, 3), keepdim=True)
+    size = plane.shape[2] * plane.shape[3]
+    return (deviation.square().sum((2, 3)) / (size - 1)).sqrt()
+
+
+def _sorted(values):
+    """Along the last axis; on a CPU, NumPy sorts 20 times faster than torch."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy()))
+    return values.sort(-1)[0]
 
 
 def _log(spread):
