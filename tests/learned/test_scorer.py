@@ -113,6 +113,14 @@ class TestStatistics:
         ]
         assert gaps[1] > gaps[0] + 1
 
+    def test_counts_and_spreads(self, photos):
+        photo = torch.tensor(photos[0]).permute(2, 0, 1)[None] / 255
+        counts = network._counts(photo)
+        expected = np.bincount(photos[0][..., 1].ravel(), minlength=256)
+        np.testing.assert_allclose(counts[0, 1] * photos[0][..., 1].size, expected)
+        spread = network._spread(photo)
+        torch.testing.assert_close(spread, photo.flatten(2).std(2))
+
     def test_width(self, photos):
         pixels = torch.tensor(np.stack(photos)).permute(0, 3, 1, 2) / 255
         rows = network.describe(pixels)
