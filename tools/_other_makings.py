@@ -1,9 +1,9 @@
-"""Distortions written apart from those of the library, for choosing only.
+"""Distortions written apart from those of the library, to learn from and choose by.
 
-The scorer learns from the families of `diffqa_features.datasets`. A camera, a codec and
-a network of somebody else make the same kinds of fault by other means: another kernel,
-another encoder, noise of another grain. Settings that only suit our makings are found
-out by these. Nothing trains on them.
+A camera, a codec and a network of somebody else make the same kinds of fault as
+`diffqa_features.datasets` by other means: another kernel, another encoder, noise of
+another grain. Settings that only suit our makings are found out by these: whoever
+chooses leaves every second one out of training (`train_scorer.py --choose`).
 
 Each function takes pixels (H, W, 3) in [0, 1], a strength in [0, 1] and a generator;
 strength 0 can hardly be seen, 1 loses about three JOD.
@@ -359,13 +359,19 @@ def lost_blocks(x, s, rng):
     return found
 
 
-MAKINGS = {
-    f.__name__: f
-    for f in (
-        box, median, low_pass, zoom, smear, linear_light, coarse, blotches, stripes,
-        hot_pixels, gray_film, jpeg_444, jpeg_flat, jpeg_thrice, h264, vp9, mpeg4,
-        palette, floor_luma, laplacian, local_contrast, detail, gamma_dark, gamma_light,
-        fog, dusk, bleed, fringe, tint, faded, small, mosaic, comb, wobble,
-        lost_blocks,
-    )
+_KINDS = {
+    "blur": (box, median, low_pass, zoom, smear),
+    "noise": (
+        linear_light, coarse, blotches, stripes, hot_pixels, gray_film
+    ),
+    "compression": (jpeg_444, jpeg_flat, jpeg_thrice, h264, vp9, mpeg4),
+    "banding": (palette, floor_luma),
+    "oversharpening": (laplacian, local_contrast, detail),
+    "exposure": (gamma_dark, gamma_light, fog, dusk),
+    "color": (bleed, fringe, tint, faded),
+    "low_resolution": (small, mosaic),
+    "damage": (comb, wobble, lost_blocks),
 }  # fmt: skip
+
+MAKINGS = {f.__name__: f for functions in _KINDS.values() for f in functions}
+KIND_OF = {f.__name__: kind for kind, functions in _KINDS.items() for f in functions}

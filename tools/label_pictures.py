@@ -2,13 +2,18 @@
 
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --count 400
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --mild --first 900
+    PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --first 2000
+        --packages gcompris-qt-data palapeli-data
+    PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --first 3000
+        --packages gcompris-qt-data palapeli-data --others
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --choosing
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --makings
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --native
 
-Shard k depends on k (and on `--mild`) only: a call that was stopped goes on with the
-first one that is not there. A shard holds 64 references and 7 pictures of each: the
-reference itself (JOD 10), three single distortions, three chains. JOD is
+Shard k depends on k (and on `--mild`, `--others` and `--packages`) only: a call that
+was stopped goes on with the first one that is not there. A shard holds 64 references
+and 7 pictures of each: the reference itself (JOD 10), three single distortions, three
+chains; with `--others` by what `_other_makings.py` makes. JOD is
 ColorVideoVDP's (`standard_4k`), computed for the pictures of a reference at once. With
 `--mild` most pictures lose less than two JOD, as most pictures that people look at do.
 
@@ -21,7 +26,7 @@ of that fold.
 
 Makings: other crops under the same kinds of fault, made by other means
 (`_other_makings.py`), twice each. Whoever chooses by them fits on pictures of other
-photographs.
+photographs and without every second one of them.
 
 Native: tiles of every photograph as it is, JOD 10, although cameras leave noise, soft
 edges and traces of JPEG: nothing was lost since.
@@ -47,6 +52,7 @@ from diffqa_features.learned.scorer.tiles import cut_tiles
 
 REFERENCES, SINGLES, CHAINS = 64, 3, 3
 FOLDS = 4
+_FIRST = ("mate-backgrounds", "plasma-workspace-wallpapers")
 NATIVE = 3 * 10**7  # numbers from here on are tiles of photographs as they are
 
 
@@ -57,8 +63,9 @@ def family_folds():
 
 
 def photograph_folds():
-    """Name of a photograph -> fold."""
-    return {row["name"]: i % FOLDS for i, row in enumerate(list_photographs())}
+    """Name of a photograph to choose by -> fold."""
+    names = [row["name"] for row in list_photographs() if row["package"] in _FIRST]
+    return {name: place % FOLDS for place, name in enumerate(names)}
 
 
 def main():
@@ -69,9 +76,11 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--mild", action="store_true")
+    parser.add_argument("--packages", nargs="+", dest="used", default=list(_FIRST))
     parser.add_argument("--choosing", action="store_true")
     parser.add_argument("--makings", action="store_true")
     parser.add_argument("--native", action="store_true")
+    parser.add_argument("--others", action="store_true")
     args = parser.parse_args()
     import torch
 
@@ -88,11 +97,14 @@ def main():
     if args.native:
         save(args.shards / "native.npz", native_tiles(args.packages), measure)
         return
-    references = References(args.packages, args.size)
+    drawn = 0.35 if set(args.used) == set(_FIRST) else 0.1
+    names = [row["name"] for row in list_photographs() if row["package"] in args.used]
+    references = References(args.packages, args.size, drawn, names)
     for shard in range(args.first, args.first + args.count):
         path = args.shards / f"shard{shard:05d}.npz"
         if not path.exists():
-            save(path, shard_pictures(references, shard, args.mild), measure)
+            make_shard = other_pictures if args.others else shard_pictures
+            save(path, make_shard(references, shard, args.mild), measure)
 
 
 def shard_pictures(references, shard, mild):
@@ -110,6 +122,42 @@ def shard_pictures(references, shard, mild):
         for _ in range(CHAINS):
             steps.append(draw_chain(rng, rng.uniform(*strengths)))
         images = [apply_chain(reference, chain, rng) for chain in steps]
+        yield name, number, reference, steps, images
+
+
+def other_pictures(references, shard, mild):
+    """The same by `MAKINGS`: three alone, one after another, two among the library's.
+
+    With `mild` they are weaker.
+    """
+    strongest = 0.5 if mild else 1.0
+    for number in range(shard * REFERENCES, (shard + 1) * REFERENCES):
+        name, reference = references(number)
+        rng = np.random.default_rng([5, number])
+        drawn = rng.choice(list(MAKINGS), 7, replace=False)
+        names = [[], *([str(making)] for making in drawn[:3])]
+        names.append([str(making) for making in drawn[3:5]])
+        for making in drawn[5:]:
+            pair = [str(making), str(rng.choice(list(FAMILIES)))]
+            names.append([pair[place] for place in rng.permutation(2)])
+        steps = [
+            [
+                (step, strongest * float(rng.random()))
+                if step in MAKINGS
+                else (step, mild_strength(step, rng))
+                for step in chain
+            ]
+            for chain in names
+        ]
+        images = []
+        for chain in steps:
+            image = reference
+            for step, strength in chain:
+                if step in MAKINGS:
+                    image = make(step, image, strength, rng)
+                else:
+                    image = apply_chain(image, [(step, strength)], rng)
+            images.append(image)
         yield name, number, reference, steps, images
 
 
@@ -155,7 +203,8 @@ def makings(packages, size=256, n_crops=2):
 
 
 def native_tiles(packages, count=24):
-    for index, row in enumerate(list_photographs()):
+    of_cameras = [row for row in list_photographs() if row["package"] in _FIRST]
+    for index, row in enumerate(of_cameras):
         pixels = np.asarray(Image.open(Path(packages) / row["file"]).convert("RGB"))
         for at, tile in enumerate(cut_tiles(pixels, count)):
             yield row["name"], NATIVE + 100 * index + at, tile, [[]], [tile]

@@ -4,12 +4,15 @@
     python tools/train_scorer.py SHARDS --choose        compares settings, see below
     python tools/train_scorer.py SHARDS --out FOLDER    trains on all and writes it
 
-Settings are chosen by `choosing.npz`: each of its pictures is asked of a machine that
-was fitted to other photographs and without any family of the picture's fold. *Unknown*
-are those that only families of the fold distorted, *known* the others; SRCC over all
-pictures of a fold (mean over folds), and within a crop. What can hardly be seen (JOD
-above 9.7) is left out, the undistorted crops are not. Statistics are kept beside the
-shards, so a second call is quick.
+Settings are chosen by `choosing.npz` and `makings.npz`: each of their pictures is asked
+of a network that saw no picture of its photograph. *Unknown* are the distortions of
+`makings.npz` that it never saw either: half of them, all others are *known*. SRCC over
+all pictures of a fold of photographs (mean over folds), and within a crop. What can
+hardly be seen (JOD above 9.7) is left out, the undistorted crops are not. Statistics
+are kept beside the shards, so a second call is quick.
+
+The network learns three things of the seven pictures of a reference: their loss in JOD,
+which of two is the better one, and the kinds of fault.
 """
 
 import argparse
@@ -20,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from label_pictures import FOLDS, NATIVE, family_folds, photograph_folds
+from _other_makings import KIND_OF, MAKINGS
+from label_pictures import FOLDS, NATIVE, photograph_folds
 from scipy.stats import spearmanr
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
+from torch.nn import functional
 
 from diffqa_features.datasets._chains import FAULT_OF, FAULTS
 from diffqa_features.learned.scorer import network as scorer_network
@@ -32,17 +36,22 @@ from diffqa_features.learned.scorer.scorer import save_scorer
 from diffqa_features.learned.scorer.tiles import cut_tiles
 
 DEFAULTS = {
-    "landmarks": 2000,
-    "sharpness": 0.3,
-    "ridge": 0.2,
-    "error_ridge": 20.0,
-    "fault_ridge": 1.0,
-    "half_weight": 1.5,
-    "native_weight": 3.0,
-    "shrink": 0.75,
+    "hidden": [256, 128],
+    "members": 4,
+    "steps": 2000,
+    "references": 32,
+    "rate": 2e-3,
+    "decay": 0.1,
+    "dropout": 0.2,
+    "noise": 0.1,
+    "rank": 1.0,
+    "drawn": 0.25,
+    "native": 3.0,
+    "error_ridge": 100.0,
     "spread": 1.0,
 }
-_ERROR_FOLDS = 4
+TRIALS = [{}]  # beside --settings
+_PICTURES = 7  # of a reference
 _LOG_NORMAL = 0.635  # minus the mean of log |z| of a standard normal z
 _HARDLY_SEEN = 9.7  # JOD
 
@@ -60,7 +69,11 @@ def main():
     data = Labelled(paths, args.describe)
     print(f"{len(data.jod)} pictures, {data.rows.shape[-1]} statistics", flush=True)
     if args.choose:
-        choose(data, Labelled([args.shards / "choosing.npz"]), args.settings)
+        sets = {
+            name: Labelled([args.shards / f"{name}.npz"], args.describe)
+            for name in ("choosing", "makings")
+        }
+        choose(data, sets, [{**args.settings, **trial} for trial in TRIALS])
     if args.out:
         everything = np.ones(len(data.jod), bool)
         facts = {
@@ -93,27 +106,23 @@ class Labelled:
             setattr(self, name, np.concatenate(values))
         chains = [json.loads(chain) for chain in self.chain]
         self.kinds = list(FAULTS)
-        self.faults = np.array([self._faults(chain) for chain in chains])
-        self.families = [{family for family, _ in chain} for chain in chains]
+        self.faults = np.array([faults_of(chain) for chain in chains], np.float32)
+        hidden = set(list(MAKINGS)[1::2])
+        self.hidden = np.array([any(f in hidden for f, _ in c) for c in chains])
+        self.pristine = np.array([not chain for chain in chains])
+        self.single = [chain[0][0] if len(chain) == 1 else None for chain in chains]
         of_photograph = photograph_folds()
         self.fold = np.array([of_photograph.get(name, -1) for name in self.name])
 
-    def of_fold(self, fold, all_of=False):
-        """Pictures that families of a fold distorted, or that nothing else did."""
-        names = {family for family, at in family_folds().items() if at == fold}
-        if all_of:
-            return np.array([families <= names for families in self.families])
-        return np.array([bool(families & names) for families in self.families])
 
-    def _faults(self, chain):
-        """1 for kinds that are there, 0 for those that are not, nan if hardly seen."""
-        found = dict.fromkeys(self.kinds, 0.0)
-        for family, severity in chain:
-            kind = FAULT_OF[family]
-            seen = 1.0 if severity > -0.1 else np.nan
-            if found[kind] != 1:
-                found[kind] = seen
-        return list(found.values())
+def faults_of(chain):
+    """1 for kinds that are there, 0 for those that are not, nan if hardly seen."""
+    found = dict.fromkeys(FAULTS, 0.0)
+    for step, severity in chain:
+        kind = FAULT_OF.get(step) or KIND_OF[step]
+        if found[kind] != 1:
+            found[kind] = 1.0 if severity > -0.1 else np.nan
+    return list(found.values())
 
 
 def statistics_key():
@@ -134,148 +143,195 @@ def describe(pictures, chunk=16):
 
 
 def fit(data, chosen, settings, seed=0):
-    """The network of the chosen pictures: one linear system per kind of answer."""
+    """The network of the chosen pictures.
+
+    Each member leaves out its own part of the photographs: what it says of them tells
+    how large errors are.
+    """
     settings = {**DEFAULTS, **settings}
-    rows = torch.from_numpy(data.rows[chosen][:, 0])  # of one tile each
-    count = min(settings["landmarks"], len(rows))
-    network = ScorerNetwork(rows.shape[1], count, len(data.kinds))
-    network.requires_grad_(False)
-    network.mean.copy_(rows.mean(0))
-    network.scale.copy_(rows.std(0) + 1e-3)
-    network.sharpness.fill_(settings["sharpness"])
+    torch.manual_seed(seed)
+    rows = torch.from_numpy(data.rows[:, 0])  # of one tile each
+    network = ScorerNetwork(
+        rows.shape[1], settings["hidden"], len(data.kinds), settings["members"]
+    )
+    network.mean.copy_(rows[chosen].mean(0))
+    network.scale.copy_(rows[chosen].std(0) + 1e-3)
     rows = network.scaled(rows)
-    rng = np.random.default_rng(seed)
-    places = rng.choice(len(rows), count, replace=False)
-    # As they will be read from the file.
-    network.landmarks.copy_(rows[places].half().float())
-    near = network.likeness(rows).double()
-    among = network.likeness(network.landmarks).double()
-    loss = torch.from_numpy(10 - data.jod[chosen]).double()
-    weight = torch.from_numpy(weigh(data, chosen, settings))[:, None]
-    faults = torch.from_numpy(2 * np.nan_to_num(data.faults[chosen], nan=0.5) - 1)
-    wanted = torch.cat([loss[:, None], faults], 1)
-    middle = (weight * wanted).sum(0) / weight.sum()
-    wanted = wanted - middle
-    groups = data.name[chosen]
-    folds = [test for _, test in GroupKFold(_ERROR_FOLDS).split(near, groups=groups)]
-    parts = []
-    for of in folds:
-        weighted = (weight[of] * near[of]).T
-        parts.append((weighted @ near[of], weighted @ wanted[of]))
-    square, side = (sum(part) for part in zip(*parts, strict=True))
-    weights = solve(square, side, among, settings)
-    # What is said of references that did not train: for errors and probabilities.
-    unseen = torch.zeros_like(wanted)
-    for test, (own_square, own_side) in zip(folds, parts, strict=True):
-        others = solve(square - own_square, side - own_side, among, settings)
-        unseen[test] = near[test] @ others
-    shrink = settings["shrink"]
-    error = (shrink * (unseen[:, 0] + middle[0]) - loss).abs().clamp(min=0.01).log()
-    error = error[:, None] + _LOG_NORMAL
-    level = (weight * error).sum() / weight.sum()
-    side = near.T @ (weight * (error - level))
-    spread = solve(square, side, among, {"ridge": settings["error_ridge"]})
-    network.answers[:, :1] = shrink * weights[:, :1].float()
-    network.bias[0] = shrink * middle[0]
-    network.answers[:, 1:2] = spread.float()
-    network.bias[1] = level + np.log(settings["spread"])
-    for place in range(1, 1 + len(data.kinds)):
-        slope, shift = steepness(unseen[:, place], data.faults[chosen][:, place - 1])
-        network.answers[:, 1 + place] = (slope * weights[:, place]).float()
-        network.bias[1 + place] = shift
-    return network.eval()
-
-
-def weigh(data, chosen, settings):
-    """Most pictures that people have lost little; crops as they are come often anyway.
-
-    Tiles of photographs at their own size count more than others, as they are few.
-    """
-    loss = 10 - data.jod[chosen].astype(float)
-    weight = 1 / (1 + loss / settings["half_weight"])
-    weight[loss == 0] /= 2
-    weight[data.number[chosen] >= NATIVE] = settings["native_weight"] / 2
-    return 2 * weight
-
-
-def solve(square, side, among, settings):
-    """Ridge in the space of the kernel: weights of the landmarks, (count, answers).
-
-    The first answer is JOD's, the others are the faults', with their own ridge.
-    """
-    small = 1e-6 * torch.eye(len(among), dtype=among.dtype)
-    ridges = [settings["ridge"]]
-    if side.shape[1] > 1:
-        ridges.append(settings["fault_ridge"])
-    found = [
-        torch.linalg.solve(square + ridge * among + small, part)
-        for ridge, part in zip(ridges, side.split([1, side.shape[1] - 1], 1))
+    lost = torch.from_numpy(10 - data.jod)
+    faults = torch.from_numpy(data.faults)
+    known = torch.from_numpy(chosen.astype(np.float32))
+    members = folds_of(data.name, settings["members"])
+    references, shares = references_of(data, chosen, settings)
+    member_shares = [
+        np.where(members[references[:, 0]] == m, 0, shares)
+        for m in range(settings["members"])
     ]
-    return torch.cat(found, 1)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": network.weights, "weight_decay": settings["decay"]},
+            {"params": network.biases, "weight_decay": 0.0},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings["rate"], total_steps=settings["steps"], pct_start=0.1
+    )
+    rng = np.random.default_rng(seed)
+    drawn = [
+        rng.choice(
+            len(references), (settings["steps"], settings["references"]), p=p / p.sum()
+        )
+        for p in member_shares
+    ]
+    for step in range(settings["steps"]):
+        at = np.stack([references[d[step]].ravel() for d in drawn])
+        seen = rows[at]
+        seen = seen + settings["noise"] * torch.randn_like(seen)
+        said = network.members(network.hidden(seen, settings["dropout"]))
+        loss = loss_of(said, lost[at], faults[at], known[at], settings)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    network.requires_grad_(False).eval()
+    fit_errors(network, rows[chosen], lost[chosen], members[chosen], settings)
+    return network
 
 
-def steepness(said, faults):
-    """Slope and shift that make probabilities of what was said of unseen pictures."""
-    certain = ~np.isnan(faults)
-    model = LogisticRegression().fit(said[certain, None].numpy(), faults[certain])
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
+def folds_of(names, count):
+    """A fold per picture; pictures of a photograph are in one."""
+    found = np.zeros(len(names), int)
+    if count > 1:
+        folds = GroupKFold(count).split(names, groups=names)
+        for fold, (_, test) in enumerate(folds):
+            found[test] = fold
+    return found
+
+
+def references_of(data, chosen, settings):
+    """Rows (n, 7) of the pictures of a reference, and how often each is drawn.
+
+    Tiles of photographs at their own size have no others beside them: seven of them
+    are taken together.
+    """
+    native = data.number >= NATIVE
+    kept = np.flatnonzero(native & chosen)
+    found = [kept[: len(kept) // _PICTURES * _PICTURES].reshape(-1, _PICTURES)]
+    shares = [np.full(len(found[0]), settings["native"])]
+    rows = np.flatnonzero(~native).reshape(-1, _PICTURES)
+    rows = rows[chosen[rows].sum(1) > 1]
+    found.append(rows)
+    is_drawn = np.char.startswith(data.name[rows[:, 0]], "procedural")
+    shares.append(np.where(is_drawn, settings["drawn"], 1.0))
+    return np.concatenate(found), np.concatenate(shares)
+
+
+def loss_of(said, lost, faults, known, settings):
+    """Of what members (M, n, 2 + F) say: errors of JOD, of ranks and of faults."""
+    # Mild damage is what people meet; undistorted pictures come in every reference.
+    weight = known / (1 + lost / 1.5) * torch.where(lost == 0, 0.5, 1.0)
+    error = functional.smooth_l1_loss(said[..., 0], lost, reduction="none", beta=0.5)
+    of_jod = (weight * error).sum() / weight.sum()
+    lost, answer, kept = (
+        part.view(len(said), -1, _PICTURES) for part in (lost, said[..., 0], known)
+    )
+    true = lost[..., :, None] - lost[..., None, :]
+    step = answer[..., :, None] - answer[..., None, :]
+    pairs = kept[..., :, None] * kept[..., None, :] * (true.abs() > 0.03)
+    pairs = pairs * true.abs().clamp(max=1).sqrt()
+    of_rank = functional.binary_cross_entropy_with_logits(
+        3 * step, torch.sigmoid(3 * true), reduction="none"
+    )
+    of_rank = (pairs * of_rank).sum() / pairs.sum().clamp(min=1)
+    certain = ~faults.isnan() * known[..., None]
+    of_faults = functional.binary_cross_entropy_with_logits(
+        said[..., 2:], faults.nan_to_num(), reduction="none"
+    )
+    of_faults = (certain * of_faults).sum() / certain.sum()
+    return len(said) * (of_jod + settings["rank"] * of_rank + 0.3 * of_faults)
+
+
+def fit_errors(network, rows, lost, members, settings):
+    """How large errors are, learned from photographs that a member never saw."""
+    hidden = network.hidden(rows)
+    said = network.members(hidden)[..., 0]
+    error = said[torch.from_numpy(members), torch.arange(len(rows))] - lost
+    error = error.abs().clamp(min=0.01).log() + _LOG_NORMAL
+    weight = 1 / (1 + lost / 1.5) * torch.where(lost == 0, 0.5, 1.0)
+    level = (weight * error).sum() / weight.sum()
+    network.weights[-1][..., 1] = 0
+    network.biases[-1][..., 1] = level + np.log(settings["spread"])
+    for place, units in enumerate(hidden):
+        middle = (weight[:, None] * units).sum(0) / weight.sum()
+        units = units - middle
+        square = (weight * units.T) @ units
+        square += settings["error_ridge"] * torch.eye(len(square))
+        slope = torch.linalg.solve(square, units.T @ (weight * (error - level)))
+        network.weights[-1][place, :, 1] = slope
+        network.biases[-1][place, 0, 1] -= middle @ slope
 
 
 def predict(network, rows):
-    """As `QualityScorer` weighs the tiles of a picture; (N,), (N,) and (N, F)."""
+    """As `QualityScorer` takes the mean over tiles; (N,), (N,) and (N, F)."""
     tiles = network.scaled(torch.from_numpy(rows).flatten(0, 1))
     jod, std, faults = (
         part.double().numpy().reshape(*rows.shape[:2], *part.shape[1:])
         for part in network.answer(tiles)
     )
-    weights = 1 / std**2
-    weights /= weights.sum(1, keepdims=True)
-    score = (weights * jod).sum(1)
-    variance = (weights * std**2).sum(1)
-    variance += (weights * (jod - score[:, None]) ** 2).sum(1) / rows.shape[1]
-    return score, np.sqrt(variance), (weights[..., None] * faults).sum(1)
+    variance = (std**2).mean(1) + jod.var(1) / rows.shape[1]
+    return jod.mean(1), np.sqrt(variance), faults.mean(1)
 
 
-def choose(data, asked, settings):
-    trials = [{}, {"ridge": 0.1}, {"ridge": 0.5}, {"sharpness": 0.15}]
-    pristine = np.array([not families for families in asked.families])
-    seen = pristine | (asked.jod <= _HARDLY_SEEN)
-    for trial in trials if not settings else [settings]:
+def choose(data, sets, trials):
+    for trial in trials:
         started = time.process_time()
-        jod, std = np.zeros((2, len(asked.jod)))
-        faults = np.zeros((len(asked.jod), len(asked.kinds)))
-        unknown = np.zeros(len(asked.jod), bool)
-        whole = []  # photographs as they are, of those that did not train
-        for fold in range(FOLDS):
-            known = (data.fold != fold) & ~data.of_fold(fold)
-            network = fit(data, known, trial)
-            of = asked.fold == fold
-            jod[of], std[of], faults[of] = predict(network, asked.rows[of])
-            unknown |= of & asked.of_fold(fold, all_of=True)
-            for name in np.unique(asked.name[of]):
-                tiles = data.rows[(data.number >= NATIVE) & (data.name == name)]
-                whole.append(predict(network, tiles.swapaxes(0, 1))[0][0])
-        figures = [
-            summarise(asked, jod, seen & of) for of in (unknown, ~unknown | pristine)
+        networks = [
+            fit(data, (data.fold != fold) & ~data.hidden, trial)
+            for fold in range(FOLDS)
         ]
-        error = np.abs(jod - asked.jod)
+        print(f"{trial}: {time.process_time() - started:.0f} s")
+        for name, asked in sets.items():
+            report(name, asked, networks)
+        whole = []  # photographs as they are
+        for fold, network in enumerate(networks):
+            of = (data.fold == fold) & (data.number >= NATIVE)
+            for name in np.unique(data.name[of]):
+                tiles = data.rows[of & (data.name == name)].swapaxes(0, 1)
+                whole.append(predict(network, tiles)[0][0])
+        whole = np.array(whole)
         print(
-            f"{trial} unknown {figures[0]} known {figures[1]}, "
-            f"{np.mean(error <= 2 * std):.3f} within two std, 0.95 within "
-            f"{np.quantile(error / std, 0.95):.2f}, pristine at least 9.0: "
-            f"{np.mean(jod[pristine] >= 9):.2f} of crops, "
-            f"{np.mean(np.array(whole) >= 9):.2f} of whole photographs; "
-            f"bias {np.mean(jod - asked.jod):.2f}, "
-            f"{time.process_time() - started:.0f} s",
+            f"  whole photographs: {np.mean(whole >= 9):.2f} are at least 9.0",
             flush=True,
         )
+
+
+def report(name, asked, networks):
+    jod, std = np.zeros((2, len(asked.jod)))
+    faults = np.zeros((len(asked.jod), len(asked.kinds)))
+    for fold, network in enumerate(networks):
+        of = asked.fold == fold
+        jod[of], std[of], faults[of] = predict(network, asked.rows[of])
+    seen = asked.pristine | (asked.jod <= _HARDLY_SEEN)
+    parts = {"all": seen}
+    if asked.hidden.any():
+        parts["unknown"] = seen & (asked.hidden | asked.pristine)
+        parts["known"] = seen & ~asked.hidden
+    figures = [f"{part} {summarise(asked, jod, of)}" for part, of in parts.items()]
+    error = np.abs(jod - asked.jod)
+    inside, wanted = np.mean(error <= 2 * std), np.quantile(error / std, 0.95)
+    print(
+        f"  {name}: {', '.join(figures)}; {inside:.3f} within two std, 0.95 within "
+        f"{wanted:.2f}; {np.mean(jod[asked.pristine] >= 9):.2f} of undistorted crops "
+        f"at least 9.0; bias {np.mean(jod - asked.jod):.2f}"
+    )
+    kinds = np.array([FAULT_OF.get(f) or KIND_OF.get(f) for f in asked.single])
     for place, kind in enumerate(asked.kinds):
-        families = [f for f, of in FAULT_OF.items() if of == kind]
-        of = np.array([len(f) == 1 and f <= set(families) for f in asked.families])
-        of &= asked.jod < 9
-        first = (faults[of].argmax(1) == place).mean()
-        rank = spearmanr(jod[of], asked.jod[of])[0]
-        print(f"{kind}: {of.sum()} pictures, SRCC {rank:.2f}, named first {first:.2f}")
+        of = (kinds == kind) & (asked.jod < 9)
+        if of.any():
+            rank, first = (
+                _srcc(jod, asked.jod, of),
+                (faults[of].argmax(1) == place).mean(),
+            )
+            print(f"    {kind}: {of.sum()}, SRCC {rank:.2f}, named first {first:.2f}")
 
 
 def summarise(asked, jod, of):

@@ -3,16 +3,19 @@
     python tools/training_references.py FOLDER     unpacks the packages there
 
 `photographs.csv` lists what is used, with author and licence (of the packages'
-``copyright`` files and metadata); every picture of the packages was looked at, and
-drawings, renderings, logos, a painting and a photograph that is blurred on purpose
-(mate-backgrounds' Storm) were left out. The packages are fetched by apt and unpacked
-into a folder, nothing is installed and nothing of them ships.
+``copyright`` and ``README`` files and metadata); every picture of the packages was
+looked at, and drawings, renderings, logos, a painting, what is soft, murky or noisy as
+it is, and a photograph that is blurred on purpose (mate-backgrounds' Storm) were left
+out. The packages are fetched by apt and unpacked into a folder, nothing is installed
+and nothing of them ships. GCompris's photographs lie in Qt resource files and are WebP:
+only crops that are made at least 2.2 times smaller are used.
 
 scikit-image's and scikit-learn's photographs and Debian's lomiri-wallpapers are for
 tests only.
 """
 
 import csv
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +45,29 @@ def unpack(folder):
         subprocess.run(["apt-get", "download", package], cwd=folder, check=True)
         (archive,) = folder.glob(f"{package}_*.deb")
         subprocess.run(["dpkg", "-x", archive, folder], check=True)
+        for resources in folder.glob("usr/share/gcompris-qt/rcc/*.rcc"):
+            for path, content in _resources(resources.read_bytes()):
+                if path.endswith(".webp"):
+                    picture = folder / "usr/share/gcompris-qt" / path
+                    picture.parent.mkdir(parents=True, exist_ok=True)
+                    picture.write_bytes(content)
+
+
+def _resources(content, node=0, parent=""):
+    """Paths and contents of the files of a Qt resource file, as they are stored."""
+    version, tree, data, names = struct.unpack(">4I", content[4:20])
+    at = tree + node * (22 if version > 1 else 14)
+    name, flags, first, second = struct.unpack(">IHII", content[at : at + 14])
+    (length,) = struct.unpack(">H", content[names + name : names + name + 2])
+    start = names + name + 6
+    own = content[start : start + 2 * length].decode("utf-16-be") if node else ""
+    path = f"{parent}/{own}".lstrip("/")
+    if flags & 2:  # a folder: the number of its children and the first of them
+        for child in range(second, second + first):
+            yield from _resources(content, child, path)
+    else:
+        (size,) = struct.unpack(">I", content[data + second : data + second + 4])
+        yield path, content[data + second + 4 : data + second + 4 + size]
 
 
 class References:

@@ -113,6 +113,14 @@ class TestStatistics:
         ]
         assert gaps[1] > gaps[0] + 1
 
+    def test_counts_and_spreads(self, photos):
+        photo = torch.tensor(photos[0]).permute(2, 0, 1)[None] / 255
+        counts = network._counts(photo)
+        expected = np.bincount(photos[0][..., 1].ravel(), minlength=256)
+        np.testing.assert_allclose(counts[0, 1] * photos[0][..., 1].size, expected)
+        spread = network._spread(photo)
+        torch.testing.assert_close(spread, photo.flatten(2).std(2))
+
     def test_width(self, photos):
         pixels = torch.tensor(np.stack(photos)).permute(0, 3, 1, 2) / 255
         rows = network.describe(pixels)
@@ -123,6 +131,37 @@ class TestStatistics:
         together = scorer.predict(photos)
         alone = [scorer.predict([photo])[0] for photo in photos]
         np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+class TestNetwork:
+    def test_members_are_averaged(self):
+        torch.manual_seed(0)
+        scorer = network.ScorerNetwork(5, (4, 3), n_faults=2, n_members=2).eval()
+        for bias in scorer.biases:
+            torch.nn.init.normal_(bias)
+        rows = torch.randn(6, 5)
+        answers = []
+        for member in range(2):
+            x = rows
+            for place in range(3):
+                if place:
+                    x = torch.nn.functional.gelu(x)
+                x = x @ scorer.weights[place][member] + scorer.biases[place][member]
+            answers.append(x)
+        expected = sum(answers) / 2
+        with torch.no_grad():
+            jod, std, faults = scorer.answer(rows)
+        torch.testing.assert_close(jod, 10 - expected[:, 0])
+        torch.testing.assert_close(std, expected[:, 1].clamp(-4, 2).exp())
+        torch.testing.assert_close(faults, torch.sigmoid(expected[:, 2:]))
+
+    def test_what_is_far_outside_is_drawn_in(self):
+        scorer = network.ScorerNetwork(1, (2, 2), n_faults=1, n_members=1)
+        scorer.mean.fill_(3.0)
+        scorer.scale.fill_(2.0)
+        scaled = scorer.scaled(torch.tensor([[3.0], [5.0], [1e6]]))
+        expected = [0, 2.5 * np.tanh(1 / 2.5), 2.5]
+        assert scaled[:, 0].tolist() == pytest.approx(expected)
 
 
 class TestShipped:
@@ -218,7 +257,7 @@ class TestFiles:
 
     def test_weights_of_another_shape(self, tmp_path):
         config, weights = _files.load(SHIPPED)
-        for broken in ({"mean": weights["mean"][:7]}, {"bias": None}):
+        for broken in ({"mean": weights["mean"][:7]}, {"biases.0": None}):
             changed = {k: v for k, v in {**weights, **broken}.items() if v is not None}
             _files.save(tmp_path, config, changed)
             with pytest.raises(ValueError, match="weights of another network"):

@@ -86,8 +86,8 @@ class QualityScorer(RegressorMixin, BaseEstimator):
     The estimator is stateless: `fit` only validates parameters, so it can be used in
     pipelines, searches and comparisons beside estimators that learn.
 
-    A picture's JOD is the mean over its tiles, weighted by their inverse predicted
-    variance. Videos raise an error: temporal artefacts are invisible in single frames.
+    A picture's JOD is the mean over its tiles. Videos raise an error: temporal
+    artefacts are invisible in single frames.
 
     References
     ----------
@@ -239,14 +239,9 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
     def _score_row(self, row):
         scores, spreads, faults = self._look(cut_tiles(_read(row), self.max_tiles))
-        weights = 1 / spreads**2
-        weights = weights / weights.sum()
-        score = weights @ scores
         # Tiles of a picture err together: their mean is no surer than one of them.
-        variance = weights @ (spreads**2) + weights @ (scores - score) ** 2 / len(
-            scores
-        )
-        return min(score, 10.0), np.sqrt(variance), weights @ faults
+        variance = np.mean(spreads**2) + np.var(scores) / len(scores)
+        return min(scores.mean(), 10.0), np.sqrt(variance), faults.mean(0)
 
     def _look(self, tiles):
         """JOD (n,), standard deviations (n,) and probabilities (n, F) of tiles."""
@@ -294,11 +289,13 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
 
 def save_scorer(network, faults, folder, facts):
-    """Write a trained network; its landmarks in half precision."""
+    """Write a trained network; its matrices in half precision."""
     from diffqa_features import __version__
 
     halves = state_arrays(network)
-    halves["landmarks"] = halves["landmarks"].astype(np.float16)
+    for name in halves:
+        if name.startswith("weights."):
+            halves[name] = halves[name].astype(np.float16)
     config = {
         "library": f"diffqa_features {__version__}",
         "estimator": QualityScorer.__name__,
