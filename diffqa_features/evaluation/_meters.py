@@ -110,8 +110,11 @@ class CostMeter(_Meter):
     def _see_module(self, module, args):
         stack = self._stack()
         seen = self._parameters[stack[-1] if stack else "other"]
-        for parameter in module.parameters(recurse=False):
-            seen[id(parameter)] = parameter.numel()
+        # Lists of parameters are modules too, and are never called.
+        lists = (torch.nn.ParameterList, torch.nn.ParameterDict)
+        for part in (module, *(m for m in module.children() if isinstance(m, lists))):
+            for parameter in part.parameters(recurse=False):
+                seen[id(parameter)] = parameter.numel()
 
 
 class Peak:

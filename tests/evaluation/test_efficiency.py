@@ -123,6 +123,20 @@ def macs_by_hooks(backbone, run):
     return found
 
 
+def test_parameters_in_a_list_are_counted():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = nn.ParameterList([torch.ones(3), torch.ones(4)])
+
+        def forward(self, x):
+            return x * self.factors[0].sum()
+
+    with CostMeter() as meter, watched(meter):
+        Listed()(torch.ones(1))
+    assert meter.of(None)["parameters"] == 7
+
+
 def test_cost_of_the_backbone_by_an_independent_count(small_folder, images):
     features = DiffusionQAFeatures(str(small_folder), **SMALL).fit()
     frame = evaluation.efficiency(features, images, n_repeats=1).frame
