@@ -80,7 +80,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         - ``"auto"``: ``"tiles"`` for a picture or frame of at least four times as many
           pixels as that square (384 x 384 for ``tiny``, 1,024 x 1,024 for Stable
           Diffusion 1.5) and no side shorter than it, ``"stretch"`` for others. A large
-          picture costs up to `n_tiles` times as much. The columns are the same for both.
+          picture costs up to `n_tiles` times as much. Columns are the same for both.
         - ``"stretch"``: scaled to a square, as in the papers.
         - ``"fit"``: scaled by its longer side, keeping the aspect ratio.
         - ``"crop"``: the central square of unscaled pixels.

@@ -277,7 +277,7 @@ class TestFiles:
 def test_devices_do_not_share_a_network(scorer, photos):
     """The device "meta" has no numbers."""
     expected = scorer.predict(photos)
-    with pytest.raises(NotImplementedError, match="(?i)meta"):
+    with pytest.raises(NotImplementedError, match=r"(?i)meta"):
         QualityScorer(device="meta").predict(photos)
     np.testing.assert_array_equal(scorer.predict(photos), expected)
 
