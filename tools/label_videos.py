@@ -86,8 +86,14 @@ def shard_clips(pictures, shard):
         later = [pictures(number, seed=8 + i, like=name)[1] for i in range(2)]
         content = Content([picture, later[0]], later[1], rng)
         subsampled = rng.random() < 0.75
-        for timing, chain in draw_faults(rng):
-            yield name, number, Clip(content, timing, chain, subsampled, rng)
+        yield (
+            name,
+            number,
+            [
+                Clip(content, timing, chain, subsampled, rng)
+                for timing, chain in draw_faults(rng)
+            ],
+        )
 
 
 def draw_faults(rng):
@@ -237,46 +243,59 @@ def _compress(frames, frame_rate, codec, severity):
 
 
 class Measure:
-    """JOD of a clip against its reference, by ColorVideoVDP."""
+    """JOD of clips against their references, by ColorVideoVDP."""
 
     def __init__(self):
         import pycvvdp
 
         self._metric = pycvvdp.cvvdp(display_name="standard_4k", quiet=True)
 
-    def __call__(self, clip):
+    def __call__(self, clips):
+        """Of the clips of one content; those of one length together."""
+        jod = np.full(len(clips), 10, np.float32)
+        for length in {len(clip.seen) for clip in clips}:
+            of = [
+                place
+                for place, clip in enumerate(clips)
+                if len(clip.seen) == length
+                and not np.array_equal(clip.seen, clip.reference)
+            ]
+            if of:
+                jod[of] = self._predict([clips[place] for place in of])
+        return jod
+
+    def _predict(self, clips):
         import torch
 
-        if np.array_equal(clip.seen, clip.reference):
-            return 10.0
+        pairs = [
+            torch.from_numpy(np.stack(frames)).permute(0, 4, 1, 2, 3).contiguous()
+            for frames in zip(*((clip.seen, clip.reference) for clip in clips))
+        ]
         with torch.inference_mode():
             jod, _ = self._metric.predict(
-                clip.seen,
-                clip.reference,
-                dim_order="FHWC",
-                frames_per_second=clip.frame_rate,
+                *pairs, dim_order="BCFHW", frames_per_second=clips[0].frame_rate
             )
-        return float(jod)
+        return jod.reshape(-1).numpy()
 
 
 def save(path, made, measure):
-    columns = {}
-    pixels = []
-    for name, number, clip in made:
-        pixels.append(clip.frames)
-        row = {
-            "jod": np.float32(measure(clip)),
-            "name": name,
-            "number": number,
-            "kind": clip.kind,
-            "frame_rate": clip.frame_rate,
-            "times": clip.times / clip.frame_rate,
-            "timing": json.dumps(clip.timing),
-            "change": clip.change,
-            "picture": json.dumps(clip.chain),
-        }
-        for column, value in row.items():
-            columns.setdefault(column, []).append(value)
+    columns, pixels = {}, []
+    for name, number, clips in made:
+        for clip, jod in zip(clips, measure(clips), strict=True):
+            pixels.append(clip.frames)
+            row = {
+                "jod": jod,
+                "name": name,
+                "number": number,
+                "kind": clip.kind,
+                "frame_rate": clip.frame_rate,
+                "times": clip.times / clip.frame_rate,
+                "timing": json.dumps(clip.timing),
+                "change": clip.change,
+                "picture": json.dumps(clip.chain),
+            }
+            for column, value in row.items():
+                columns.setdefault(column, []).append(value)
     part = path.with_suffix(".part.npz")
     np.savez(part, pixels=np.stack(pixels), **columns)
     part.replace(path)

@@ -22,9 +22,7 @@ class ScorerJudge:
 
     def __init__(self, device=None, reader="auto"):
         # As many bursts as frames are shown.
-        self._scorer = load_scorer(
-            device=device, reader=reader, max_bursts=MAX_FRAMES
-        )
+        self._scorer = load_scorer(device=device, reader=reader, max_bursts=MAX_FRAMES)
 
     def whole(self, rows):
         """Scores of whole files and reasons of bad ones: none, they come one by one."""

@@ -178,9 +178,7 @@ def _of_speed(series, log_rate):
     found["bend_most"] = float(np.log((bend.max() + 0.01) / mean))
     found["bend_middle"] = float(np.log((np.median(bend) + 0.01) / mean))
     found["speed_uneven"] = float(speed.std() / mean)
-    found["straight"] = float(
-        4 * np.hypot(u.mean(), v.mean()) / mean
-    )
+    found["straight"] = float(4 * np.hypot(u.mean(), v.mean()) / mean)
     found["per_second"] = float(np.log(mean) + log_rate)
     found |= _spread("explained", explained, brief=True)
     reach = np.log(series["fine"] + _SMALL) - np.log(series["detail"][1:] + 0.5)

@@ -328,7 +328,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
             verdicts = [self._judge(tiles) for tiles in burst.looked_at]
             score, spread, timing = machine(burst_columns(burst, verdicts))
             pictures = np.mean([faults for *_, faults in verdicts], 0)
-            scores.append(min(score, 10.0))
+            scores.append(score)
             spreads.append(spread)
             kinds.append(np.concatenate([pictures, timing]))
             frames.append(burst.middle)

@@ -21,12 +21,10 @@ BURST = 32
 FEWEST = 8
 """Frames below which nothing can be said about timing."""
 
-LOOKED_AT = 3
-"""Frames of a burst that are scored as pictures."""
-
 TIMING = ("freeze", "drop", "judder", "low_rate", "flicker")
 """Kinds of fault that single frames cannot show."""
 
+_LOOKED_AT = 3  # frames of a burst
 _MOTION_TILES, _PICTURE_TILES = 24, 12  # of a frame
 _FRAME_RATE = 30.0  # of arrays, which have none
 _DRAWN_IN = 2.5  # spreads
@@ -61,22 +59,27 @@ def read_bursts(media, times, max_bursts, max_tiles, check) -> Iterator[Burst]:
     length = min(BURST, count)
     middles = spread(count, min(count // length, max_bursts or count))
     starts = middles - length // 2
-    looked = set(spread(length, LOOKED_AT).tolist())
+    looked = set(looked_at(length))
     moving, seen = (
-        min(count, max_tiles or count) for count in (_MOTION_TILES, _PICTURE_TILES)
+        min(most, max_tiles or most) for most in (_MOTION_TILES, _PICTURE_TILES)
     )
     frames = media.read((starts[:, None] + np.arange(length)).ravel())
     for start in starts:
-        luma, looked_at = [], []
+        luma, tiles = [], []
         for place in range(length):
             frame = next(frames)
             check(frame)
             luma.append(to_luma(cut_tiles(frame, moving)))
             if place in looked:
-                looked_at.append(cut_tiles(frame, seen))
+                tiles.append(cut_tiles(frame, seen))
         shown = times[start : start + length]
-        yield Burst(np.stack(luma), shown, looked_at, int(start) + length // 2)
+        yield Burst(np.stack(luma), shown, tiles, int(start) + length // 2)
     next(frames, None)  # it checks the file at its end
+
+
+def looked_at(length: int) -> list[int]:
+    """Places of the frames of a burst that are scored as pictures."""
+    return spread(length, _LOOKED_AT).tolist()
 
 
 def burst_columns(burst: Burst, verdicts) -> dict[str, float]:
@@ -93,6 +96,11 @@ def burst_columns(burst: Burst, verdicts) -> dict[str, float]:
     return found | describe_burst(burst.luma, burst.times)
 
 
+def to_jod(root):
+    """JOD of the root of what is lost, which is what is regressed."""
+    return 10 - np.maximum(root, 0) ** 2
+
+
 class VideoMachine:
     """Kernel regression on columns: JOD, its spread, and faults of timing.
 
@@ -100,7 +108,8 @@ class VideoMachine:
     ----------
     weights : dict of str to ndarray
         ``mean``, ``scale`` (D,), ``sharpness`` (), ``landmarks`` (L, D), ``answers``
-        (L, 2 + kinds) and ``bias`` (2 + kinds,).
+        (L, 2 + kinds) and ``bias`` (2 + kinds,). The first answer is the root of the
+        loss, the second the logarithm of its error, the others are logits.
     columns : list of str
         Names of the D columns.
     """
@@ -142,4 +151,4 @@ class VideoMachine:
         """JOD (N,), standard deviations (N,), probabilities (N, kinds) of columns."""
         answers = self.bias + self.likeness(self.scaled(rows)) @ self.answers
         spread = np.exp(np.clip(answers[:, 1], -4, 2))
-        return 10 - answers[:, 0], spread, 1 / (1 + np.exp(-answers[:, 2:]))
+        return to_jod(answers[:, 0]), spread, 1 / (1 + np.exp(-answers[:, 2:]))
