@@ -74,7 +74,10 @@ def main():
         evaluate(data, tests, args.settings)
     if args.out:
         weights = fit(data, np.ones(len(data.jod), bool), args.settings)
-        save_machine(weights, data, args.out / "video", args.settings)
+        picture, _ = _files.load(scorer._folder())
+        save_machine(
+            weights, data, args.out / "video", args.settings, picture["weights_sha256"]
+        )
 
 
 class Clips:
@@ -206,7 +209,7 @@ def solve(square, side, among, settings):
     return np.concatenate(found, 1)
 
 
-def save_machine(weights, data, folder, settings):
+def save_machine(weights, data, folder, settings, picture_part):
     from diffqa_features import __version__
 
     config = {
@@ -218,6 +221,7 @@ def save_machine(weights, data, folder, settings):
             "training": {
                 "clips": len(data.jod),
                 "contents": len(np.unique(data.number)),
+                "picture_part": picture_part,
                 "settings": {**DEFAULTS, **settings},
             },
         },

@@ -60,9 +60,7 @@ def load_scorer(name="tiny", **parameters):
     (2,)
     """
     scorer = QualityScorer(weights=name, **parameters)
-    scorer._validate_params()
-    _load(scorer._folder())
-    return scorer
+    return scorer.fit()
 
 
 class QualityScorer(RegressorMixin, BaseEstimator):
@@ -164,7 +162,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
             The estimator.
         """
         self._validate_params()
-        _load(self._folder())
+        self._kinds()  # loads both parts
         return self
 
     def predict(self, X):
