@@ -2,6 +2,8 @@
 
     PYTHONPATH=JOD:. python tools/label_videos.py PACKAGES SHARDS --count 20
     PYTHONPATH=JOD:. python tools/label_videos.py PACKAGES SHARDS --first 900 --photos
+    PYTHONPATH=JOD:. python tools/label_videos.py PACKAGES SHARDS --first 950 \\
+        --filmed FILES
 
 Shard k depends on k only: a call that was stopped goes on with the first one that is
 not there. A shard holds 16 contents in motion (`_video_contents.py`) and 6 clips of
@@ -13,8 +15,8 @@ shows. What a fault does not change counts as undistorted.
 `timing` and `picture` are the true steps as JSON: families with their strengths, and
 of timing also how much it changes a clip, mean difference in grey levels.
 
-With `--photos` the contents are scikit-image's and scikit-learn's photographs, which
-are for tests only.
+With `--photos` the contents are scikit-image's and scikit-learn's photographs, with
+`--filmed` windows of videos that cameras took; both are for tests only.
 """
 
 import argparse
@@ -24,9 +26,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from _video_contents import PICTURE, Content
+from _video_contents import PICTURE, SIZE, Content
+from PIL import Image
 from training_references import References, unpack
 
+from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features.datasets import load_sample_photos
 from diffqa_features.datasets._chains import FAULT_OF, FROM_ZERO, draw_chain
 from diffqa_features.datasets._distortions import FAMILIES, distort
@@ -48,6 +52,7 @@ def main():
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--photos", action="store_true")
+    parser.add_argument("--filmed", nargs="+", metavar="FILE")
     args = parser.parse_args()
     import torch
 
@@ -61,7 +66,11 @@ def main():
     measure = Measure()
     for shard in range(args.first, args.first + args.count):
         path = args.shards / f"clips{shard:05d}.npz"
-        if not path.exists():
+        if path.exists():
+            continue
+        if args.filmed:
+            save(path, filmed_clips(args.filmed, shard), measure)
+        else:
             save(path, shard_clips(pictures, shard), measure)
 
 
@@ -94,6 +103,50 @@ def shard_clips(pictures, shard):
                 for timing, chain in draw_faults(rng)
             ],
         )
+
+
+def filmed_clips(files, shard):
+    for number in range(shard * CONTENTS, (shard + 1) * CONTENTS):
+        rng = np.random.default_rng([7, number])
+        path = Path(files[number % len(files)])
+        content = Filmed(path, rng)
+        clips = [
+            Clip(content, timing, chain, False, rng)
+            for timing, chain in draw_faults(rng)
+        ]
+        yield path.stem, number, clips
+
+
+class Filmed:
+    """As `Content`, a window of a video, at some reduction."""
+
+    kind = "filmed"
+
+    def __init__(self, path, rng):
+        (row,) = as_rows([path])
+        media = open_media(row)
+        start = int(rng.integers(0, len(media.times()) - _LONGEST))
+        self.frame_rate = float(media.frame_rate)
+        frames = list(media.read(range(start, start + _LONGEST + 1)))
+        height, width = frames[0].shape[:2]
+        reduction = (min(height, width) / SIZE) ** rng.random()
+        side = round(SIZE * reduction)
+        top, left = (int(rng.integers(0, n - side + 1)) for n in (height, width))
+        box = (left, top, left + side, top + side)
+        self._frames = [
+            np.asarray(
+                Image.fromarray(frame).resize(
+                    (SIZE, SIZE), Image.Resampling.LANCZOS, box
+                )
+            )
+            for frame in frames
+        ]
+
+    def scene_at(self, t):
+        return 0
+
+    def __call__(self, t, scene):
+        return self._frames[int(t)]
 
 
 def draw_faults(rng):
