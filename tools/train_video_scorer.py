@@ -1,7 +1,7 @@
 """Train the scorer's part for videos on labelled clips (`label_videos.py`).
 
     python tools/train_video_scorer.py SHARDS --choose      compares settings
-    python tools/train_video_scorer.py SHARDS --evaluate    the figures of the model card
+    python tools/train_video_scorer.py SHARDS --evaluate    figures of the model card
     python tools/train_video_scorer.py SHARDS --out FOLDER  trains on all, writes it
 
 Columns of clips are kept beside the shards under a key of the picture part and of the
@@ -281,7 +281,8 @@ def evaluate(data, tests, settings):
         true, said = data.faults[certain, place] == 1, faults[certain, place] >= 0.5
         print(
             f"{kind}: {true.sum()} clips, found {said[true].mean():.2f}, wrongly named "
-            f"{said[~true].mean():.3f}, of undistorted {said[pristine[certain]].mean():.3f}"
+            f"{said[~true].mean():.3f}, of undistorted "
+            f"{said[pristine[certain]].mean():.3f}"
         )
     print("families left out, and the clip's content: SRCC with the undistorted")
     for family in sorted(set().union(*data.families)):

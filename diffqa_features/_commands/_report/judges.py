@@ -29,7 +29,7 @@ class ScorerJudge:
         return {}, {}
 
     def clip(self, path):
-        """As `frame` of a clip; the frames in the middle of its bursts; their scores."""
+        """As `frame`, of a clip; the middle frames of its bursts; their scores."""
         score, spread, faults, parts = self._scorer._score_row(Row(0, path))
         names = self._scorer._kinds()
         verdict = pd.Series({"score": score, "std": spread, **dict(zip(names, faults))})

@@ -1,4 +1,4 @@
-"""Adjacent frames in, statistics of how they change out: what timing does to a clip.
+"""Adjacent frames in, statistics of how they change out.
 
 Everything is taken of the same tiles in all frames of a burst, at native resolution, and
 relative to the time between frames or to the frames before and after: a still scene, a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _LAGS = (2, 4, 8)
 _SMALL = 0.05  # grey levels; smaller changes are no motion
 _REPEAT = -1.6  # log of the share of its neighbours' change that a repeat has at most
@@ -18,7 +18,7 @@ _LAG_CORRELATIONS = (1, 2, 3, 4, 5, 6, 8)
 
 def to_luma(tiles: np.ndarray) -> np.ndarray:
     """Luminance of tiles (n, h, w, 3), uint8."""
-    return np.rint(tiles @ _LUMA).astype(np.uint8)
+    return np.rint(tiles @ LUMA).astype(np.uint8)
 
 
 def describe_burst(luma: np.ndarray, times: np.ndarray) -> dict[str, float]:
@@ -36,19 +36,20 @@ def describe_burst(luma: np.ndarray, times: np.ndarray) -> dict[str, float]:
 
 
 def _series(y: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums over a tile (T, h, w): what changes from frame to frame, and what is there."""
+    """Means over a tile (T, h, w): what changes between frames, and what is there."""
     coarse = _halve(_halve(y))
     step = np.diff(y, axis=0)
     change = np.abs(step)
     mean = y.mean((1, 2))
     across, down = np.diff(y, axis=2), np.diff(y, axis=1)
     half = _halve(y)
+    middle, most = np.quantile(change[:, ::2, ::2], (0.5, 0.9), axis=(1, 2))
     found = {
         "fine": change.mean((1, 2)),
         "coarse": np.abs(np.diff(coarse, axis=0)).mean((1, 2)),
         "same": (change < 0.5).mean((1, 2)),
-        "most": np.quantile(change[:, ::2, ::2], 0.9, axis=(1, 2)),
-        "middle": np.quantile(change[:, ::2, ::2], 0.5, axis=(1, 2)),
+        "most": most,
+        "middle": middle,
         "mean": mean,
         "detail": (np.abs(across).mean((1, 2)) + np.abs(down).mean((1, 2))) / 2,
         "half_detail": (

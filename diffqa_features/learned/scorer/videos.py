@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffqa_features._media.video.video import spread
-from diffqa_features.learned.scorer.motion import describe_burst, to_luma
+from diffqa_features.learned.scorer.motion import LUMA, describe_burst, to_luma
 from diffqa_features.learned.scorer.tiles import cut_tiles
 
 BURST = 32
@@ -93,7 +93,31 @@ def burst_columns(burst: Burst, verdicts) -> dict[str, float]:
     }
     for place, chance in enumerate(faults.mean(0)):
         found[f"picture_fault{place}"] = chance
+    found |= _describe_light(np.concatenate(burst.looked_at))
     return found | describe_burst(burst.luma, burst.times)
+
+
+def _describe_light(tiles):
+    """Light, contrast and colour of tiles (n, h, w, 3)."""
+    pixels = tiles[:, ::2, ::2].reshape(-1, 3).astype(np.float32)
+    luma = pixels @ LUMA
+    saturation = np.ptp(pixels, axis=1)
+    shares = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+    found = {f"luma_{q}": value for q, value in zip(shares, np.quantile(luma, shares))}
+    found |= {
+        f"saturation_{q}": value
+        for q, value in zip((0.25, 0.5, 0.75, 0.95), np.quantile(
+            saturation, (0.25, 0.5, 0.75, 0.95)))
+    }  # fmt: skip
+    red, green, blue = pixels.mean(0)
+    return found | {
+        "contrast": luma.std(),
+        "lowest_values": (pixels < 3).mean(),
+        "highest_values": (pixels > 252).mean(),
+        "values": len(np.unique(luma.astype(np.uint8))) / 256,
+        "red": red - green,
+        "blue": blue - green,
+    }
 
 
 def to_jod(root):
