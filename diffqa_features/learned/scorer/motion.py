@@ -1,8 +1,8 @@
 """Adjacent frames in, statistics of how they change out.
 
-Everything is taken of the same tiles in all frames of a burst, at native resolution, and
-relative to the time between frames or to the frames before and after: a still scene, a
-cut or a slide is no fault.
+Everything is taken of the same tiles in all frames of a burst, at native resolution,
+and relative to the time between frames or to the frames before and after: a still
+scene, a cut or a slide is no fault.
 """
 
 from __future__ import annotations
