@@ -124,15 +124,26 @@ class Clips:
             {family for family, _ in steps + chain}
             for steps, chain in zip(timing, chains, strict=True)
         ]
-        self.faults = np.zeros((len(timing), len(TIMING)))
-        for row, steps in enumerate(timing):
-            found = {family for family, _ in steps}
-            # What changes little cannot be seen, and need not be named.
-            unseen = self.change[row] < _HARDLY_CHANGED
-            unseen |= not chains[row] and self.jod[row] > _HARDLY_SEEN
-            for place, kind in enumerate(TIMING):
-                if FAMILY_OF[kind] in found:
-                    self.faults[row, place] = np.nan if unseen else 1.0
+        self.faults = np.array([
+            self._faults(row, *steps)
+            for row, steps in enumerate(zip(timing, chains, strict=True))
+        ])  # fmt: skip
+
+    def _faults(self, row, timing, chain):
+        """1 for kinds that are there, 0 for those that are not, nan if hardly seen."""
+        found = dict(timing)
+        unseen = self.change[row] < _HARDLY_CHANGED
+        unseen |= not chain and self.jod[row] > _HARDLY_SEEN
+        faults = np.zeros(len(TIMING))
+        for place, kind in enumerate(TIMING):
+            strength = found.get(FAMILY_OF[kind])
+            if strength is None:
+                continue
+            # The milder of two may hide behind the other; nothing repeats in a still.
+            hidden = len(found) > 1 and strength < max(found.values())
+            hidden |= self.kind[row] == "still" and kind != "flicker"
+            faults[place] = np.nan if unseen or hidden else 1.0
+        return faults
 
 
 def columns_key(scorer):
