@@ -45,14 +45,16 @@ from diffqa_features.learned.scorer.videos import (
 
 DEFAULTS = {
     "landmarks": 3000,
-    "sharpness": 0.5,
+    "sharpness": 0.3,
     "ridge": 0.3,
     "error_ridge": 20.0,
-    "fault_ridge": 0.2,
+    "fault_ridge": 0.1,
 }
 FAMILY_OF = {"freeze": "freeze", "drop": "frame_drop", "judder": "judder",
              "low_rate": "frame_rate", "flicker": "flicker"}  # fmt: skip
 TESTS = {"photographs for tests": range(900, 950), "camera clips": range(950, 1000)}
+BLIND = {*FAULTS["exposure"], *FAULTS["color"]}  # nobody knows without the original
+EIGHT = {"x264", "mpeg4", "gaussian_blur", "white_noise", *FAMILY_OF.values()}
 BASELINE = "MotionFeatures and scene statistics, SVR(C=3)"
 FEWEST = 12  # clips of a family
 FOLDS = 6
@@ -124,6 +126,8 @@ class Clips:
             {family for family, _ in steps + chain}
             for steps, chain in zip(timing, chains, strict=True)
         ]
+        self.seen = np.array([not found & BLIND for found in self.families])
+        self.eight = np.array([found <= EIGHT for found in self.families])
         self.faults = np.array([
             self._faults(row, *steps)
             for row, steps in enumerate(zip(timing, chains, strict=True))
@@ -397,9 +401,12 @@ def subsets(data, jod, places=None):
         name: _srcc(jod[places], data.jod[places], of)
         for name, of in {
             "all": pristine | True,
-            "timing": pristine | timed & ~damaged,
-            "picture": pristine | damaged & ~timed,
-            "both": timed & damaged,
+            "with faults": ~pristine,
+            "of timing": timed & ~damaged,
+            "of the picture": damaged & ~timed,
+            "of both": timed & damaged,
+            "of no light or colour": ~pristine & data.seen[places],
+            "of eight families": ~pristine & data.eight[places],
         }.items()
     }
 
