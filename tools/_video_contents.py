@@ -27,6 +27,9 @@ class Content:
         Decides on everything.
     """
 
+    longest = 96
+    """Frames that may be asked for."""
+
     def __init__(self, pictures, other, rng):
         self.frame_rate = float(rng.choice(RATES))
         step = 30 / self.frame_rate

@@ -16,7 +16,7 @@ shows. What a fault does not change counts as undistorted.
 of timing also how much it changes a clip, mean difference in grey levels.
 
 With `--photos` the contents are scikit-image's and scikit-learn's photographs, with
-`--filmed` windows of videos that cameras took; both are for tests only.
+`--filmed` windows without cuts of videos that cameras took; both are for tests only.
 """
 
 import argparse
@@ -39,8 +39,8 @@ from diffqa_features.datasets._timing_faults import retime
 
 CONTENTS = 16
 FRAMES = 32
+COMPRESSED_FROM = 11  # shards; most contents of these were compressed once by a camera
 _LONGER = 44  # frames of which a window is shown
-_LONGEST = 96  # where frames are dropped
 _MILDEST, _STRONGEST = -0.4, 1.0
 _CODECS = {"x264": (16, 48), "mpeg4": (2, 31)}
 
@@ -79,7 +79,8 @@ class Photos:
 
     def __init__(self):
         photos = load_sample_photos(image_size=PICTURE)
-        self._photos = dict(zip(photos.groups, photos.data, strict=True))
+        names = [Path(name).stem for name in photos.filenames]
+        self._photos = dict(zip(names, photos.data, strict=True))
 
     def __call__(self, number, seed=0, like=None):
         names = sorted(self._photos)
@@ -94,6 +95,9 @@ def shard_clips(pictures, shard):
         name, picture = pictures(number, seed=7)
         later = [pictures(number, seed=8 + i, like=name)[1] for i in range(2)]
         content = Content([picture, later[0]], later[1], rng)
+        if shard >= COMPRESSED_FROM and content.kind not in ("cut", "slides"):
+            if rng.random() < 0.6:
+                content = Recorded(content, rng)
         subsampled = rng.random() < 0.75
         yield (
             name,
@@ -103,6 +107,24 @@ def shard_clips(pictures, shard):
                 for timing, chain in draw_faults(rng)
             ],
         )
+
+
+class Recorded:
+    """A content as a camera's file has it: compressed once, before anything else."""
+
+    def __init__(self, content, rng):
+        self.kind, self.frame_rate = content.kind, content.frame_rate
+        codec = "x264" if rng.random() < 0.8 else "mpeg4"
+        self.longest = content.longest
+        frames = np.stack([content(float(t), 0) for t in range(self.longest + 1)])
+        severity = rng.uniform(0, 0.35)
+        self._frames = _compress(frames, self.frame_rate, codec, severity)
+
+    def scene_at(self, t):
+        return 0
+
+    def __call__(self, t, scene):
+        return self._frames[int(t)]
 
 
 def filmed_clips(files, shard):
@@ -121,13 +143,17 @@ class Filmed:
     """As `Content`, a window of a video, at some reduction."""
 
     kind = "filmed"
+    longest = 60
 
     def __init__(self, path, rng):
         (row,) = as_rows([path])
         media = open_media(row)
-        start = int(rng.integers(0, len(media.times()) - _LONGEST))
         self.frame_rate = float(media.frame_rate)
-        frames = list(media.read(range(start, start + _LONGEST + 1)))
+        while True:
+            start = int(rng.integers(0, len(media.times()) - self.longest))
+            frames = list(media.read(range(start, start + self.longest + 1)))
+            if not _has_cut(frames):
+                break
         height, width = frames[0].shape[:2]
         reduction = (min(height, width) / SIZE) ** rng.random()
         side = round(SIZE * reduction)
@@ -147,6 +173,17 @@ class Filmed:
 
     def __call__(self, t, scene):
         return self._frames[int(t)]
+
+
+def _has_cut(frames):
+    """Whether one step is far larger than those before and after.
+
+    What should have been seen would be another scene: no measure of a late cut.
+    """
+    small = np.stack([frame[::4, ::4].mean(2) for frame in frames])
+    change = np.abs(np.diff(small, axis=0)).mean((1, 2))
+    around = np.maximum(change[:-2], change[2:])
+    return bool((change[1:-1] > np.maximum(2.2 * around, 12)).any())
 
 
 def draw_faults(rng):
@@ -194,7 +231,7 @@ class Clip:
                 cache[key] = _subsample(frame) if subsampled else frame
             return cache[key]
 
-        at, self.times, gains = _retime(timing, rng)
+        at, self.times, gains = _retime(timing, content.longest, rng)
         # On the screen each frame stays until the next one is due.
         due = np.arange(self.times[-1] + 1)
         held = np.searchsorted(self.times, due, side="right") - 1
@@ -230,10 +267,10 @@ class Clip:
         self.chain = chain
 
 
-def _retime(timing, rng):
+def _retime(timing, longest, rng):
     """(first source time, source times shown), display times and gains of 32 frames."""
     dropped = any(family == "frame_drop" for family, _ in timing)
-    length = _LONGEST if dropped else _LONGER if timing else FRAMES
+    length = longest if dropped else _LONGER if timing else FRAMES
     indices, gains = np.arange(length), np.ones(length)
     for family, severity in timing:
         if dropped:
