@@ -39,9 +39,7 @@ from diffqa_features.datasets._timing_faults import retime
 
 CONTENTS = 16
 FRAMES = 32
-COMPRESSED_FROM = (
-    11  # shards; half of the contents of these were compressed once by a camera
-)
+COMPRESSED_FROM = 11  # shards; a camera compressed half of their contents
 _LONGER = 44  # frames of which a window is shown
 _MILDEST, _STRONGEST = -0.4, 1.0
 _CODECS = {"x264": (16, 48), "mpeg4": (2, 31)}

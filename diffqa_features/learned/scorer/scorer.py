@@ -75,8 +75,9 @@ class QualityScorer(RegressorMixin, BaseEstimator):
     Parameters
     ----------
     weights : str or path, default="tiny"
-        ``"tiny"``, which is shipped, or a folder with a scorer's two files. The model
-        card beside them says what it was trained on and where it fails.
+        ``"tiny"``, which is shipped, or a folder with a scorer's two files and, for
+        videos, two more in its folder ``video``. The model cards beside them say what
+        they were trained on and where they fail.
     max_tiles : int or None, default=48
         Pictures are cut into tiles of 128 pixels at native resolution. If a picture has
         more tiles than this, only this many are used, evenly spread. ``None`` uses all.
