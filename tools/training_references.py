@@ -97,15 +97,20 @@ class References:
             for row in self.rows
         }
 
-    def __call__(self, number, seed=0):
-        """Name of what it is of, and pixels (size, size, 3), uint8."""
+    def __call__(self, number, seed=0, like=None):
+        """Name of what it is of, and pixels (size, size, 3), uint8.
+
+        `like` is a name: the same photograph, or a drawing where that is one.
+        """
         rng = np.random.default_rng([seed, number])
-        if rng.random() < self.drawn:
+        drawn = rng.random() < self.drawn
+        if drawn if like is None else like.startswith("procedural"):
             (image,) = make_procedural_images(
                 1, image_size=self.size, random_state=int(rng.integers(2**31))
             )
             return f"procedural{number:06d}", image
-        row = self.rows[rng.integers(len(self.rows))]
+        rows = [row for row in self.rows if like in (None, row["name"])]
+        row = rows[rng.integers(len(rows))]
         picture = self._pictures[row["name"]]
         for _ in range(6):
             crop = self._crop(picture, float(row["smallest_reduction"]), rng)

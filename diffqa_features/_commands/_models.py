@@ -44,7 +44,7 @@ def refuse(args, names, why):
 _SPELT = {"batch_size": "--batch-size", "n_jobs": "--jobs"}
 
 NO_PASSES = (
-    "without a --model the shipped scorer looks at one picture after the other, and "
+    "without a --model the shipped scorer looks at one file after the other, and "
     "there is nothing to batch, share or keep."
 )
 """Why the shipped scorer takes none of the options that say how a UNet is run."""

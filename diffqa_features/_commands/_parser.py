@@ -187,10 +187,10 @@ def _add_score(commands):
     score = _add_command(
         commands,
         "score",
-        "Predict the quality of pictures, or by a model of 'diffqa fit' of videos too.",
+        "Predict the quality of pictures and videos.",
         "INPUT [INPUT ...] [--model MODEL] [-o FILE] [options]",
         [
-            "diffqa score photos/ -o scores.csv",
+            "diffqa score photos/ clips/ -o scores.csv",
             "diffqa score new/*.jpg --model model.skops --out predicted.csv",
             "diffqa score photos/ | sort -k2 -g -r | head",
         ],
@@ -215,7 +215,7 @@ def _add_report(commands):
     report = _add_command(
         commands,
         "report",
-        "Write one HTML page to look at: pictures by predicted quality, and why.",
+        "Write one HTML page to look at: media by predicted quality, and why.",
         "INPUT [INPUT ...] -o FILE.html [options]",
         [
             "diffqa report photos/ -o report.html",

@@ -41,7 +41,7 @@ def _report(args, path):
     model, inputs = split_model(args)
     if model is None:
         refuse(args, _PASSES, NO_PASSES)
-        judge = ScorerJudge(args.device)
+        judge = ScorerJudge(args.device, args.reader or "auto")
     else:
         judge = ModelJudge(load_model(model, args))
     files = collect_files(

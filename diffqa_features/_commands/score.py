@@ -89,8 +89,7 @@ def _with_model(args, name):
 def _with_scorer(args):
     """The same with the shipped scorer, which needs no columns."""
     refuse(args, ("batch_size", "n_jobs", "memory"), NO_PASSES)
-    refuse(args, ("reader",), "the shipped scorer reads no videos.")
-    scorer = load_scorer(device=args.device)
+    scorer = load_scorer(device=args.device, reader=args.reader or "auto")
 
     def predict(rows):
         names, found, failed = [], [], []

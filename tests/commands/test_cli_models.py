@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import video_files
 from command_line import picture
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, cross_validate
@@ -259,6 +260,15 @@ class TestScoreWithoutModel:
             assert likely == (names[shares.argmax()] if shares.max() >= 0.5 else "")
         assert pd.read_csv("s.csv.bad.csv")["path"].tolist() == ["photos/bad.png"]
 
+    def test_pictures_and_videos_together(self, photos, run):
+        clip = video_files.encode(photos / "clip.mp4", video_files.pan(9))
+        words = ("score", "photos/clip.mp4", "photos/a.png", "-o", "s.csv")
+        assert run(*words, "--reader", "imageio")[0] == 0
+        table = pd.read_csv("s.csv", keep_default_na=False).set_index("path")
+        found = load_scorer(reader="imageio").assess([clip]).iloc[0]
+        assert len(table) == 2
+        assert table.loc["photos/clip.mp4", "score"] == pytest.approx(found["jod"])
+
     def test_bad_files(self, photos, rated, run):
         (photos / "bad.png").write_bytes(b"no picture")
         assert run("score", "photos/bad.png")[0] == 1
@@ -268,7 +278,7 @@ class TestScoreWithoutModel:
 
     @pytest.mark.parametrize(
         "option",
-        [("--memory", "m"), ("--jobs", 2), ("--batch-size", 8), ("--reader", "decord")],
+        [("--memory", "m"), ("--jobs", 2), ("--batch-size", 8)],
     )
     def test_options_of_a_model_alone(self, photos, run, option):
         code, _, stderr = run("score", "photos", "-o", "s.csv", *option)

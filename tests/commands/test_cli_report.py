@@ -132,13 +132,18 @@ class TestContent:
                 assert row["size"] == list(image.size)
             assert row["bytes"] == path.stat().st_size
 
-    def test_a_clip_is_its_frames(self, folder, page):
+    def test_a_clip_has_its_frames_and_its_own_score(self, folder, page):
         (row,) = (row for row in page.rows if row["name"] == "clip.mp4")
         frames = video_files.pan(30)
         assert row["times"][0] == 0
         assert len(row["times"]) == len(row["scores"]) == 5
-        assert row["score"] == pytest.approx(np.mean(row["scores"]), abs=1e-3)
-        assert row["shown"] / 25 == row["times"][np.argmin(row["scores"])]
+        found = load_scorer().assess([folder / "photos" / "clip.mp4"]).iloc[0]
+        assert row["score"] == pytest.approx(found["jod"], abs=1e-3)
+        # It is one burst, and none of its frames worse than others.
+        assert row["scores"] == pytest.approx([found["jod"]] * 5, abs=1e-3)
+        assert row["shown"] == 0
+        chances = dict(row["chances"])
+        assert chances["freeze"] == pytest.approx(found["freeze"], abs=1e-3)
         strip = page.blocks[f"strip-{row['pictures']}"]
         for thumb, time in zip(strip, row["times"], strict=True):
             small = decoded(thumb).astype(float)

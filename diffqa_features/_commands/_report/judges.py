@@ -6,6 +6,10 @@ import pandas as pd
 from diffqa_features import load_scorer
 from diffqa_features._commands._estimator import transform_files
 from diffqa_features._engine.request import prompt_columns
+from diffqa_features.learned.scorer.videos import TIMING
+
+MAX_FRAMES = 12
+"""Of a video; they stand side by side."""
 
 
 class ScorerJudge:
@@ -15,16 +19,24 @@ class ScorerJudge:
     best = 10.0
     columns = ()
 
-    def __init__(self, device=None):
-        self._scorer = load_scorer(device=device)
+    def __init__(self, device=None, reader="auto"):
+        # As many bursts as frames are shown.
+        self._scorer = load_scorer(device=device, reader=reader, max_bursts=MAX_FRAMES)
 
     def whole(self, rows):
-        """Scores of whole files and reasons of bad ones: none, frames say all."""
+        """Scores of whole files and reasons of bad ones: none, they come one by one."""
         return {}, {}
+
+    def clip(self, row):
+        """As `frame`, of a clip; the middle frames of its bursts; their scores."""
+        score, spread, faults, parts = self._scorer._score_row(row)
+        names = self._scorer._kinds()
+        verdict = pd.Series({"score": score, "std": spread, **dict(zip(names, faults))})
+        return verdict, parts.frame, parts.score
 
     def frame(self, pixels):
         """Score, and where known std and faults, of a frame (H, W, 3)."""
-        verdict = self._scorer.assess([pixels]).iloc[0]
+        verdict = self._scorer.assess([pixels]).iloc[0].drop([*TIMING], errors="ignore")
         return verdict.rename({"jod": "score"})
 
     def loss_map(self, pixels):
@@ -54,6 +66,10 @@ class ModelJudge:
             dict(zip(np.flatnonzero(good).tolist(), map(float, scores))),
             dict(zip(np.flatnonzero(~good).tolist(), reasons)),
         )
+
+    def clip(self, row):
+        """None: `whole` knows it."""
+        return None
 
     def frame(self, pixels):
         """The score of a frame (H, W, 3); none where it would mislead."""

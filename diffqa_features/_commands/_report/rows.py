@@ -3,9 +3,11 @@
 import heapq
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from diffqa_features._commands._report.judges import MAX_FRAMES
 from diffqa_features._commands._report.page import name_and_folder, shown
 from diffqa_features._commands._report.pictures import (
     LARGE,
@@ -19,7 +21,6 @@ from diffqa_features._commands._report.pictures import (
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._utils.urls import is_url
 
-_MAX_FRAMES = 12  # of a video; they stand side by side
 _FRAME_RATE = 4.0  # per second, of short ones
 _LIKELY = 0.5  # from this probability on a fault is named
 _SPREADS = 2  # standard deviations to either side: the interval
@@ -109,7 +110,7 @@ class ReportRows:
         said["pictures"], facts = self._seen.get(media.key, (index, None))
         blocks = []
         if facts is None:
-            worst, strip, facts = self._look(media, score)
+            worst, strip, facts = self._look(media, row, score)
             blocks.append((f"thumb-{index}", encode(worst, THUMB)))
             if strip:
                 blocks.append((f"strip-{index}", strip))
@@ -123,14 +124,21 @@ class ReportRows:
         self.count += 1
         return [*blocks, (f"row-{index}", said | facts)]
 
-    def _look(self, media, score):
+    def _look(self, media, row, score):
         """The lowest frame, thumbnails if there are several, and what is known."""
-        numbers = media.choose(_FRAME_RATE, _MAX_FRAMES)
+        numbers = media.choose(_FRAME_RATE, MAX_FRAMES)
         several = len(numbers) > 1
+        clip = self.judge.clip(row) if several else None
         verdicts, strip, worst, lowest = [], [], None, 0.0
         for pixels, at in zip(media.read(numbers), numbers):
-            known = score is not None and not several
-            verdict = {"score": score} if known else self.judge.frame(pixels)
+            if clip is not None:
+                # What is said of the burst that the frame is in, or next to.
+                _, middles, scores = clip
+                verdict = {"score": float(scores[np.abs(middles - at).argmin()])}
+            elif score is not None and not several:
+                verdict = {"score": score}
+            else:
+                verdict = self.judge.frame(pixels)
             verdicts.append(verdict)
             reached = verdict.get("score", 0.0)
             if worst is None or reached < lowest:
@@ -138,7 +146,7 @@ class ReportRows:
             if several:
                 strip.append(encode(pixels, STRIP))
         table = pd.DataFrame(verdicts)
-        facts = self._describe(table.mean(), score)
+        facts = self._describe(table.mean() if clip is None else clip[0], score)
         facts |= {"size": [worst.shape[1], worst.shape[0]], "shown": worst_at}
         if several:
             times = media.times()

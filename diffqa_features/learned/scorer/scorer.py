@@ -1,19 +1,29 @@
-"""`QualityScorer`: pictures in; JOD, its uncertainty, faults and places out."""
+"""`QualityScorer`: media in; JOD, its uncertainty, faults and places out."""
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils._param_validation import Interval
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._media.rows import as_rows, open_media
+from diffqa_features._media.video.video import VIDEO_BACKENDS
 from diffqa_features._utils.files import local_path
 from diffqa_features.learned import _files
 from diffqa_features.learned._base import state_arrays
 from diffqa_features.learned.scorer.tiles import SMALLEST, cut_tiles, cut_windows
+from diffqa_features.learned.scorer.videos import (
+    FEWEST,
+    TIMING,
+    VideoMachine,
+    burst_columns,
+    frame_times,
+    read_bursts,
+)
 
 _SHIPPED = Path(__file__).parent
 _NAMES = ("tiny",)
@@ -50,13 +60,11 @@ def load_scorer(name="tiny", **parameters):
     (2,)
     """
     scorer = QualityScorer(weights=name, **parameters)
-    scorer._validate_params()
-    _load(scorer._folder())
-    return scorer
+    return scorer.fit()
 
 
 class QualityScorer(RegressorMixin, BaseEstimator):
-    """Predict the visible loss of pictures, its kind and its place, without fitting.
+    """Predict the visible loss of pictures and videos, its kind, and where it is.
 
     The unit is JOD, just-objectionable differences: 10 is no visible loss, and if two
     pictures are one JOD apart, three out of four people prefer the better one. The
@@ -67,14 +75,20 @@ class QualityScorer(RegressorMixin, BaseEstimator):
     Parameters
     ----------
     weights : str or path, default="tiny"
-        ``"tiny"``, which is shipped, or a folder with a scorer's two files. The model
-        card beside them says what it was trained on and where it fails.
+        ``"tiny"``, which is shipped, or a folder with a scorer's two files and, for
+        videos, two more in its folder ``video``. The model cards beside them say what
+        they were trained on and where they fail.
     max_tiles : int or None, default=48
         Pictures are cut into tiles of 128 pixels at native resolution. If a picture has
         more tiles than this, only this many are used, evenly spread. ``None`` uses all.
     device : str, default=None
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` is the CPU, which is
         fast enough.
+    max_bursts : int or None, default=8
+        Videos are seen in bursts of 32 adjacent frames. If a video has more of them
+        than this, only this many are used, evenly spread. ``None`` uses all.
+    reader : {"auto", "decord", "imageio"}, default="auto"
+        Decoder for video files, as in :class:`DiffusionQAFeatures`.
 
     See Also
     --------
@@ -86,8 +100,12 @@ class QualityScorer(RegressorMixin, BaseEstimator):
     The estimator is stateless: `fit` only validates parameters, so it can be used in
     pipelines, searches and comparisons beside estimators that learn.
 
-    A picture's JOD is the mean over its tiles. Videos raise an error: temporal
-    artefacts are invisible in single frames.
+    A picture's JOD is the mean over its tiles; a video's is the mean over its bursts,
+    weighted by their inverse predicted variance. A burst is judged by the scores of
+    three of its frames and by how its frames change: repeats, jumps, uneven steps,
+    changes of brightness, the gaps between timestamps. An array (T, H, W, 3) has no
+    time base and is assumed to have 30 frames per second. A video of one frame is a
+    picture; fewer than 8 frames are too few to judge timing and raise an error.
 
     References
     ----------
@@ -110,12 +128,24 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         "weights": [str, os.PathLike],
         "max_tiles": [Interval(Integral, 1, None, closed="left"), None],
         "device": [str, None],
+        "max_bursts": [Interval(Integral, 1, None, closed="left"), None],
+        "reader": [StrOptions(set(VIDEO_BACKENDS))],
     }
 
-    def __init__(self, weights="tiny", *, max_tiles=48, device=None):
+    def __init__(
+        self,
+        weights="tiny",
+        *,
+        max_tiles=48,
+        device=None,
+        max_bursts=8,
+        reader="auto",
+    ):
         self.weights = weights
         self.max_tiles = max_tiles
         self.device = device
+        self.max_bursts = max_bursts
+        self.reader = reader
 
     def fit(self, X=None, y=None):
         """Check the parameters; nothing is learned.
@@ -133,7 +163,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
             The estimator.
         """
         self._validate_params()
-        _load(self._folder())
+        self._kinds()  # loads both parts
         return self
 
     def predict(self, X):
@@ -141,8 +171,8 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame of N pictures
-            See `DiffusionQAFeatures.transform`; pictures of at least 32 pixels a side.
+        X : list, array, Series or DataFrame of N pictures or videos
+            See `DiffusionQAFeatures.transform`; at least 32 pixels a side.
 
         Returns
         -------
@@ -152,7 +182,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a row is a video, too small or cannot be read.
+            If a row is too small, a video too short, or cannot be read.
         """
         return self._score(X)[0]
 
@@ -161,7 +191,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame of N pictures
+        X : list, array, Series or DataFrame of N pictures or videos
             As in `predict`.
 
         Returns
@@ -173,18 +203,19 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         return self._score(X)[1]
 
     def diagnose(self, X):
-        """Predict which kinds of fault a picture has.
+        """Predict which kinds of fault a picture or video has.
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame of N pictures
+        X : list, array, Series or DataFrame of N pictures or videos
             As in `predict`.
 
         Returns
         -------
         DataFrame of shape (N, n_faults)
-            Probabilities, one column per kind of fault; several may be high. Rows are
-            those of `X`, with its index if it has one.
+            Probabilities, one column per kind of fault; several may be high. Kinds of
+            timing (freeze, drop, judder, low_rate, flicker) are 0 for pictures. Rows
+            are those of `X`, with its index if it has one.
         """
         return self.assess(X).drop(columns=["jod", "std"])
 
@@ -193,7 +224,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : list, array, Series or DataFrame of N pictures
+        X : list, array, Series or DataFrame of N pictures or videos
             As in `predict`.
 
         Returns
@@ -204,11 +235,29 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         import pandas as pd
 
         scores, spreads, faults = self._score(X)
-        _, names = _load(self._folder())
-        table = pd.DataFrame(faults, columns=names, index=_index(X))
+        table = pd.DataFrame(faults, columns=self._kinds(), index=_index(X))
         table.insert(0, "jod", scores)
         table.insert(1, "std", spreads)
         return table
+
+    def frame_scores(self, X):
+        """Score the bursts of a video, for :class:`FrameScoresDisplay`.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of N pictures or videos
+            As in `predict`.
+
+        Returns
+        -------
+        list of N :class:`~sklearn.utils.Bunch`
+            For the T bursts of a row (one for a picture): ``score``, an ndarray of
+            shape (T,), JOD; ``weight`` (T,), with sum 1; ``frame`` (T,), the index of
+            the frame in the middle; ``time`` (T,), in seconds, or None if the medium
+            has no time base. The prediction is the sum of score times weight.
+        """
+        self._validate_params()
+        return [self._score_row(row)[-1] for row in as_rows(X)]
 
     def quality_maps(self, X):
         """Predict where the visible loss is.
@@ -216,7 +265,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : list, array, Series or DataFrame of N pictures
-            As in `predict`.
+            As in `predict`, without videos.
 
         Returns
         -------
@@ -226,7 +275,11 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         """
         maps = []
         for row in as_rows(X):
-            scores, _, _ = self._look(cut_windows(_read(row)))
+            media = open_media(row, self.reader)
+            media.check_still("map of the scorer")
+            (pixels,) = media.frames()
+            _check_size(row, pixels)
+            scores, _, _ = self._look(cut_windows(pixels))
             maps.append(np.maximum(0, 10 - scores).reshape(1, 8, 8))
         return np.stack(maps).astype(np.float32)
 
@@ -234,14 +287,70 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         """JOD (N,), standard deviations (N,), probabilities of faults (N, F)."""
         self._validate_params()
         rows = [self._score_row(row) for row in as_rows(X)]
-        scores, spreads, faults = zip(*rows, strict=True)
+        scores, spreads, faults, _ = zip(*rows, strict=True)
         return np.array(scores), np.array(spreads), np.stack(faults)
 
     def _score_row(self, row):
-        scores, spreads, faults = self._look(cut_tiles(_read(row), self.max_tiles))
-        # Tiles of a picture err together: their mean is no surer than one of them.
-        variance = np.mean(spreads**2) + np.var(scores) / len(scores)
-        return min(scores.mean(), 10.0), np.sqrt(variance), faults.mean(0)
+        """JOD, standard deviation, probabilities (F,), and parts as `frame_scores`."""
+        media = open_media(row, self.reader)
+        times = frame_times(media)
+        if len(times) > 1:
+            return self._score_clip(media, times)
+        (pixels,) = media.read([0])
+        _check_size(row, pixels)
+        score, spread, faults = self._judge(cut_tiles(pixels, self.max_tiles))
+        kinds = np.zeros(len(self._kinds()))  # a picture has none of timing
+        kinds[: len(faults)] = faults
+        parts = Bunch(
+            score=np.array([score]),
+            weight=np.ones(1),
+            frame=np.zeros(1, int),
+            time=None if media.times() is None else times,
+        )
+        return score, spread, kinds, parts
+
+    def _score_clip(self, media, times):
+        row, machine = media.row, _load_machine(self._folder())
+        if machine is None:
+            raise row.error(
+                f"this is a video, and the scorer in '{self._folder()}' has no part "
+                "for videos (the folder 'video'). Pass single frames."
+            )
+        if len(times) < FEWEST:
+            raise row.error(
+                f"a clip of {len(times)} frames, but at least {FEWEST} are needed to "
+                "judge its timing; pass single frames, or drop the row."
+            )
+        scores, spreads, kinds, frames = [], [], [], []
+        check = partial(_check_size, row)
+        for burst in read_bursts(media, times, self.max_bursts, self.max_tiles, check):
+            verdicts = [self._judge(tiles) for tiles in burst.looked_at]
+            score, spread, timing = machine(burst_columns(burst, verdicts))
+            pictures = np.mean([faults for *_, faults in verdicts], 0)
+            scores.append(score)
+            spreads.append(spread)
+            kinds.append(np.concatenate([pictures, timing]))
+            frames.append(burst.middle)
+        scores, spreads, frames = map(np.array, (scores, spreads, frames))
+        weights = spreads**-2.0 / (spreads**-2.0).sum()
+        parts = Bunch(
+            score=scores,
+            weight=weights,
+            frame=frames,
+            time=None if media.times() is None else times[frames],
+        )
+        return *_combine(scores, spreads, np.array(kinds), weights), parts
+
+    def _judge(self, tiles):
+        """JOD, standard deviation and probabilities (F,) of a picture's tiles."""
+        # Weights by predicted variance rank worse: undamaged tiles are the surest.
+        return _combine(*self._look(tiles), np.full(len(tiles), 1 / len(tiles)))
+
+    def _kinds(self):
+        """Names of the faults, those of timing last."""
+        _, names = _load(self._folder())
+        has_videos = _load_machine(self._folder()) is not None
+        return [*names, *(TIMING if has_videos else ())]
 
     def _look(self, tiles):
         """JOD (n,), standard deviations (n,) and probabilities (n, F) of tiles."""
@@ -337,18 +446,45 @@ def _load_files(folder, stamp, device):
         return network.eval().requires_grad_(False).to(device), faults
 
 
-def _read(row):
-    """Pixels (H, W, 3) of a still picture that is large enough."""
-    media = open_media(row)
-    media.check_still("scorer")
-    (pixels,) = media.frames()
+def _load_machine(folder):
+    """The part for videos, once per version of its files; None if there is none."""
+    path = Path(folder) / "video" / "model.safetensors"
+    if not path.is_file():
+        return None
+    return _load_machine_files(str(path.parent), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _load_machine_files(folder, stamp):
+    config, weights = _files.load(folder)
+    if config["estimator"] != VideoMachine.__name__:
+        raise ValueError(
+            f"'{folder}' holds a {config['estimator']!r}, not a "
+            f"{VideoMachine.__name__}."
+        )
+    try:
+        return VideoMachine(weights, config["fitted"]["columns"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"'{folder}' holds weights of another machine: {error}"
+        ) from error
+
+
+def _combine(scores, spreads, faults, weights):
+    """Weighted means over the tiles of a picture or the bursts of a clip."""
+    score = weights @ scores
+    # They err together: their mean is no surer than one of them.
+    variance = weights @ (spreads**2) + weights @ (scores - score) ** 2 / len(scores)
+    return min(score, 10.0), np.sqrt(variance), weights @ faults
+
+
+def _check_size(row, pixels):
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
         raise row.error(
             f"{width} x {height} pixels, but a picture must have at least {SMALLEST} a "
             "side to be scored; drop the row."
         )
-    return pixels
 
 
 def _index(X):
