@@ -165,7 +165,7 @@ class TestShipped:
     def test_noise_is_seen(self, scorer, clips):
         fine, noisy = scorer.assess([clips["fine"], clips["noisy"]]).to_dict("records")
         assert noisy["jod"] < fine["jod"] - 0.3
-        assert noisy["noise"] > 0.7 > fine["noise"]
+        assert noisy["noise"] > 0.5 > fine["noise"]  # from which it is named
 
     def test_bursts_make_the_score(self, scorer, clips):
         frames = np.concatenate([film(PAN, range(40)), film(PAN, FAULTS["low_rate"])])
