@@ -160,12 +160,12 @@ for name in names[2:]:
     print(wins.sum().unstack().to_string())
 
 # %%
-# For the first rater, the corrected scorer beats both alone in 8 of 10 repetitions with
-# ten scores and in all with thirty or more; stacking, which has to learn two weights on
-# folds of a few pictures, in 4 with ten, 7 with thirty and all with a hundred. For the
-# second, whose taste the scorer does not share, correcting helps with thirty and with a
-# hundred scores (7 of 10 each); with 300 the columns alone do as well. Bands are
-# quartiles over repetitions, which share pictures: they are no test.
+# For the first rater, the corrected scorer beats both alone in 7 of 10 repetitions with
+# ten scores and in 9 or 10 with more; stacking, which has to learn two weights on folds
+# of a few pictures, in 4 with ten, 8 with thirty and all with a hundred. For the second,
+# whose taste the scorer does not share, ten scores are too few for either; correcting
+# helps from thirty on (7, 8 and 7 of 10). Bands are quartiles over repetitions, which
+# share pictures: they are no test.
 
 styles = {
     "scorer alone": ("black", "", "--"),
