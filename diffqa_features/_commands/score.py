@@ -93,11 +93,11 @@ def _with_scorer(args):
 
     def predict(rows):
         names, found, failed = [], [], []
-        for name, path in rows["path"].items():
+        for place, name in enumerate(rows.index):
             try:
                 check_name(name)
                 # As a table, which is trusted less than a list.
-                one = pd.DataFrame({"path": [path]}, dtype=object)
+                one = rows.iloc[[place]].reset_index(drop=True)
                 found.append(scorer.assess(one))
                 names.append(name)
             except (ValueError, OSError, TypeError) as error:

@@ -294,6 +294,10 @@ def _without_secrets(text: str, source) -> str:
         for part in source.split("::"):
             pieces = urlsplit(part)
             user = pieces.netloc.rpartition("@")[0]
-            for secret in (pieces.query, pieces.fragment, user):
+            marks = zip("?#", (pieces.query, pieces.fragment))
+            secrets = [mark + said for mark, said in marks if said]
+            # Alone only if they are long: a short one is in other words, too.
+            secrets += [s for s in (pieces.query, pieces.fragment) if len(s) > 5]
+            for secret in [*secrets, user]:
                 text = text.replace(secret, "...") if secret else text
     return " ".join(redact_text(text).split())[:300].rstrip(".")

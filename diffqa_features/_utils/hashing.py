@@ -71,8 +71,8 @@ def hash_values(*values: object, spell: Callable[[object], object] = repr) -> st
             digest.update(f"list {len(value)};".encode())
             for part in value:
                 add(part)
-        elif isinstance(value, np.generic):
-            add(value.item())
+        elif isinstance(value, np.generic) and type(value.item()) is not type(value):
+            add(value.item())  # not a long double, which has no other type
         elif isinstance(value, (str, int, float, type(None))):
             digest.update(_spell(value))
         else:

@@ -269,6 +269,16 @@ class TestScoreWithoutModel:
         assert len(table) == 2
         assert table.loc["photos/clip.mp4", "score"] == pytest.approx(found["jod"])
 
+    def test_headerless_video_of_a_table(self, photos, run):
+        samples = np.random.default_rng(0).integers(0, 256, 9 * 64 * 48 * 3 // 2)
+        (photos / "a.yuv").write_bytes(samples.astype(np.uint8).tobytes())
+        facts = {"width": 64, "height": 48, "frame_rate": 30, "pixel_format": "yuv420p"}
+        table = pd.DataFrame([{"path": "photos/a.yuv", **facts}])
+        table.to_csv("list.csv", index=False)
+        assert run("score", "list.csv", "-o", "s.csv")[0] == 0
+        found = load_scorer().predict(table)[0]
+        assert pd.read_csv("s.csv")["score"].item() == pytest.approx(found)
+
     def test_bad_files(self, photos, rated, run):
         (photos / "bad.png").write_bytes(b"no picture")
         assert run("score", "photos/bad.png")[0] == 1

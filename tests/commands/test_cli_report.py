@@ -284,6 +284,17 @@ class TestOwnModel:
         assert len(found["clip.mp4"]["scores"]) == 5
 
 
+def test_a_clip_of_which_one_frame_is_shown(tmp_path, run):
+    """It lasts 0.2 s, and yet its timing counts."""
+    frames = [Image.fromarray(frame) for frame in video_files.pan(10)]
+    path = tmp_path / "short.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=20)
+    assert run("report", path, "-o", tmp_path / "r.html")[0] == 0
+    (row,) = Page(tmp_path / "r.html").rows
+    assert row["score"] == pytest.approx(load_scorer().predict([path])[0], abs=1e-3)
+    assert "freeze" in dict(row["chances"])
+
+
 class TestCompare:
     @pytest.fixture
     def tables(self, tmp_path, monkeypatch):

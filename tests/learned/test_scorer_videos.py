@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import video_files
+from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from diffqa_features import load_scorer
@@ -196,6 +197,15 @@ class TestRows:
         (row,) = as_rows([path])
         (pixels,) = open_media(row).read([0])
         assert scorer.predict([path])[0] == scorer.predict([pixels])[0]
+        np.testing.assert_array_equal(
+            scorer.quality_maps([path]), scorer.quality_maps([pixels])
+        )
+
+    def test_pages_are_no_video(self, scorer, tmp_path):
+        pages = [Image.fromarray(frame) for frame in film(PAN, range(9))]
+        pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+        with pytest.raises(ValueError, match=r"a\.tiff.*9 pages without times"):
+            scorer.predict([tmp_path / "a.tiff"])
 
     def test_refused(self, scorer, tmp_path):
         short = video_files.encode(tmp_path / "short.mp4", film(PAN, range(7)))
@@ -227,6 +237,12 @@ class TestFiles:
         picture = json.loads((SHIPPED / "config.json").read_text("utf-8"))
         trained = config["fitted"]["training"]
         assert trained["picture_part"] == picture["weights_sha256"]
+
+    def test_with_another_picture_part(self, folder):
+        config, weights = _files.load(folder)
+        _files.save(folder, config, {**weights, "mean": weights["mean"] + 1})
+        with pytest.raises(ValueError, match="on the scores of another part for pict"):
+            load_scorer(folder)
 
     def test_damaged(self, folder):
         config, weights = _files.load(folder / "video")

@@ -15,6 +15,7 @@ from PIL import Image
 from video_files import encode, pan
 
 from diffqa_features import DiffusionQAFeatures, NaturalSceneStatistics
+from diffqa_features._media import remote
 from diffqa_features._media.remote import expand_url, redact_url
 from diffqa_features._media.rows import as_rows, open_media
 
@@ -128,6 +129,12 @@ def test_each_bad_url_is_one_bad_row(server, folder):
 
 
 # -- secrets --
+
+
+def test_a_short_fragment_leaves_other_words_alone():
+    url = "https://host/pic4.png?sig=hush-hush#4"
+    error = remote._explained(OSError(f"HTTP 444 of {url}, sig=hush-hush"), url, 1)
+    assert "(OSError: HTTP 444 of https://host/pic4.png, ...)" in str(error)
 
 
 def test_passwords_work_and_are_in_no_message(server, folder):

@@ -205,6 +205,8 @@ def test_hashes_follow_every_value():
     assert hash_values(*facts[4]) == hash_values(np.arange(3), "a")
     numbers = np.int64(3), np.float32(0.5), np.bool_(True)
     assert hash_values(*numbers) == hash_values(3, 0.5, True)
+    longs = {hash_values(np.longdouble(text)) for text in ("1", "1.5")}
+    assert len(longs) == 2
 
 
 def test_hashes_do_not_follow_the_order_of_names():

@@ -6,10 +6,7 @@ import pandas as pd
 from diffqa_features import load_scorer
 from diffqa_features._commands._estimator import transform_files
 from diffqa_features._engine.request import prompt_columns
-from diffqa_features.learned.scorer.videos import TIMING
-
-MAX_FRAMES = 12
-"""Of a video; they stand side by side."""
+from diffqa_features.learned.scorer.videos import TIMING, frame_times
 
 
 class ScorerJudge:
@@ -20,16 +17,20 @@ class ScorerJudge:
     columns = ()
 
     def __init__(self, device=None, reader="auto"):
-        # As many bursts as frames are shown.
-        self._scorer = load_scorer(device=device, reader=reader, max_bursts=MAX_FRAMES)
+        self._scorer = load_scorer(device=device, reader=reader)
 
     def whole(self, rows):
         """Scores of whole files and reasons of bad ones: none, they come one by one."""
         return {}, {}
 
-    def clip(self, row):
-        """As `frame`, of a clip; the middle frames of its bursts; their scores."""
-        score, spread, faults, parts = self._scorer._score_row(row)
+    def clip(self, media):
+        """As `frame`, of a clip; the middle frames of its bursts; their scores.
+
+        None for a picture.
+        """
+        if len(frame_times(media)) == 1:
+            return None
+        score, spread, faults, parts = self._scorer._score_media(media)
         names = self._scorer._kinds()
         verdict = pd.Series({"score": score, "std": spread, **dict(zip(names, faults))})
         return verdict, parts.frame, parts.score
@@ -67,7 +68,7 @@ class ModelJudge:
             dict(zip(np.flatnonzero(~good).tolist(), reasons)),
         )
 
-    def clip(self, row):
+    def clip(self, media):
         """None: `whole` knows it."""
         return None
 

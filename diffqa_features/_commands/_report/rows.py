@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from diffqa_features._commands._report.judges import MAX_FRAMES
 from diffqa_features._commands._report.page import name_and_folder, shown
 from diffqa_features._commands._report.pictures import (
     LARGE,
@@ -21,6 +20,7 @@ from diffqa_features._commands._report.pictures import (
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._utils.urls import is_url
 
+_MAX_FRAMES = 12  # of a video; they stand side by side
 _FRAME_RATE = 4.0  # per second, of short ones
 _LIKELY = 0.5  # from this probability on a fault is named
 _SPREADS = 2  # standard deviations to either side: the interval
@@ -110,7 +110,7 @@ class ReportRows:
         said["pictures"], facts = self._seen.get(media.key, (index, None))
         blocks = []
         if facts is None:
-            worst, strip, facts = self._look(media, row, score)
+            worst, strip, facts = self._look(media, score)
             blocks.append((f"thumb-{index}", encode(worst, THUMB)))
             if strip:
                 blocks.append((f"strip-{index}", strip))
@@ -124,11 +124,11 @@ class ReportRows:
         self.count += 1
         return [*blocks, (f"row-{index}", said | facts)]
 
-    def _look(self, media, row, score):
+    def _look(self, media, score):
         """The lowest frame, thumbnails if there are several, and what is known."""
-        numbers = media.choose(_FRAME_RATE, MAX_FRAMES)
+        numbers = media.choose(_FRAME_RATE, _MAX_FRAMES)
         several = len(numbers) > 1
-        clip = self.judge.clip(row) if several else None
+        clip = self.judge.clip(media)
         verdicts, strip, worst, lowest = [], [], None, 0.0
         for pixels, at in zip(media.read(numbers), numbers):
             if clip is not None:

@@ -273,11 +273,13 @@ class QualityScorer(RegressorMixin, BaseEstimator):
             Loss, 10 minus JOD and at least 0, of windows of 64 pixels (or of the
             shorter side) that are evenly spread over the picture.
         """
+        self._validate_params()
         maps = []
         for row in as_rows(X):
             media = open_media(row, self.reader)
-            media.check_still("map of the scorer")
-            (pixels,) = media.frames()
+            if len(frame_times(media)) > 1:
+                media.check_still("map of the scorer")
+            (pixels,) = media.read([0])
             _check_size(row, pixels)
             scores, _, _ = self._look(cut_windows(pixels))
             maps.append(np.maximum(0, 10 - scores).reshape(1, 8, 8))
@@ -291,13 +293,15 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         return np.array(scores), np.array(spreads), np.stack(faults)
 
     def _score_row(self, row):
+        return self._score_media(open_media(row, self.reader))
+
+    def _score_media(self, media):
         """JOD, standard deviation, probabilities (F,), and parts as `frame_scores`."""
-        media = open_media(row, self.reader)
         times = frame_times(media)
         if len(times) > 1:
             return self._score_clip(media, times)
         (pixels,) = media.read([0])
-        _check_size(row, pixels)
+        _check_size(media.row, pixels)
         score, spread, faults = self._judge(cut_tiles(pixels, self.max_tiles))
         kinds = np.zeros(len(self._kinds()))  # a picture has none of timing
         kinds[: len(faults)] = faults
@@ -366,7 +370,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         def run(chunk):
             pixels = torch.from_numpy(chunk).to(device)
             found = network(pixels.permute(0, 3, 1, 2).float() / 255)
-            return [part.double().cpu().numpy() for part in found]
+            return [part.cpu().double().numpy() for part in found]  # MPS has no double
 
         parts, _ = in_halves(run, tiles, _CHUNK)
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
@@ -451,16 +455,26 @@ def _load_machine(folder):
     path = Path(folder) / "video" / "model.safetensors"
     if not path.is_file():
         return None
-    return _load_machine_files(str(path.parent), path.stat().st_mtime_ns)
+    stamps = path.stat().st_mtime_ns, path.parents[1].stat().st_mtime_ns
+    return _load_machine_files(str(path.parent), stamps)
 
 
 @lru_cache(maxsize=4)
-def _load_machine_files(folder, stamp):
+def _load_machine_files(folder, stamps):
     config, weights = _files.load(folder)
     if config["estimator"] != VideoMachine.__name__:
         raise ValueError(
             f"'{folder}' holds a {config['estimator']!r}, not a "
             f"{VideoMachine.__name__}."
+        )
+    pictures, _ = _files.load(Path(folder).parent)
+    trained = config["fitted"].get("training")
+    known = trained.get("picture_part") if isinstance(trained, dict) else None
+    if known != pictures["weights_sha256"]:
+        raise ValueError(
+            f"'{folder}' was trained on the scores of another part for pictures than "
+            f"that in '{Path(folder).parent}'. Copy both folders of one scorer, or "
+            "remove the folder 'video' to score pictures only."
         )
     try:
         return VideoMachine(weights, config["fitted"]["columns"])

@@ -47,7 +47,15 @@ class Burst:
 def frame_times(media) -> np.ndarray:
     """When each frame is due, seconds (T,); one of a picture."""
     times = media.times()
-    return np.arange(len(media.choose())) / _FRAME_RATE if times is None else times
+    if times is not None:
+        return times
+    count = len(media.choose())
+    if count > 1 and not media.is_array:
+        raise media.row.error(
+            f"{count} pages without times are no video; pass the pages one by one, or "
+            "drop the row."
+        )
+    return np.arange(count) / _FRAME_RATE
 
 
 def read_bursts(media, times, max_bursts, max_tiles, check) -> Iterator[Burst]:
