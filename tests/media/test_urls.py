@@ -133,8 +133,8 @@ def test_each_bad_url_is_one_bad_row(server, folder):
 
 def test_a_short_fragment_leaves_other_words_alone():
     url = "https://host/pic4.png?sig=hush-hush#4"
-    error = remote._explained(OSError(f"HTTP 444 of {url}, sig=hush-hush"), url, 1)
-    assert "(OSError: HTTP 444 of https://host/pic4.png, ...)" in str(error)
+    error = remote._explained(OSError(f"sig=hush-hush of {url}: HTTP 444"), url, 1)
+    assert "(OSError: ... of https://host/pic4.png: HTTP 444)" in str(error)
 
 
 def test_passwords_work_and_are_in_no_message(server, folder):
