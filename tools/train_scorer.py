@@ -52,8 +52,8 @@ DEFAULTS = {
 }
 TRIALS = [{}]  # beside --settings
 _PICTURES = 7  # of a reference
-_LOG_NORMAL = 0.635  # minus the mean of log |z| of a standard normal z
-_HARDLY_SEEN = 9.7  # JOD
+LOG_NORMAL = 0.635  # minus the mean of log |z| of a standard normal z
+HARDLY_SEEN = 9.7  # JOD
 
 
 def main():
@@ -128,7 +128,12 @@ def faults_of(chain):
 def statistics_key():
     """The version of the statistics, by what they make of a picture."""
     sample = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
-    answer = np.round(describe(sample), 3).tobytes()
+    return version_of(describe(sample))
+
+
+def version_of(statistics):
+    """The version of what makes these statistics of a fixed sample, hexadecimal."""
+    answer = np.round(statistics, 3).tobytes()
     return hashlib.blake2b(answer, digest_size=4).hexdigest()
 
 
@@ -255,7 +260,7 @@ def fit_errors(network, rows, lost, members, settings):
     hidden = network.hidden(rows)
     said = network.members(hidden)[..., 0]
     error = said[torch.from_numpy(members), torch.arange(len(rows))] - lost
-    error = error.abs().clamp(min=0.01).log() + _LOG_NORMAL
+    error = error.abs().clamp(min=0.01).log() + LOG_NORMAL
     weight = 1 / (1 + lost / 1.5) * torch.where(lost == 0, 0.5, 1.0)
     level = (weight * error).sum() / weight.sum()
     network.weights[-1][..., 1] = 0
@@ -310,7 +315,7 @@ def report(name, asked, networks):
     for fold, network in enumerate(networks):
         of = asked.fold == fold
         jod[of], std[of], faults[of] = predict(network, asked.rows[of])
-    seen = asked.pristine | (asked.jod <= _HARDLY_SEEN)
+    seen = asked.pristine | (asked.jod <= HARDLY_SEEN)
     parts = {"all": seen}
     if asked.hidden.any():
         parts["unknown"] = seen & (asked.hidden | asked.pristine)

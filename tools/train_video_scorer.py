@@ -15,7 +15,6 @@ of its photograph. Shards from 900 on are for tests only. `--baseline` adds
 """
 
 import argparse
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
+from train_scorer import HARDLY_SEEN, LOG_NORMAL, version_of
 
 from diffqa_features import MotionFeatures, NaturalSceneStatistics, load_scorer
 from diffqa_features.datasets._chains import FAULTS
@@ -58,8 +58,6 @@ EIGHT = {"x264", "mpeg4", "gaussian_blur", "white_noise", *FAMILY_OF.values()}
 BASELINE = "MotionFeatures and scene statistics, SVR(C=3)"
 FEWEST = 12  # clips of a family
 FOLDS = 6
-_LOG_NORMAL = 0.635  # minus the mean of log |z| of a standard normal z
-_HARDLY_SEEN = 9.7  # JOD
 _HARDLY_CHANGED = 1.0  # grey levels; of sensors, noise alone comes to this
 _NEVER = -6.0  # logit
 
@@ -137,7 +135,7 @@ class Clips:
         """1 for kinds that are there, 0 for those that are not, nan if hardly seen."""
         found = dict(timing)
         unseen = self.change[row] < _HARDLY_CHANGED
-        unseen |= not chain and self.jod[row] > _HARDLY_SEEN
+        unseen |= not chain and self.jod[row] > HARDLY_SEEN
         faults = np.zeros(len(TIMING))
         for place, kind in enumerate(TIMING):
             strength = found.get(FAMILY_OF[kind])
@@ -155,8 +153,7 @@ def columns_key(scorer):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (BURST, 64, 64, 3)).astype(np.uint8)
     found = clip_columns(frames, np.arange(BURST) / 30, scorer)
-    answer = np.round(list(found.values()), 3).tobytes()
-    return list(found), hashlib.blake2b(answer, digest_size=4).hexdigest()
+    return list(found), version_of(list(found.values()))
 
 
 def describe(shard, scorer):
@@ -231,7 +228,7 @@ def fit(data, chosen, settings, seed=0):
             square - own_square, side - own_side, among, settings
         )
     missed = to_jod(unseen[:, 0] + middle[0]) - jod
-    error = np.log(np.maximum(np.abs(missed), 0.01)) + _LOG_NORMAL
+    error = np.log(np.maximum(np.abs(missed), 0.01)) + LOG_NORMAL
     level = error.mean()
     side = near.T @ (error - level)[:, None]
     spread = solve(square, side, among, {"ridge": settings["error_ridge"]})

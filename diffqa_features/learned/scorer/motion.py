@@ -37,12 +37,11 @@ def describe_burst(luma: np.ndarray, times: np.ndarray) -> dict[str, float]:
 
 def _series(y: np.ndarray) -> dict[str, np.ndarray]:
     """Means over a tile (T, h, w): what changes between frames, and what is there."""
-    coarse = _halve(_halve(y))
+    half = _halve(y)
+    coarse = _halve(half)
     step = np.diff(y, axis=0)
     change = np.abs(step)
     mean = y.mean((1, 2))
-    across, down = np.diff(y, axis=2), np.diff(y, axis=1)
-    half = _halve(y)
     middle, most = np.quantile(change[:, ::2, ::2], (0.5, 0.9), axis=(1, 2))
     found = {
         "fine": change.mean((1, 2)),
@@ -51,12 +50,8 @@ def _series(y: np.ndarray) -> dict[str, np.ndarray]:
         "most": most,
         "middle": middle,
         "mean": mean,
-        "detail": (np.abs(across).mean((1, 2)) + np.abs(down).mean((1, 2))) / 2,
-        "half_detail": (
-            np.abs(np.diff(half, axis=2)).mean((1, 2))
-            + np.abs(np.diff(half, axis=1)).mean((1, 2))
-        )
-        / 2,
+        "detail": _detail(y),
+        "half_detail": _detail(half),
         # What is left of it when all pixels got brighter alike.
         "unlit": np.abs(step - np.diff(mean)[:, None, None]).mean((1, 2)),
         "second": np.abs(y[2:] - 2 * y[1:-1] + y[:-2]).mean((1, 2)),
@@ -78,6 +73,11 @@ def _flow_sums(y):
     pairs = {"xx": (gx, gx), "xy": (gx, gy), "yy": (gy, gy)}
     pairs |= {"xt": (gx, gt), "yt": (gy, gt), "tt": (gt, gt)}
     return {name: (a * b).mean((1, 2)) for name, (a, b) in pairs.items()}
+
+
+def _detail(y):
+    """Mean difference of neighbouring pixels."""
+    return sum(np.abs(np.diff(y, axis=axis)).mean((1, 2)) for axis in (2, 1)) / 2
 
 
 def _halve(y):

@@ -352,7 +352,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
     def _kinds(self):
         """Names of the faults, those of timing last."""
-        _, names = _load(self._folder())
+        _, names, _ = _load(self._folder())
         has_videos = _load_machine(self._folder()) is not None
         return [*names, *(TIMING if has_videos else ())]
 
@@ -364,7 +364,7 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         from diffqa_features._utils.devices import pick_device
 
         device = pick_device(self.device or "cpu")
-        network, _ = _load(self._folder(), device)
+        network, _, _ = _load(self._folder(), device)
 
         @torch.inference_mode()
         def run(chunk):
@@ -419,7 +419,7 @@ def save_scorer(network, faults, folder, facts):
 
 
 def _load(folder, device="cpu"):
-    """Network and names of faults, once per device and version of the files."""
+    """Network, names of faults, digest; once per device and version of the files."""
     path = Path(folder) / "model.safetensors"
     stamp = path.stat().st_mtime_ns if path.is_file() else None
     return _load_files(str(folder), stamp, str(device))
@@ -431,12 +431,7 @@ def _load_files(folder, stamp, device):
 
     from diffqa_features.learned.scorer.network import build
 
-    config, weights = _files.load(folder)
-    if config["estimator"] != QualityScorer.__name__:
-        raise ValueError(
-            f"'{folder}' holds a {config['estimator']!r}, not a "
-            f"{QualityScorer.__name__}."
-        )
+    config, weights = _read(folder, QualityScorer)
     faults = config["fitted"].get("faults")
     if not isinstance(faults, list) or not all(isinstance(f, str) for f in faults):
         raise ValueError(f"'{folder}': 'faults' in config.json is not a list of names.")
@@ -447,7 +442,8 @@ def _load_files(folder, stamp, device):
             raise ValueError(
                 f"'{folder}' holds weights of another network: {error}"
             ) from error
-        return network.eval().requires_grad_(False).to(device), faults
+        network = network.eval().requires_grad_(False).to(device)
+    return network, faults, config["weights_sha256"]
 
 
 def _load_machine(folder):
@@ -455,22 +451,17 @@ def _load_machine(folder):
     path = Path(folder) / "video" / "model.safetensors"
     if not path.is_file():
         return None
-    stamps = path.stat().st_mtime_ns, path.parents[1].stat().st_mtime_ns
-    return _load_machine_files(str(path.parent), stamps)
+    _, _, picture_part = _load(folder)
+    stamp = path.stat().st_mtime_ns
+    return _load_machine_files(str(path.parent), stamp, picture_part)
 
 
 @lru_cache(maxsize=4)
-def _load_machine_files(folder, stamps):
-    config, weights = _files.load(folder)
-    if config["estimator"] != VideoMachine.__name__:
-        raise ValueError(
-            f"'{folder}' holds a {config['estimator']!r}, not a "
-            f"{VideoMachine.__name__}."
-        )
-    pictures, _ = _files.load(Path(folder).parent)
+def _load_machine_files(folder, stamp, picture_part):
+    config, weights = _read(folder, VideoMachine)
     trained = config["fitted"].get("training")
     known = trained.get("picture_part") if isinstance(trained, dict) else None
-    if known != pictures["weights_sha256"]:
+    if known != picture_part:
         raise ValueError(
             f"'{folder}' was trained on the scores of another part for pictures than "
             f"that in '{Path(folder).parent}'. Copy both folders of one scorer, or "
@@ -482,6 +473,16 @@ def _load_machine_files(folder, stamps):
         raise ValueError(
             f"'{folder}' holds weights of another machine: {error}"
         ) from error
+
+
+def _read(folder, kind):
+    """Configuration and arrays of a folder that holds this kind of machine."""
+    config, weights = _files.load(folder)
+    if config["estimator"] != kind.__name__:
+        raise ValueError(
+            f"'{folder}' holds a {config['estimator']!r}, not a {kind.__name__}."
+        )
+    return config, weights
 
 
 def _combine(scores, spreads, faults, weights):
