@@ -73,6 +73,15 @@ def test_as_frame_and_X_y(frame, write, tmp_path):
     assert y.tolist() == [3.5, 1, 4.25]
 
 
+def test_other_columns_keep_zeros_at_the_start(frame, write):
+    """As in `groups`: a caption 007 is not the number 7."""
+    table = frame.assign(camera=["007", "8", None], year=[1998, 2007, 2010])
+    found = from_table(write(table), "file", "mos", as_frame=True).frame
+    assert found["camera"].tolist()[:2] == ["007", "8"]
+    assert pd.isna(found["camera"][2])
+    assert found["year"].tolist() == [1998, 2007, 2010]
+
+
 def test_scale_and_direction(frame, write):
     path = write(frame)
     found = from_table(path, "file", "mos", target_range=(0, 5), higher_is_better=False)
