@@ -18,7 +18,7 @@ import diffqa_features
 
 PACKAGE = Path(diffqa_features.__file__).parent
 ROOT = PACKAGE.parent
-HEAVY = ("torch", "diffusers", "transformers")
+HEAVY = ("torch", "diffusers", "transformers", "matplotlib")
 
 # Runs each statement in a fork of its own, which starts with the libraries that all of
 # them may use, then tells on stderr which heavy modules it left behind.
@@ -32,7 +32,7 @@ for name, statement in {statements}.items():
         assert os.waitpid(child, 0)[1] == 0, name
         continue
     try:
-        exec(statement)
+        exec(statement, {{"sys": sys}})
     except SystemExit as stop:
         if stop.code:
             raise
@@ -54,11 +54,38 @@ LIGHT = {
         "import runpy; sys.argv = ['diffqa', '--help'];"
         "runpy.run_module('diffqa_features.cli', run_name='__main__')"
     ),
+    "names of columns": (
+        "from diffqa_features import DiffusionQAFeatures;"
+        "assert len(DiffusionQAFeatures().get_feature_names_out()) == 97"
+    ),
+    "names of columns of motion": (
+        "from diffqa_features import MotionFeatures;"
+        "MotionFeatures().fit([0]).get_feature_names_out()"
+    ),
+    "photographs without network": """
+import socket
+def refuse(*args, **kwargs): raise OSError("network")
+socket.socket.connect = socket.getaddrinfo = refuse
+from diffqa_features import datasets, metrics
+assert len(datasets.load_sample_photos().data) == 16
+""",
+    "displays before they are drawn": """
+import numpy as np
+from diffqa_features.inspection import *
+AlignmentMapDisplay(np.zeros((8, 8, 3)), np.zeros((1, 2, 2)), prompts=["a"])
+PredictionDisplay(np.zeros(2), np.zeros(2))
+SearchHeatmapDisplay(np.zeros((1, 1)), [1], [2])
+EmbeddingDisplay(np.zeros((1, 2)))
+FrameScoresDisplay(np.zeros(2), np.arange(2))
+TimestepCurveDisplay(np.arange(2), {}, {})
+NoiseRoundTripDisplay(*[np.zeros(1)] * 7)
+TrainingCurveDisplay(np.arange(2), np.zeros(2))
+""",
 }
 
 
 @pytest.fixture(scope="module")
-def loaded_after():
+def loaded_after(tmp_path_factory):
     """What each statement leaves behind, by its name."""
     statements = {**LIGHT, "import torch": "import torch"}
     run = subprocess.run(
@@ -67,6 +94,9 @@ def loaded_after():
             "-c",
             REPORT_HEAVY.format(statements=statements, heavy=HEAVY),
         ],
+        cwd=ROOT,
+        # Nor does anything lie in the home folder.
+        env={**os.environ, "HOME": str(tmp_path_factory.mktemp("home"))},
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module", params=["sd2", "odd"])
 def backbones(request, model_folders):
-    """Two of the same weights; the second is packed. Whoever changes them, undoes it."""
+    """Two of the same weights; the second is packed. Tests undo what they change."""
     info = describe_backbone(model_folders[request.param])
     plain, packed = (Backbone(info, CPU, torch.bfloat16) for _ in range(2))
     pack_weights(packed.unet, smallest=0)

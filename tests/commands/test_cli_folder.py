@@ -84,12 +84,20 @@ def test_shards_fill_one_folder(photos, capsys):
 
 
 def test_one_process_per_gpu(photos):
-    """Here each runs on the CPU; what is visible to it is its own."""
-    words = ["-o", "features", "--device", "cpu", *FAST, "--gpus", "2"]
+    """Here each runs on the CPU; what is visible to it is its own.
+
+    All columns are in the store before, or each would load a model for seconds.
+    """
+    words = ["--device", "cpu", "--memory", "store", *FAST]
+    assert main(["extract", "-o", "whole", *words, "--", "photos"]) == 0
+    words += ["-o", "features", "--gpus", "2"]
     assert main(["extract", *words, "--", "photos"]) == 0
-    assert sorted(pd.read_parquet("features")["path"]) == [
-        f"photos/{i}.png" for i in range(6)
-    ]
+    found, expected = (
+        pd.read_parquet(x).sort_values("path", ignore_index=True)
+        for x in ("features", "whole")
+    )
+    assert found["path"].tolist() == [f"photos/{i}.png" for i in range(6)]
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
 def test_what_does_not_belong_together_is_not_merged(photos, capsys):
