@@ -166,7 +166,7 @@ def test_grid_search_costs_one_pass_per_row_timestep_and_prompt(
     )
     grid = {
         "f__timesteps": [(5,), (60,), (5, 200)],
-        "f__blocks": ["down*", "all", ["mid.0", "up3.*"]],
+        "f__blocks": ["down*", "all", ["mid.0", "up1.*"]],
         "f__pooling": [("mean",), ("std", "max")],
         "svr__C": [0.1, 10.0],
     }
