@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffqa_features._backbone.settings import read_json
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
+_MOST_MAPPED = 64 << 20  # bytes of a file that are read before it is opened again
 
 
 @dataclass(frozen=True)
@@ -54,25 +56,35 @@ def read_tensor_list(files: Sequence[Path]) -> dict[str, TensorEntry]:
     return found
 
 
-def read_tensor(entry: TensorEntry):
-    """Read one torch tensor.
+def read_tensors(entries: Iterable[TensorEntry]) -> Iterator:
+    """Read torch tensors one after the other; copy each before taking the next.
 
     Raises
     ------
     OSError
-        If its values are not floats, or not all finite.
+        If values are not floats, or not all finite.
     """
     from safetensors import safe_open
 
-    if entry.dtype not in _FLOATS:
-        raise OSError(
-            f"{entry.path}: {entry.name!r} is of type {entry.dtype}. Weights must be "
-            f"floats ({', '.join(_FLOATS)}); dequantize and save them first."
-        )
-    with safe_open(entry.path, framework="pt") as file:
-        value = file.get_tensor(entry.name)
-    check_finite(value, entry.path, entry.name)
-    return value
+    # Opening parses the whole header, hence not once per tensor. What was read stays
+    # mapped while the file is open, hence not once per file either.
+    opened, mapped = None, 0
+    with contextlib.ExitStack() as stack:
+        for entry in entries:
+            if entry.dtype not in _FLOATS:
+                raise OSError(
+                    f"{entry.path}: {entry.name!r} is of type {entry.dtype}. Weights "
+                    f"must be floats ({', '.join(_FLOATS)}); dequantize and save them "
+                    "first."
+                )
+            if entry.path != opened or mapped > _MOST_MAPPED:
+                stack.close()
+                file = stack.enter_context(safe_open(entry.path, framework="pt"))
+                opened, mapped = entry.path, 0
+            value = file.get_tensor(entry.name)
+            mapped += value.nbytes
+            check_finite(value, entry.path, entry.name)
+            yield value
 
 
 def check_finite(value, path: Path | str, name: str) -> None:

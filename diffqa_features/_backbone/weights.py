@@ -17,7 +17,11 @@ from diffqa_features._backbone.settings import (
     check_settings,
     read_json,
 )
-from diffqa_features._backbone.tensors import pick_shards, read_tensor, read_tensor_list
+from diffqa_features._backbone.tensors import (
+    pick_shards,
+    read_tensor_list,
+    read_tensors,
+)
 from diffqa_features._utils.devices import picture_layout
 
 # diffusers and transformers take seconds to import, and only loading needs them:
@@ -106,8 +110,8 @@ def load_module(
             + (f" {MERGE_LORA}" if lora else "")
         )
     weights = {}
-    for name, own in wanted.items():
-        value = read_tensor(found[name])
+    values = read_tensors(found[name] for name in wanted)
+    for own, value in zip(wanted.values(), values, strict=True):
         layout = picture_layout(device) if value.ndim == 4 else torch.preserve_format
         # Copied: a view of the file would change, or crash, with the file.
         weights[own] = value.to(device, dtype, copy=True, memory_format=layout)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.modeling_utils import no_init_weights
 from full_size import UNETS
 from random_models import KINDS, XL_KINDS
 
@@ -34,7 +35,7 @@ CONFIGS = {
 @pytest.fixture(scope="module", params=CONFIGS, ids=str)
 def case(request):
     """A UNet on the meta device, its config as written to disk, and its calls."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         unet = UNet2DConditionModel(**CONFIGS[request.param]).eval()
         calls = {"attn2": [], "stages": []}
         for name, module in unet.named_modules():

@@ -15,9 +15,9 @@ from diffqa_features.evaluation._meters import CostMeter
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["sd2", "odd"])
+@pytest.fixture(scope="module", params=["sd2", "odd"])
 def backbones(request, model_folders):
-    """Two of the same weights; the second is packed."""
+    """Two of the same weights; the second is packed. Tests undo what they change."""
     info = describe_backbone(model_folders[request.param])
     plain, packed = (Backbone(info, CPU, torch.bfloat16) for _ in range(2))
     pack_weights(packed.unet, smallest=0)
@@ -66,14 +66,19 @@ def test_operations_are_counted(backbones):
 def test_changed_weights_are_packed_again(backbones):
     with torch.inference_mode():
         before = [run(backbone) for backbone in backbones]
-    for backbone in backbones:
-        with torch.no_grad():
-            backbone.unet.conv_in.weight.mul_(2)
-            backbone.unet.time_embedding.linear_1.weight.mul_(2)
+    scale_weights(backbones, 2)
     with torch.inference_mode():
         plain, packed = (run(backbone) for backbone in backbones)
+    scale_weights(backbones, 0.5)
     assert (plain - before[0]).abs().max() > 0.1
     assert (packed - plain).abs().max() <= 0.02 * plain.abs().max()
+
+
+def scale_weights(backbones, factor):
+    for backbone in backbones:
+        with torch.no_grad():
+            backbone.unet.conv_in.weight.mul_(factor)
+            backbone.unet.time_embedding.linear_1.weight.mul_(factor)
 
 
 @needs_bfloat16_attention

@@ -97,6 +97,14 @@ import torch, diffusers, transformers, safetensors.torch
 import transformers.models.clip.modeling_clip
 import transformers.models.clip.tokenization_clip
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+def logging_of_others():
+    return [value() for library in (diffusers_logging, transformers_logging)
+            for value in (library.get_verbosity, library.is_progress_bar_enabled)]
+
+before = logging_of_others()
 from diffqa_features._backbone.backbone import load_backbone
 
 allowed = [folder, tempfile.gettempdir() + os.sep + "diffqa-", sys.prefix,
@@ -115,14 +123,16 @@ def watch(event, args):
 
 sys.addaudithook(watch)
 backbone = load_backbone(folder, "cpu", "float32")
-states = backbone.condition(["Good photo."]).states
-print(seen, float(states.double().sum()))
-assert not seen, seen
+backbone.condition(["word " * 200])
+print(seen, before == logging_of_others())
 """
 
 
-def test_a_hostile_configuration_reaches_nothing(sd1_folder, folder):
-    """No file outside, no connection, no program; and the very same numbers."""
+@pytest.fixture(scope="module")
+def hostile(sd1_folder, tmp_path_factory):
+    """A model whose configuration asks for all of this."""
+    folder = tmp_path_factory.mktemp("hostile") / "model"
+    shutil.copytree(sd1_folder, folder)
     for name in CONFIGS:
         update(folder / name, **HOSTILE)
     write_json(
@@ -132,9 +142,15 @@ def test_a_hostile_configuration_reaches_nothing(sd1_folder, folder):
     write_json(folder / "text_encoder/generation_config.json", HOSTILE)
     (folder / "tokenizer/chat_template.jinja").write_text("{{ 1 }}")
     (folder / "text_encoder/pytorch_model.bin").write_bytes(b"\x80\x04")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def watched(hostile):
+    """A process that has loaded it: what it printed, and what it reached."""
     root = Path(__file__).parents[2]
     result = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(folder)],
+        [sys.executable, "-W", "ignore", "-c", WATCHED, str(hostile)],
         env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -142,7 +158,21 @@ def test_a_hostile_configuration_reaches_nothing(sd1_folder, folder):
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    plain, changed = load_backbone(sd1_folder, "cpu"), load_backbone(folder, "cpu")
+    return result
+
+
+def test_nothing_is_printed_and_the_logging_of_others_is_left_alone(watched):
+    assert watched.stdout.endswith(" True\n"), watched.stdout
+    # The library's own warning about the long prompt, and nothing else.
+    assert "only the first 77 are used" in watched.stderr
+    assert len(watched.stderr.splitlines()) == 1, watched.stderr
+    assert len(watched.stdout.splitlines()) == 1, watched.stdout
+
+
+def test_a_hostile_configuration_reaches_nothing(sd1_folder, hostile, watched):
+    """No file outside, no connection, no program; and the very same numbers."""
+    assert watched.stdout.startswith("[] "), watched.stdout
+    plain, changed = load_backbone(sd1_folder, "cpu"), load_backbone(hostile, "cpu")
     assert changed._text_encoder.config._attn_implementation == "sdpa"
     ours, theirs = (each.condition(["Good photo."]) for each in (plain, changed))
     assert torch.equal(ours.states, theirs.states)

@@ -332,14 +332,12 @@ def test_killed_many_times_it_ends_as_undisturbed(table, expected, tmp_path):
 @pytest.fixture(scope="module")
 def ray():
     ray = pytest.importorskip("ray")
-    # Its workers import this module, too.
+    # Its workers import this module, too. In a `runtime_env` this would have further
+    # processes started, and the workers that are there from the start replaced.
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 
@@ -347,9 +345,14 @@ def ray():
 @pytest.fixture(scope="module")
 def dask():
     distributed = pytest.importorskip("dask.distributed")
-    with distributed.Client(
-        n_workers=2, threads_per_worker=1, dashboard_address=None
-    ) as client:
+    # Workers are forks of one process that has imported what they need.
+    method = {"distributed.worker.multiprocessing-method": "forkserver"}
+    with (
+        sys.modules["dask"].config.set(method),
+        distributed.Client(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as client,
+    ):
         yield client
 
 

@@ -314,7 +314,7 @@ SMALL = {"image_size": 64, "device": "cpu", "dtype": "float32", "blocks": "mid*"
 def pictures():
     photos = datasets.load_sample_photos(image_size=64).data[:4]
     return datasets.make_distorted_images(
-        photos, families="jpeg", n_levels=3, image_size=64
+        photos, families="jpeg", n_levels=2, image_size=64
     )
 
 
@@ -345,8 +345,8 @@ def test_each_picture_is_extracted_once_not_per_split(small_folder, pictures):
                 test_size=2,
                 metrics="srcc",
             )
-        assert (name, count.unet_rows) == (name, 12 * 2 * times)
-        assert (name, count.vae_rows) == (name, 12 * times)
+        assert (name, count.unet_rows) == (name, 8 * 2 * times)
+        assert (name, count.vae_rows) == (name, 8 * times)
 
 
 def test_cross_dataset_extracts_each_picture_once(small_folder, pictures):
@@ -367,7 +367,7 @@ def test_cross_dataset_extracts_each_picture_once(small_folder, pictures):
             metrics="srcc",
             mapping=None,
         )
-    assert (count.unet_rows, count.vae_rows, len(table.frame)) == (24, 12, 4)
+    assert (count.unet_rows, count.vae_rows, len(table.frame)) == (16, 8, 4)
 
 
 def test_what_learns_is_never_fitted_on_all_rows(problem):

@@ -125,19 +125,27 @@ def display(request):
     return request.param()
 
 
+@pytest.fixture(scope="module", params=MAKERS, ids=lambda maker: maker.__name__)
+def plotted(request):
+    """A display that was written to a file; the settings of matplotlib before it."""
+    before = mpl.rcParams.copy()
+    display = request.param().plot()
+    display.figure_.savefig(io.BytesIO())
+    return display, before, mpl.rcParams.copy()
+
+
 def test_every_display_is_here():
     assert {type(maker()).__name__ for maker in MAKERS} == set(inspection.__all__)
 
 
-def test_width_is_that_of_a_column_or_a_page(display):
-    figure = display.plot().figure_
+def test_width_is_that_of_a_column_or_a_page(plotted):
+    figure = plotted[0].figure_
     assert figure.get_figwidth() in (3.5, 7.16)
     assert figure.get_figheight() < 6
 
 
-def test_nothing_is_cut_off(display):
-    figure = display.plot().figure_
-    figure.savefig(io.BytesIO())
+def test_nothing_is_cut_off(plotted):
+    figure = plotted[0].figure_
     parts = [*figure.axes, *figure.legends]
     for ax in figure.axes:
         parts += ax.child_axes
@@ -147,17 +155,15 @@ def test_nothing_is_cut_off(display):
         assert box.y0 >= figure.bbox.y0 - 0.5 and box.y1 <= figure.bbox.y1 + 0.5, part
 
 
-def test_text_can_be_read(display):
-    figure = display.plot().figure_
-    figure.draw_without_rendering()
+def test_text_can_be_read(plotted):
+    figure = plotted[0].figure_
     texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
     assert {t.get_fontsize() for t in texts} <= {7, 8}
 
 
-def test_rcparams_are_left_alone(display):
-    before = mpl.rcParams.copy()
-    display.plot().figure_.draw_without_rendering()
-    assert mpl.rcParams == before
+def test_rcparams_are_left_alone(plotted):
+    _, before, after = plotted
+    assert after == before
 
 
 def test_it_is_drawn_anew_from_the_same_numbers(display):

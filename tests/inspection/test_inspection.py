@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import matplotlib as mpl
 import numpy as np
 import pytest
-from command_line import python
 from counting import counting
 from scipy import stats
 from sklearn.base import clone
@@ -46,25 +45,6 @@ def drawn(display):
     """Pixels of a display's figure, for the error that only drawing raises."""
     display.figure_.canvas.draw()
     return np.asarray(display.figure_.canvas.buffer_rgba())
-
-
-def test_matplotlib_is_imported_in_plot_only():
-    code = (
-        "import sys, numpy as np\n"
-        "from diffqa_features.inspection import *\n"
-        "AlignmentMapDisplay(np.zeros((8, 8, 3)), np.zeros((1, 2, 2)), prompts=['a'])\n"
-        "PredictionDisplay(np.zeros(2), np.zeros(2))\n"
-        "SearchHeatmapDisplay(np.zeros((1, 1)), [1], [2])\n"
-        "EmbeddingDisplay(np.zeros((1, 2)))\n"
-        "FrameScoresDisplay(np.zeros(2), np.arange(2))\n"
-        "TimestepCurveDisplay(np.arange(2), {}, {})\n"
-        "NoiseRoundTripDisplay(*[np.zeros(1)] * 7)\n"
-        "TrainingCurveDisplay(np.arange(2), np.zeros(2))\n"
-        "assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules"
-    )
-    child = python("-c", code)
-    _, stderr = child.communicate()
-    assert child.returncode == 0, stderr
 
 
 @pytest.mark.parametrize("name", inspection.__all__)

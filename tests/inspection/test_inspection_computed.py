@@ -46,8 +46,8 @@ def photos():
     whole = datasets.load_sample_photos(image_size=64).data
     options = {"families": ["jpeg", "gaussian_blur"], "n_levels": 2, "image_size": 64}
     return [
-        datasets.make_distorted_images(whole[at : at + 3], **options)
-        for at in (0, 3, 6)
+        datasets.make_distorted_images(whole[at : at + 2], **options)
+        for at in (0, 2, 4)
     ]
 
 
@@ -139,9 +139,10 @@ class TestTimestepCurveDisplay:
 
 
 class TestEmbeddingDisplay:
-    def test_pca_of_what_the_regressor_sees(self, photos):
+    def test_pca_of_what_the_regressor_sees(self, photos, small_folder):
         part = photos[0]
-        model = make_pipeline(DiffusionQAFeatures(image_size=64), Ridge())
+        features = DiffusionQAFeatures(str(small_folder), image_size=64)
+        model = make_pipeline(features, Ridge())
         model.fit(part.data, part.target)
         display = EmbeddingDisplay.from_estimator(
             model, part.data, y=part.target, labels=part.family, method="pca"
@@ -231,10 +232,9 @@ class FrameByFrame(BaseEstimator):
 
 
 @pytest.fixture(scope="module")
-def scorer(photos):
-    model = make_pipeline(
-        DiffusionQAFeatures(image_size=64), StandardScaler(), Ridge(10)
-    )
+def scorer(photos, small_folder):
+    features = DiffusionQAFeatures(str(small_folder), image_size=64)
+    model = make_pipeline(features, StandardScaler(), Ridge(10))
     return FrameByFrame(model.fit(photos[0].data, photos[0].target))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diffqa_features._backbone.settings import EFFICIENTNET, check_settings, read_json
-from diffqa_features._backbone.tensors import read_tensor, read_tensor_list
+from diffqa_features._backbone.tensors import read_tensor_list, read_tensors
 
 # name -> width, depth, side of the pictures it is meant for (of b7: DP-IQA's).
 VARIANTS = {
@@ -100,13 +100,14 @@ def read_weights(name: str | os.PathLike) -> dict[str, torch.Tensor]:
     name = os.fspath(name)
     folder = _find(name, "weights", "None, ", "model.safetensors")
     found = read_tensor_list([folder / "model.safetensors"])
-    counters = {key for key in found if key.endswith("num_batches_tracked")}
-    return {
-        # Copied: a view of the file would change, or crash, with the file.
-        key.removeprefix("efficientnet."): read_tensor(entry).clone()
+    wanted = {
+        key.removeprefix("efficientnet."): entry
         for key, entry in found.items()
-        if not key.startswith("classifier.") and key not in counters
+        if not key.startswith("classifier.") and not key.endswith("num_batches_tracked")
     }
+    # Copied: a view of the file would change, or crash, with the file.
+    values = (value.clone() for value in read_tensors(wanted.values()))
+    return dict(zip(wanted, values, strict=True))
 
 
 def load_into(body: EfficientNetBody, weights: dict, source: str) -> None:
