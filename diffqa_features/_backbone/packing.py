@@ -7,6 +7,7 @@ rows, and a sixth of one with eight.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
@@ -40,6 +41,16 @@ def pack_weights(network: nn.Module, smallest: int = _IN_CACHE) -> None:
         if kind is not None and not isinstance(getattr(module, "padding", 0), str):
             module.__class__ = kind
             _packed[module] = None, None
+
+
+def copy_plain(network: nn.Module) -> nn.Module:
+    """The same weights, not packed, in modules of their own."""
+    shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
+    copied = copy.deepcopy(network, shared)
+    for module in copied.modules():
+        if type(module) in _KINDS.values():
+            module.__class__ = type(module).__base__
+    return copied
 
 
 class _Linear(nn.Linear):
