@@ -131,9 +131,9 @@ class Backbone:
             self._compiled = None
             if device.type == "cpu":
                 keep_memory()
-                if dtype == torch.bfloat16:
-                    pack_weights(self.unet)
-                if os.environ.get("DIFFQA_COMPILE", "0") != "0":
+                packed = dtype == torch.bfloat16 and pack_weights(self.unet)
+                # Compiled code reads the plain weights: packing would be lost.
+                if os.environ.get("DIFFQA_COMPILE", "0") != "0" and not packed:
                     self._compiled = CompiledPasses(self.unet)
             # The second, if there is one, adds to the states of the first.
             self._texts = load_texts(info, device)

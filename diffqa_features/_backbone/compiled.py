@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +12,6 @@ from torch import nn
 
 from diffqa_features._backbone.capture import Tap
 from diffqa_features._backbone.conditioning import Conditioning
-from diffqa_features._backbone.packing import copy_plain
 from diffqa_features._utils.batching import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,12 @@ class CompiledPasses:
     def _compile(self, network, inputs):
         """The compiled network, or None if it cannot be had or deviates."""
         try:
-            with torch._dynamo.config.patch(recompile_limit=_MAX_GRAPHS):
+            with (
+                torch._dynamo.config.patch(recompile_limit=_MAX_GRAPHS),
+                warnings.catch_warnings(),
+            ):
+                # Of look-ups that diffusers caches, which are constant.
+                warnings.simplefilter("ignore", UserWarning)
                 compiled = torch.compile(network, fullgraph=True, dynamic=False)
                 found = compiled(*inputs)
         except Exception as error:  # of tracing, generated code, or a compiler
@@ -93,7 +99,8 @@ class _Observed(nn.Module):
 
     def __init__(self, unet, modules, whole):
         super().__init__()
-        self.unet, self.whole = copy_plain(unet), whole
+        shared = {id(t): t for t in (*unet.parameters(), *unet.buffers())}
+        self.unet, self.whole = copy.deepcopy(unet, shared), whole
         # Read in each pass, so that no other selection's graph is taken for this one's:
         # torch does not look at hooks.
         self.modules_seen = modules

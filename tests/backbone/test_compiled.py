@@ -8,12 +8,14 @@ from functools import partial
 
 import pytest
 import torch
+from hooks import hooks_on
 
 from diffqa_features._backbone.backbone import Backbone
 from diffqa_features._backbone.capture import Tap, run_unet
 from diffqa_features._backbone.compiled import _Observed
 from diffqa_features._backbone.info import describe_backbone
 
+COMPILER = pytest.mark.compiler
 CPU = torch.device("cpu")
 FAILING = """
 import sys, torch
@@ -64,33 +66,42 @@ def check(found, expected):
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-4)
 
 
-def test_taps_are_traced_without_a_break(backbone):
-    """Selections of as many taps on one shape: none gets the graph of another."""
-    block, stages = backbone.info.blocks[0].module, backbone.info.stages
+@pytest.fixture
+def selections(backbone):
+    """Of as many modules; one is seen twice, and the last are the whole UNet."""
+    block, stage = backbone.info.blocks[0].module, backbone.info.stages[0].module
+    return [(f"{block}.to_q", f"{block}.to_q", stage), (stage, block, "")]
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=COMPILER)])
+def test_what_is_seen_is_what_taps_see(backbone, selections, compiled):
+    """Compiled without a break, and none of the selections gets another's graph."""
     noisy, conditioning = inputs(backbone, 2)
-    for modules in [(f"{block}.to_q", ""), ("", stages[0].module), ("", block)]:
-        for whole in (True, False):
-            network = _Observed(backbone.unet, modules, whole)
-            graph = torch.compile(network, backend="eager", fullgraph=True)
-            with torch.inference_mode():
-                for t in (50, 700):
-                    seen, output = graph(
-                        noisy, torch.tensor(t).expand(2), conditioning.arguments()
-                    )
-                    expected, values = observed(
-                        lambda taps, t=t: run_unet(
-                            backbone.unet, noisy, t, conditioning, taps
-                        ),
-                        modules,
-                    )
-                    check([(modules[i], value) for i, value in seen], values)
-                    if whole:
-                        check([("", output)], [("", expected)])
-                    else:
-                        assert output is None
+    for modules in selections:
+        network = _Observed(backbone.unet, modules, whole=False)
+        if compiled:
+            network = torch.compile(network, backend="eager", fullgraph=True)
+        with torch.inference_mode():
+            for t in (50, 700):
+                timesteps = torch.tensor(t).expand(2)
+                seen, output = network(noisy, timesteps, conditioning.arguments())
+                _, expected = observed(
+                    partial(run_unet, backbone.unet, noisy, t, conditioning), modules
+                )
+                check([(modules[i], value) for i, value in seen], expected)
+                assert output is None
+    assert hooks_on(backbone.unet) == 0
 
 
-@pytest.mark.compiler
+def test_passes_with_gradients_are_not_compiled(small_folder, monkeypatch):
+    monkeypatch.setenv("DIFFQA_COMPILE", "1")
+    backbone = Backbone(describe_backbone(small_folder), CPU, torch.float32)
+    noisy, conditioning = inputs(backbone, 1)
+    assert backbone.run(noisy.requires_grad_(), 50, conditioning).requires_grad
+    assert not backbone._compiled._known
+
+
+@COMPILER
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_passes_give_the_same_values(
     backbone, small_folder, monkeypatch, tmp_path, caplog
@@ -108,13 +119,9 @@ def test_compiled_passes_give_the_same_values(
         check(found, expected)
     assert not caplog.records
     assert [rows for rows, _ in fast._compiled._known.values()] == [4]
-    # With gradients, nothing is compiled.
-    noisy, conditioning = inputs(fast, 5)
-    assert fast.run(noisy.requires_grad_(), 50, conditioning).requires_grad
-    assert len(fast._compiled._known) == 1
 
 
-@pytest.mark.compiler
+@COMPILER
 def test_without_a_compiler(small_folder, tmp_path):
     """Passes go on uncompiled, and one line says why."""
     env = {k: v for k, v in os.environ.items() if k not in ("CXX", "CC")}
