@@ -24,9 +24,10 @@ _EXACT, _HALF = 1e-3, 0.1
 class CompiledPasses:
     """Compiled passes of a UNet: one for each selection of taps, row count and size.
 
-    A pass is compiled at its first use. Where one of more rows is compiled, fewer rows,
-    such as the last of a call, are left to `run_unet`, as is everything new once
-    compiling has failed.
+    A pass is compiled at its first use, and again for more rows. Fewer, such as the
+    last of a call, are filled up: in bfloat16, compiled values differ from others, and
+    a row's must not depend on the batch it falls into. Once compiling has failed, what
+    is not compiled yet is left to `run_unet`.
     """
 
     def __init__(self, unet: nn.Module):
@@ -44,23 +45,27 @@ class CompiledPasses:
         whole: bool = True,
     ) -> tuple[bool, torch.Tensor | None]:
         """Whether the pass was run, and what `run_unet` would return."""
-        # As a tensor per row: a number would be compiled in.
-        timesteps = torch.as_tensor(timestep).expand(len(sample))
-        inputs = sample, timesteps, conditioning.arguments()
+        count = len(sample)
         modules = tuple(tap.module for tap in taps)
         whole = whole or not taps
         key = modules, whole, sample.shape[1:], conditioning.states.shape[1:]
         rows, network = self._known.get(key, (0, None))
-        if len(sample) > rows and not self._failed:
+        filled = torch.arange(max(rows, count)).clamp(max=count - 1)
+        inputs = (
+            sample[filled],
+            # One per row: a number would be compiled in.
+            torch.as_tensor(timestep).expand(count)[filled],
+            conditioning[filled].arguments(),
+        )
+        if count > rows and not self._failed:
             network = self._compile(_Observed(self._unet, modules, whole), inputs)
-            rows = len(sample)
-            self._known[key] = rows, network
-        if len(sample) != rows or network is None:
+            rows, self._known[key] = count, (count, network)
+        if count > rows or network is None:
             return False, None
         seen, output = network(*inputs)
         for index, value in seen:
-            taps[index].see(value)
-        return True, output
+            taps[index].see(value[:count])
+        return True, output if output is None else output[:count]
 
     def _compile(self, network, inputs):
         """The compiled network, or None if it cannot be had or deviates."""
@@ -69,14 +74,15 @@ class CompiledPasses:
                 torch._dynamo.config.patch(recompile_limit=_MAX_GRAPHS),
                 warnings.catch_warnings(),
             ):
-                # Of look-ups that diffusers caches, which are constant.
-                warnings.simplefilter("ignore", UserWarning)
+                # Of torch's own parts, and of look-ups that diffusers caches.
+                warnings.simplefilter("ignore")
                 compiled = torch.compile(network, fullgraph=True, dynamic=False)
                 found = compiled(*inputs)
         except Exception as error:  # of tracing, generated code, or a compiler
             if is_out_of_memory(error):
                 raise
-            reason = str(error).strip().splitlines()[0]
+            # The first line may say only where; the cause is in the second.
+            reason = " ".join(str(error).split("\n")[:2])
         else:
             if _agree(found, network(*inputs)):
                 return compiled

@@ -110,14 +110,14 @@ def test_compiled_passes_give_the_same_values(
     monkeypatch.setenv("DIFFQA_COMPILE", "1")
     fast = Backbone(describe_backbone(small_folder), CPU, torch.float32)
     modules = [f"{fast.info.blocks[0].module}.to_q", fast.info.stages[0].module]
-    for rows in (4, 3, 4):  # fewer are not compiled
+    for rows in (4, 3, 4):  # three are filled up
         with torch.inference_mode():
             (_, expected), (_, found) = (
                 observed(partial(run_part, each, rows), modules)
                 for each in (backbone, fast)
             )
         check(found, expected)
-    assert not caplog.records
+    assert not [r for r in caplog.records if r.name.startswith("diffqa_features")]
     assert [rows for rows, _ in fast._compiled._known.values()] == [4]
 
 
