@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py --backbone tiny --images 16
     python benchmarks/speed.py --backbone sd15 --images 8 --size 256
+    python benchmarks/speed.py --only compiled    (as with DIFFQA_COMPILE=1)
 
 `sd15` is the full shape of Stable Diffusion 1.5 with random weights: the time is the
 same. Only ratios within one run are of use; repetitions alternate between the ways.
@@ -13,6 +14,7 @@ with one thread it hardly depends on what else the machine does.
 
 import argparse
 import csv
+import resource
 import statistics
 import sys
 import tempfile
@@ -24,6 +26,8 @@ import torch
 from plain_diffusers import PlainLoop
 
 from diffqa_features import DiffusionQAFeatures
+from diffqa_features._backbone.backbone import load_backbone
+from diffqa_features._backbone.compiled import CompiledPasses
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.datasets import make_procedural_images
 
@@ -112,7 +116,7 @@ def measure(backbone, arguments, scratch):
     sys.stdout.write(
         "comparison  images  size  dtype  threads  slow_s  fast_s  ratio  cpu_ratio\n"
     )
-    if {"loop1", "loop3"} & set(arguments.only):
+    if {"loop1", "loop3", "compiled"} & set(arguments.only):
         plain = PlainLoop(info.folder, arguments.dtype)
         check_agreement(plain, backbone, common, images[:1])
         if "loop1" in arguments.only:
@@ -127,6 +131,14 @@ def measure(backbone, arguments, scratch):
                 lambda: plain.features(images, TIMESTEPS[1], encode_again=True),
                 ours(timesteps=TIMESTEPS[1]),
             )
+        if "compiled" in arguments.only:
+            compiled = compile_passes(backbone, arguments.dtype, ours())
+            report("library / library compiled, 1 timestep", ours(), compiled)
+            report(
+                "plain loop / library compiled, 1 timestep",
+                lambda: plain.features(images, TIMESTEPS[0]),
+                compiled,
+            )
         del plain
     if "blocks" in arguments.only:
         report("all / down*", ours(), ours(blocks="down*", kinds="alignment"))
@@ -136,6 +148,39 @@ def measure(backbone, arguments, scratch):
         ours()()  # the backbone is loaded before the clock starts
         report("first / second transform with memory", stored, stored_again, 1)
     return rows
+
+
+def compile_passes(backbone, dtype, transform):
+    """`transform` with compiled passes; says what compiling costs and changes."""
+    loaded = load_backbone(backbone, "cpu", dtype)
+    passes = CompiledPasses(loaded.unet)
+
+    def compiled():
+        loaded._compiled = passes
+        try:
+            return transform()
+        finally:
+            loaded._compiled = None
+
+    expected = transform()
+    start = spent()
+    found = compiled()
+    moved = np.square(found - expected).mean(0) ** 0.5 / expected.std(0)
+    sys.stdout.write(
+        f"first compiled transform: {spent() - start:.1f} CPU seconds; columns move by "
+        f"{np.median(moved):.5f} of their spread (median), {moved.max():.5f} (most)\n"
+    )
+    return compiled
+
+
+def spent():
+    """Processor seconds of this process and of the compilers that it started."""
+    return sum(
+        use.ru_utime + use.ru_stime
+        for use in map(
+            resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+    )
 
 
 def check_agreement(plain, backbone, common, images):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from diffqa_features._backbone.capture import Adapter, Tap, run_unet
+from diffqa_features._backbone.compiled import CompiledPasses
 from diffqa_features._backbone.conditioning import Conditioning
 from diffqa_features._backbone.info import BackboneInfo, describe_backbone
 from diffqa_features._backbone.packing import pack_weights
@@ -127,10 +128,13 @@ class Backbone:
             vae_dtype = torch.float32 if _wants_upcast(info, dtype) else dtype
             self._vae = _place_vae(load_vae(info), device, vae_dtype)
             self._vae_float32 = None
+            self._compiled = None
             if device.type == "cpu":
                 keep_memory()
-                if dtype == torch.bfloat16:
-                    pack_weights(self.unet)
+                packed = dtype == torch.bfloat16 and pack_weights(self.unet)
+                # Compiled code reads the plain weights: packing would be lost.
+                if os.environ.get("DIFFQA_COMPILE", "0") != "0" and not packed:
+                    self._compiled = CompiledPasses(self.unet)
             # The second, if there is one, adds to the states of the first.
             self._texts = load_texts(info, device)
             self._tokenizer, self._text_encoder = self._texts[0]
@@ -221,10 +225,19 @@ class Backbone:
             factor = self.info.latent_factor
             height, width = (factor * side for side in noisy.shape[2:])
             conditioning = conditioning.for_size(height, width)
+        noisy = noisy.to(self.dtype)
         with self.lock:
+            # Only where no gradient is ever wanted, and nothing changes the data.
+            plain = unet is None and not adapters and control is None
+            if self._compiled and plain and torch.is_inference_mode_enabled():
+                done, output = self._compiled.run(
+                    noisy, t, conditioning, taps, whole=whole
+                )
+                if done:
+                    return output
             return run_unet(
                 self.unet if unet is None else unet,
-                noisy.to(self.dtype),
+                noisy,
                 t,
                 conditioning,
                 taps,

@@ -39,7 +39,7 @@ class Conditioning:
     def __len__(self) -> int:
         return len(self.states)
 
-    def __getitem__(self, rows: int | slice) -> Conditioning:
+    def __getitem__(self, rows: int | slice | torch.Tensor) -> Conditioning:
         """Some rows; an int selects one row, also as a conditioning."""
         if isinstance(rows, int):
             rows = slice(rows, rows + 1 or None)

@@ -20,26 +20,27 @@ _IN_CACHE = 2**26  # bytes of weights; below, nothing is gained
 _packed: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()
 
 
-def pack_weights(network: nn.Module, smallest: int = _IN_CACHE) -> None:
+def pack_weights(network: nn.Module, smallest: int = _IN_CACHE) -> bool:
     """Give the linear layers and convolutions of a network on a CPU packed weights.
 
     Each is packed at its first use without gradient, and gives the same numbers but for
     the order of sums. The plain weights stay, for gradients and copies, so a network in
     bfloat16 takes as much memory as in float32. Networks of fewer bytes than `smallest`
-    are left alone.
+    are left alone; the answer is whether weights are packed.
     """
     if not torch.backends.mkldnn.is_available():
-        return
+        return False
     # Without AVX-512 there are no such kernels, and torch multiplies by its own.
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return
+        return False
     if sum(p.numel() * p.element_size() for p in network.parameters()) < smallest:
-        return
+        return False
     for module in network.modules():
         kind = _KINDS.get(type(module))
         if kind is not None and not isinstance(getattr(module, "padding", 0), str):
             module.__class__ = kind
             _packed[module] = None, None
+    return True
 
 
 class _Linear(nn.Linear):

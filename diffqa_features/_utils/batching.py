@@ -26,7 +26,7 @@ def in_halves(run, items, size, ways_out=WAYS_OUT):
         try:
             results.append(run(chunk))
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(chunk) == 1:
                 if "primitive" in str(error):
@@ -47,7 +47,8 @@ def in_halves(run, items, size, ways_out=WAYS_OUT):
     return results, size
 
 
-def _is_out_of_memory(error):
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says so; torch and oneDNN have no class of their own for it."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
