@@ -72,7 +72,8 @@ def regressors(folder):
             str(folder),
             scenes=["photo"],
             distortions=["noise"],
-            image_size=64,
+            train_unet=False,
+            image_size=32,
             max_epochs=1,
             device="cpu",
             dtype="float32",
@@ -99,7 +100,7 @@ def student():
 
 
 def controller(folder):
-    settings = {"image_size": 64, "device": "cpu", "dtype": "float32"}
+    settings = {"image_size": 32, "device": "cpu", "dtype": "float32"}
     return DiffusionController(str(folder), max_epochs=1, **settings)
 
 
