@@ -125,8 +125,8 @@ def test_without_train_unet_there_is_no_copy(model, images, monkeypatch):
 
 
 def test_every_switch_changes_the_prediction(model, images):
-    images, y = images[:4], Y[:4]
-    model.set_params(batch_size=2, train_unet=False)
+    images, y = images[:2], Y[:2]
+    model.set_params(train_unet=False)
     plain = clone(model).fit(images, y).predict(images)
     for change in (
         {"qualities": ["bad", "good"]},

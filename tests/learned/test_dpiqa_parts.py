@@ -138,59 +138,64 @@ def test_parameter_counts_of_stable_diffusion():
 # -- the same computed straight down ---------------------------------------------------
 
 
-def make_both(folder, own_unet, prompts=7, image_size=64):
-    """A backbone, our network on it, and the plain teacher with the same weights."""
+def make_network(backbone, tokens, **settings):
+    factor = backbone.info.latent_factor
+    settings = {"own_unet": False, "factor": factor, "grid": 64 // factor, **settings}
+    return DPIQANetwork(backbone.unet, tokens, width=32, **settings)
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2", "deep", "tiny"])
+def plain(request, model_folders):
+    """A plain teacher, what it is shown, what it says of it, and its gradients."""
+    kind = request.param
+    folder = "tiny" if kind == "tiny" else str(model_folders[kind])
     torch.manual_seed(0)
     backbone = load_backbone(folder, "cpu", "float32")
     info = backbone.info
     unet = UNet2DConditionModel.from_pretrained(info.folder / "unet")
-    vae = load_vae(info)
-    tokens = torch.randn(prompts, unet.config.cross_attention_dim)
-    plain = PlainDPIQA(unet.eval(), vae, tokens, image_size, width=32)
-    nn.init.normal_(plain.gamma)
-    network = DPIQANetwork(
-        backbone.unet,
-        tokens,
-        own_unet=own_unet,
-        factor=info.latent_factor,
-        grid=image_size // info.latent_factor,
-        width=32,
+    tokens = torch.randn(7, unet.config.cross_attention_dim)
+    teacher = PlainDPIQA(unet.eval(), load_vae(info), tokens, 64, width=32)
+    nn.init.normal_(teacher.gamma)
+    pixels = torch.rand(3, 3, 64, 64)
+    scores, maps = teacher(pixels)
+    direction = torch.randn_like(maps)
+    (scores.sum() + (direction * maps).sum()).backward()
+    return SimpleNamespace(
+        backbone=backbone,
+        tokens=tokens,
+        weights=teacher.state_dict(),
+        pixels=pixels,
+        scores=scores.detach(),
+        maps=maps.detach(),
+        direction=direction,
+        gradients={name: value.grad for name, value in teacher.named_parameters()},
     )
-    theirs = plain.state_dict()
-    weights = {
-        name: tokens if name == "tokens" else theirs[plain_name(name)].clone()
-        for name in network.state_dict()
-    }
-    return backbone, network.load_weights(weights), plain
 
 
 @pytest.mark.parametrize("own_unet", [False, True])
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "deep", "tiny"])
-def test_scores_maps_and_gradients_are_those_of_plain_diffusers(
-    model_folders, kind, own_unet
-):
+def test_scores_maps_and_gradients_are_those_of_plain_diffusers(plain, own_unet):
     """With text that is computed once and not for each picture; `tiny` reads it twice.
 
     There the first layers of a block attend to the text in place of the picture.
     """
-    folder = "tiny" if kind == "tiny" else str(model_folders[kind])
-    backbone, network, plain = make_both(folder, own_unet)
-    pixels = torch.rand(3, 3, 64, 64)
+    backbone, pixels, direction = plain.backbone, plain.pixels, plain.direction
+    network = make_network(backbone, plain.tokens, own_unet=own_unet, seed=None)
+    weights = {
+        name: plain.tokens if name == "tokens" else plain.weights[plain_name(name)]
+        for name in network.state_dict()
+    }
+    network.load_weights({name: value.clone() for name, value in weights.items()})
     latents = backbone.encode_images(pixels)
     quality = network(backbone, latents, pixels)
-    scores, maps = plain(pixels)
-    torch.testing.assert_close(quality.maps, maps, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(quality.scores, scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quality.maps, plain.maps, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quality.scores, plain.scores, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         condition = network.condition_of(backbone)
         again = network(backbone, latents, pixels, condition)
     torch.testing.assert_close(again.maps, quality.maps, rtol=1e-5, atol=1e-6)
-    direction = torch.randn_like(maps)
     (quality.scores.sum() + (direction * quality.maps).sum()).backward()
-    (scores.sum() + (direction * maps).sum()).backward()
-    theirs = dict(plain.named_parameters())
     for name, value in network.named_parameters():
-        close(value.grad, theirs[plain_name(name)].grad, noise=1e-8)
+        close(value.grad, plain.gradients[plain_name(name)], noise=1e-8)
     if own_unet:
         assert any("attn2.to_k" in name for name, _ in network.unet.named_parameters())
     assert all(value.grad is None for value in backbone.unet.parameters())
@@ -201,9 +206,7 @@ def test_a_level_without_attention_takes_the_adapter_before_it_shrinks(odd_folde
     """Which diffusers cannot: it would add after the downsampler, at another size."""
     backbone = load_backbone(str(odd_folder), "cpu", "float32")
     tokens = torch.randn(5, 32)
-    network = DPIQANetwork(
-        backbone.unet, tokens, own_unet=False, factor=4, grid=16, width=32
-    )
+    network = make_network(backbone, tokens)
     latents, pixels = torch.randn(2, 5, 16, 16), torch.rand(2, 3, 64, 64)
     quality = network(backbone, latents, pixels)
     assert quality.maps.shape == (2, 8, 16, 16)
@@ -213,7 +216,8 @@ def test_a_level_without_attention_takes_the_adapter_before_it_shrinks(odd_folde
 
 def test_what_is_not_needed_does_not_run(sd1_folder):
     """No output convolution; keys and values of the text once for all pictures."""
-    backbone, network, _ = make_both(str(sd1_folder), own_unet=False, prompts=7)
+    backbone = load_backbone(str(sd1_folder), "cpu", "float32")
+    network = make_network(backbone, torch.randn(7, 32))
     entered = []
 
     def see(module, args, output):
@@ -235,7 +239,8 @@ def test_what_is_not_needed_does_not_run(sd1_folder):
 
 
 def test_nothing_is_left_behind_by_an_exception(sd1_folder):
-    backbone, network, _ = make_both(str(sd1_folder), own_unet=False)
+    backbone = load_backbone(str(sd1_folder), "cpu", "float32")
+    network = make_network(backbone, torch.randn(7, 32))
     with pytest.raises(RuntimeError):
         network(backbone, torch.randn(1, 4, 8, 8), torch.rand(1, 3, 32, 32))
     network.text.leave.weight.data = network.text.leave.weight.data[:, :1]

@@ -24,13 +24,17 @@ SETTINGS = {
 PUSH_AND_LOAD = """
     import json, sys
     from diffqa_features import GenzIQARegressor
+    try:
+        GenzIQARegressor.from_pretrained("owner/none")
+    except OSError as error:
+        message = str(error)
     model = GenzIQARegressor.from_pretrained(sys.argv[1])
     commit = model.push_to_hub(
         "judge", card="Trained on nothing worth naming.", licence="apache-2.0"
     )
     again = GenzIQARegressor.from_pretrained("owner/judge")
     weights = {name: value.tolist() for name, value in again.weights_.items()}
-    print(json.dumps({"commit": commit, "weights": weights}))
+    print(json.dumps({"commit": commit, "weights": weights, "none": message}))
 """
 LOAD = """
     import sys
@@ -65,13 +69,21 @@ def saved(small_folder, tmp_path_factory):
     return folder
 
 
-def test_pushed_and_loaded_it_is_the_same(saved, tmp_path):
-    published = tmp_path / "published"
+@pytest.fixture(scope="module")
+def pushed(saved, tmp_path_factory):
+    """Where it was published, what was downloaded, and what a child says of both."""
+    folder = tmp_path_factory.mktemp("hub")
+    published = folder / "published"
     published.mkdir()
     with serve_hub({"owner/judge": (published, COMMIT)}) as (address, downloaded):
         environment = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_of_nobody"}
-        environment["HF_HUB_CACHE"] = str(tmp_path / "hub")
+        environment["HF_HUB_CACHE"] = str(folder / "cache")
         answer = json.loads(run_python(PUSH_AND_LOAD, str(saved), **environment))
+    return published, downloaded, answer
+
+
+def test_pushed_and_loaded_it_is_the_same(saved, pushed):
+    published, downloaded, answer = pushed
     assert answer["commit"].endswith(COMMIT)
     assert sorted(set(downloaded)) == ["config.json", "model.safetensors"]
     weights = load_file(saved / "model.safetensors")
@@ -105,12 +117,9 @@ def test_text_in_a_card_stays_text(saved):
     assert "# Approved" not in lines
 
 
-def test_what_is_nowhere_is_named(tmp_path):
-    with serve_hub({}) as (address, _):
-        message = run_python(
-            LOAD, "owner/none", HF_ENDPOINT=address, HF_HUB_CACHE=str(tmp_path)
-        )
-    assert "the hub does not give 'owner/none'" in message
+def test_what_is_nowhere_is_named(pushed, tmp_path):
+    *_, answer = pushed
+    assert "the hub does not give 'owner/none'" in answer["none"]
     offline = run_python(
         LOAD, "owner/none", HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(tmp_path)
     )

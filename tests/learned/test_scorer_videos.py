@@ -1,5 +1,6 @@
 """The scorer on videos: bursts, how frames change, what it says of encoded files."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -21,9 +22,14 @@ SHIPPED = Path(videos.__file__).with_name("tiny")
 TIMING = list(videos.TIMING)
 
 
+@functools.cache
+def read_photographs():
+    return load_sample_images().images
+
+
 def film(motion, times, photograph=0, size=128):
     """Frames of a camera over a photograph at these times, in frames."""
-    photo = load_sample_images().images[photograph]
+    photo = read_photographs()[photograph]
     scene = Scene(photo, motion, size, (200.0, 220.0), scale=1.5)
     return np.stack([np.asarray(scene.frame(t)) for t in times])
 
@@ -59,9 +65,9 @@ def clips(tmp_path_factory):
         "slides": np.repeat(
             [film(Motion(0, 0), [0], photograph)[0] for photograph in (0, 1, 0)], 16, 0
         ),
-        "cut": np.concatenate([film(PAN, range(24)), film(PAN, range(24), 1)]),
+        "cut": np.concatenate([fine[:24], film(PAN, range(24), 1)]),
         "noisy": np.clip(fine + rng.normal(0, 25, fine.shape), 0, 255),
-        **{name: film(PAN, times) for name, times in FAULTS.items()},
+        **{name: fine[times.astype(int)] for name, times in FAULTS.items()},
     }
     paths = {}
     for name, frames in made.items():

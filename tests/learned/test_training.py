@@ -125,8 +125,9 @@ def test_without_clipping_a_gradient_stays_as_it_is():
 
 def test_it_learns():
     network, history = fit(
-        max_epochs=150, learning_rate=0.05, max_grad_norm=100, weight_decay=0.0
-    )
+        max_epochs=150, batch_size=11, learning_rate=0.05, max_grad_norm=100,
+        weight_decay=0.0,
+    )  # fmt: skip
     assert history[-1]["loss"] < 0.02 * history[0]["loss"]
     expected = torch.tensor([[1.0, -2.0, 0.5]])
     # Within what the noise on the rows shrinks.
