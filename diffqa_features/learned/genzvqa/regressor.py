@@ -667,6 +667,9 @@ class GenzVQARegressor(GenzIQARegressor):
             job.backbone, job.data[rows], *self._range(), generators
         )
 
+    def _frames_of_a_row(self, job):
+        return float(job.data.counts.mean())
+
     def _scores(self, job, rows):
         return self._quality(job, job.data[rows], self._ensemble())
 
