@@ -70,6 +70,10 @@ DPIQA = {
     "DP-IQA, flips": {"augmentation": "flips"},
     "DP-IQA, pixels in [0, 1]": {"normalization": "unit"},
 }
+STAGES = {
+    "stages of DP-IQA + SVR": {},
+    "stages of DP-IQA, untrained + SVR": {"max_epochs": 0, "image_adapter": False},
+}
 MAIN = [FROZEN, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", STUDENT]
 MEANS = [("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA")]  # with the frozen columns
 
@@ -155,6 +159,9 @@ def make(name, seed, args):
         common = {"normalization": "vae", "n_timesteps": 2}
         return GenzIQARegressor(**{**common, **shared, **GENZIQA[name]})
     common = {"scenes": ["photo"], "checkpoint_dir": args.folder}
+    if name in STAGES:
+        model = DPIQARegressor(**{**common, **shared, **STAGES[name]}, columns="stages")
+        return make_pipeline(model, StandardScaler(), SVR())
     return DPIQARegressor(**{**common, **shared, **DPIQA[name]})
 
 
