@@ -3,6 +3,7 @@
     python tools/evaluate_learned.py SHARDS runs/learned      # goes on where it stopped
     python tools/evaluate_learned.py SHARDS runs/learned --table x.csv
     python tools/evaluate_learned.py SHARDS runs/learned --ask HELDOUT --out PREDICTED
+    python tools/evaluate_learned.py SHARDS runs/learned --blocks x.csv
 
 SHARDS come from `label_pictures.py`: procedural pictures and photographs under all
 families of distortions, with JOD. Whole contents (photographs, procedural pictures) are
@@ -12,6 +13,7 @@ trains nothing and writes what is there: SRCC over the rows of all folds and wit
 reference, mean over runs, 95 % intervals over contents, and the difference from frozen
 columns with a support vector machine, paired. `--ask` has the models of the folds score
 the pictures of a folder, and writes one CSV per system; nothing is chosen by it.
+`--blocks` scores the held-out rows by some blocks of the trained GenzIQA of run 0.
 
 Ablations of GenzIQA and DP-IQA are systems here, named by what is changed.
 """
@@ -70,6 +72,7 @@ DPIQA = {
     "DP-IQA, flips": {"augmentation": "flips"},
     "DP-IQA, pixels in [0, 1]": {"normalization": "unit"},
 }
+BLOCKS = ("down", "mid", "up1", "up2", "up3")
 STAGES = {
     "stages of DP-IQA + SVR": {},
     "stages of DP-IQA, untrained + SVR": {"max_epochs": 0, "image_adapter": False},
@@ -85,6 +88,7 @@ def main():
     parser.add_argument("--table", type=Path, help="only write this table")
     parser.add_argument("--ask", type=Path, help="only score the pictures in here")
     parser.add_argument("--out", type=Path, help="of --ask: a folder")
+    parser.add_argument("--blocks", type=Path, help="only write this table")
     parser.add_argument("--tiles", type=int, help="of --ask, of a picture at most")
     parser.add_argument("--systems", nargs="+", default=MAIN)
     parser.add_argument("--set", type=json.loads, default={}, help="parameters, JSON")
@@ -100,6 +104,8 @@ def main():
     data = read_rows(args.shards, args.references, args.versions)
     if args.choose:
         return choose(data, args)
+    if args.blocks is not None:
+        return by_blocks(data, args)
     if args.table is None:
         # Run by run, so that what was stopped compares all systems on some.
         for run in args.runs:
@@ -302,6 +308,32 @@ def measures(predicted, data):
     rows = pd.DataFrame({"y": data.target, "p": predicted, "r": data.references})
     inside = [srcc_score(part.y, part.p) for _, part in rows.groupby("r")]
     return {**found, "within": np.mean(inside)}
+
+
+def by_blocks(data, args):
+    """A trained GenzIQA that averages over some of its blocks only."""
+    parts = {name: np.full(len(data.target), np.nan) for name in ("", *BLOCKS)}
+    for fold, (_, held) in enumerate(folds_of(data)):
+        model = GenzIQARegressor.from_pretrained(
+            args.folder / f"model GenzIQA 0 {fold}"
+        )
+        model.set_params(memory=args.folder / "store")
+        columns = model.transform([data.data[i] for i in held])
+        names = model.get_feature_names_out().astype(str)
+        for start, predicted in parts.items():
+            chosen = np.char.startswith(names, start) & np.char.endswith(names, "score")
+            scores = columns[:, chosen].mean(1)
+            predicted[held] = model.intercept_ + model.slope_ * scores
+    every, lines = parts.pop(""), []
+    for name, predicted in {"all": every, **parts}.items():
+        line = {"blocks": name, **measures(predicted, data)}
+        if name != "all":
+            found = bootstrap_difference(
+                data.target, predicted, every, groups=data.groups, n_resamples=DRAWS
+            )
+            line |= dict(zip(("more", "more_low", "more_high"), found))
+        lines.append(line)
+    pd.DataFrame(lines).round(3).to_csv(args.blocks, index=False)
 
 
 # -- other pictures ------------------------------------------------------------------

@@ -109,7 +109,8 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         Pictures per training step. All their prompts go through the UNet in one pass.
 
     gradient_accumulation_steps : int, default=1
-        Number of parts to split a batch into if it does not fit into memory.
+        Number of parts to split a batch into if it does not fit into memory. On a CPU,
+        batches are taken in more where that is faster; results differ by rounding.
 
     learning_rate : float, default=None
         Constant learning rate of AdamW. ``None`` means the published 1e-4, or 3e-3 for
@@ -689,7 +690,7 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         return max(asked, min(parts, self.batch_size))
 
     def _frames_of_a_row(self, job):
-        """Mean number of frames."""
+        """Mean number of frames of those that train."""
         return 1
 
     def _begin_head(self, job, latents, weight):
