@@ -84,9 +84,9 @@ def pictures():
 
 
 def clips(folder):
-    references = datasets.make_procedural_images(2, image_size=384, random_state=1)
+    references = datasets.make_procedural_images(1, image_size=384, random_state=1)
     data = datasets.make_distorted_videos(
-        folder, references, families="temporal", n_levels=1, n_frames=24, image_size=192
+        folder, references, families="temporal", n_levels=2, n_frames=24, image_size=192
     )
     return data
 

@@ -48,6 +48,7 @@ from diffqa_features.metrics import srcc_score
 
 FOLDS, DRAWS = 3, 1000
 FROZEN, STUDENT, SCORER = "frozen + SVR", "student", "scorer"
+READ = "stages of DP-IQA + SVR"
 CLASSICAL = {FROZEN, "NSS + SVR", SCORER}  # of one seed
 GENZIQA = {
     "GenzIQA": {},
@@ -74,11 +75,12 @@ DPIQA = {
 }
 BLOCKS = ("down", "mid", "up1", "up2", "up3")
 STAGES = {
-    "stages of DP-IQA + SVR": {},
+    READ: {},
     "stages of DP-IQA, untrained + SVR": {"max_epochs": 0, "image_adapter": False},
 }
-MAIN = [FROZEN, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", STUDENT]
-MEANS = [("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA")]  # with the frozen columns
+MAIN = [FROZEN, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", READ, STUDENT]
+# With the frozen columns:
+MEANS = [("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA"), (READ,)]
 
 
 def main():
