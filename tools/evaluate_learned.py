@@ -3,6 +3,7 @@
     python tools/evaluate_learned.py SHARDS runs/learned      # goes on where it stopped
     python tools/evaluate_learned.py SHARDS runs/learned --table x.csv
     python tools/evaluate_learned.py SHARDS runs/learned --ask HELDOUT --out PREDICTED
+    python tools/evaluate_learned.py SHARDS runs/learned --blocks x.csv
 
 SHARDS come from `label_pictures.py`: procedural pictures and photographs under all
 families of distortions, with JOD. Whole contents (photographs, procedural pictures) are
@@ -12,6 +13,7 @@ trains nothing and writes what is there: SRCC over the rows of all folds and wit
 reference, mean over runs, 95 % intervals over contents, and the difference from frozen
 columns with a support vector machine, paired. `--ask` has the models of the folds score
 the pictures of a folder, and writes one CSV per system; nothing is chosen by it.
+`--blocks` scores the held-out rows by some blocks of the trained GenzIQA of run 0.
 
 Ablations of GenzIQA and DP-IQA are systems here, named by what is changed.
 """
@@ -46,6 +48,7 @@ from diffqa_features.metrics import srcc_score
 
 FOLDS, DRAWS = 3, 1000
 FROZEN, STUDENT, SCORER = "frozen + SVR", "student", "scorer"
+READ = "stages of DP-IQA + SVR"
 CLASSICAL = {FROZEN, "NSS + SVR", SCORER}  # of one seed
 GENZIQA = {
     "GenzIQA": {},
@@ -70,8 +73,14 @@ DPIQA = {
     "DP-IQA, flips": {"augmentation": "flips"},
     "DP-IQA, pixels in [0, 1]": {"normalization": "unit"},
 }
-MAIN = [FROZEN, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", STUDENT]
-MEANS = [("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA")]  # with the frozen columns
+BLOCKS = ("down", "mid", "up1", "up2", "up3")
+STAGES = {
+    READ: {},
+    "stages of DP-IQA, untrained + SVR": {"max_epochs": 0, "image_adapter": False},
+}
+MAIN = [FROZEN, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", READ, STUDENT]
+# With the frozen columns:
+MEANS = [("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA"), (READ,)]
 
 
 def main():
@@ -81,6 +90,7 @@ def main():
     parser.add_argument("--table", type=Path, help="only write this table")
     parser.add_argument("--ask", type=Path, help="only score the pictures in here")
     parser.add_argument("--out", type=Path, help="of --ask: a folder")
+    parser.add_argument("--blocks", type=Path, help="only write this table")
     parser.add_argument("--tiles", type=int, help="of --ask, of a picture at most")
     parser.add_argument("--systems", nargs="+", default=MAIN)
     parser.add_argument("--set", type=json.loads, default={}, help="parameters, JSON")
@@ -96,6 +106,8 @@ def main():
     data = read_rows(args.shards, args.references, args.versions)
     if args.choose:
         return choose(data, args)
+    if args.blocks is not None:
+        return by_blocks(data, args)
     if args.table is None:
         # Run by run, so that what was stopped compares all systems on some.
         for run in args.runs:
@@ -155,6 +167,9 @@ def make(name, seed, args):
         common = {"normalization": "vae", "n_timesteps": 2}
         return GenzIQARegressor(**{**common, **shared, **GENZIQA[name]})
     common = {"scenes": ["photo"], "checkpoint_dir": args.folder}
+    if name in STAGES:
+        model = DPIQARegressor(**{**common, **shared, **STAGES[name]}, columns="stages")
+        return make_pipeline(model, StandardScaler(), SVR())
     return DPIQARegressor(**{**common, **shared, **DPIQA[name]})
 
 
@@ -292,9 +307,36 @@ def measures(predicted, data):
             n_resamples=DRAWS,
         )  # fmt: skip
         found |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), values))
+    return {**found, "within": within(predicted, data)}
+
+
+def within(predicted, data):
+    """Mean SRCC over the versions of a reference."""
     rows = pd.DataFrame({"y": data.target, "p": predicted, "r": data.references})
-    inside = [srcc_score(part.y, part.p) for _, part in rows.groupby("r")]
-    return {**found, "within": np.mean(inside)}
+    return np.mean([srcc_score(part.y, part.p) for _, part in rows.groupby("r")])
+
+
+def by_blocks(data, args):
+    """A trained GenzIQA that averages over some of its blocks only.
+
+    SRCC within a reference: the line to the units of y is that of all blocks, and would
+    shift the folds against each other.
+    """
+    parts = {name: np.full(len(data.target), np.nan) for name in ("", *BLOCKS)}
+    for fold, (_, held) in enumerate(folds_of(data)):
+        path = args.folder / f"model GenzIQA 0 {fold}"
+        model = GenzIQARegressor.from_pretrained(path)
+        model.set_params(memory=args.folder / "store")
+        columns = model.transform([data.data[i] for i in held])
+        names = model.get_feature_names_out().astype(str)
+        for start, predicted in parts.items():
+            chosen = np.char.startswith(names, start) & np.char.endswith(names, "score")
+            predicted[held] = model.slope_ * columns[:, chosen].mean(1)
+    table = {
+        name or "all": within(predicted, data) for name, predicted in parts.items()
+    }
+    table = pd.Series(table, name="within").round(3).rename_axis("blocks")
+    table.to_csv(args.blocks)
 
 
 # -- other pictures ------------------------------------------------------------------

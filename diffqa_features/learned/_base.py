@@ -181,6 +181,10 @@ class LearnedModel(MediaParameters, SavedModel):
         """Minimum number of rows that the loss needs."""
         return 1
 
+    def _parts(self, job):
+        """Number of parts that a batch is taken in."""
+        return self.gradient_accumulation_steps
+
     # What those that learn scores do in between:
 
     def _check_targets(self, job, y, groups, sample_weight):
@@ -224,6 +228,9 @@ class LearnedModel(MediaParameters, SavedModel):
             )  # fmt: skip
             folder = local_path(self.checkpoint_dir, "The 'checkpoint_dir' parameter")
             checkpoint = folder / f"{name}-{key}.pt"
+        if "gradient_accumulation_steps" in settings:
+            # After the key: it changes nothing but rounding, and with the threads.
+            settings["gradient_accumulation_steps"] = self._parts(job)
         schedule = _training.Schedule(
             **settings,
             seed=_training.seed_of(int(self.random_state), past),

@@ -302,6 +302,35 @@ def test_the_score_is_made_of_the_maps(fitted, images):
     np.testing.assert_allclose(table.iloc[:, 8:], hidden, rtol=1e-3, atol=1e-5)
 
 
+def test_columns_of_the_decoder_stages(small_folder, images):
+    """What is read there, written out on the states of the shared UNet."""
+    model = make_model(
+        small_folder, columns="stages", train_unet=False, image_adapter=False,
+        max_epochs=0,
+    )  # fmt: skip
+    table = model.set_output(transform="pandas").fit(images, Y).transform(images)
+    levels = load_backbone(str(small_folder), "cpu", "float32").unet.up_blocks
+    expected, states = {}, {}
+    hooks = [
+        level.register_forward_hook(lambda m, a, o, i=i: states.update({i: o}))
+        for i, level in enumerate(levels)
+    ]
+    try:
+        model.transform(images[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for level in sorted(states, reverse=True):
+        cells = states[level][0].flatten(1).double().numpy()
+        for name, values in (
+            ("mean", cells.mean(1)), ("logstd", np.log(cells.std(1) + 1e-3))
+        ):  # fmt: skip
+            for channel, value in enumerate(values):
+                expected[f"up{level}__{name}__{channel:04d}"] = value
+    assert list(table.columns) == list(expected)
+    np.testing.assert_allclose(table.iloc[0], [*expected.values()], atol=1e-3)
+
+
 # -- scikit-learn and files ------------------------------------------------------------
 
 

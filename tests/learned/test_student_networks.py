@@ -272,6 +272,17 @@ def test_every_tensor_of_the_published_sizes_has_a_place(name):
     )
 
 
+def test_first_weights_pass_on_the_signal_and_its_gradient():
+    config, _ = find_config("efficientnet_b0")
+    torch.manual_seed(0)
+    body = EfficientNetBody(config, symmetric=False)
+    _, pooled = body(torch.rand(4, 3, 64, 64))
+    assert pooled.std(0).mean() > 0.01
+    pooled.square().mean().backward()
+    first = body.model.embeddings.convolution.weight
+    assert 1e-4 < first.grad.abs().mean() < 1e2
+
+
 # -- ONNX ------------------------------------------------------------------------------
 
 

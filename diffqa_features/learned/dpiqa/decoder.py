@@ -10,7 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from diffqa_features._engine.pooling import pool_space
+
 MAPS = 8
+_SMALLEST = 1e-3  # added to deviations, as by DiffVQA
 _SQUEEZE, _FEWEST = 16, 4  # channels of a gate: a sixteenth of all, but some
 
 
@@ -21,6 +24,7 @@ class Quality:
     scores: torch.Tensor  # (N,)
     maps: torch.Tensor  # (N, 8, grid, grid), not negative
     hidden: torch.Tensor  # (N, width), what the score is a linear function of
+    pooled: torch.Tensor  # (N, 2 C), of all states, see `pool_states`; no gradient
 
 
 class QualityDecoder(nn.Module):
@@ -70,7 +74,17 @@ class QualityDecoder(nn.Module):
         x = maps.flatten(1)
         for layer in self.hidden:
             x = F.relu(layer(x))
-        return Quality(self.score(x)[:, 0], maps, x)
+        return Quality(self.score(x)[:, 0], maps, x, pool_states(states))
+
+
+@torch.no_grad()
+def pool_states(states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Per state, the mean of each channel, then the log of its deviation, float32."""
+    columns = []
+    for state in states:
+        mean, spread = pool_space(state, ("mean", "std")).unbind(1)
+        columns += [mean, torch.log(spread + _SMALLEST)]
+    return torch.cat(columns, 1)
 
 
 class _Branch(nn.Module):

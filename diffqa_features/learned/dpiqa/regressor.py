@@ -88,6 +88,11 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         ``"vae"`` is [-1, 1], which the autoencoder was trained on. The image adapter
         always receives [0, 1]. ``None``: see `preset`.
 
+    columns : {"hidden", "stages"}, default="hidden"
+        What `transform` returns: the last layer of the network, or pooled states of
+        the UNet's decoder, which a support vector machine reads better where hundreds
+        of pictures train (:doc:`/dpiqa`).
+
     ranking_weight : float, default=0.0
         Weight of a margin ranking loss over all pairs of a batch, added to the squared
         error. 0 matches the released code; the paper adds the two.
@@ -288,6 +293,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         "decoder_width": [Interval(Integral, 8, None, closed="left"), None],
         "timestep": [Interval(Integral, 0, 999, closed="both")],
         "normalization": [StrOptions({"unit", "vae"}), None],
+        "columns": [StrOptions({"hidden", "stages"})],
         "ranking_weight": [Interval(Real, 0, None, closed="left")],
         "ranking_margin": [Interval(Real, 0, None, closed="left")],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), None],
@@ -316,6 +322,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         image_size=None,
         view="stretch",
         normalization=None,
+        columns="hidden",
         ranking_weight=0.0,
         ranking_margin=0.25,
         augmentation=None,
@@ -353,6 +360,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         self.image_size = image_size
         self.view = view
         self.normalization = normalization
+        self.columns = columns
         self.ranking_weight = ranking_weight
         self.ranking_margin = ranking_margin
         self.augmentation = augmentation
@@ -465,7 +473,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         return (maps, scores) if return_scores else maps
 
     def transform(self, X):
-        """Compute the means of the quality maps and the last hidden features.
+        """Compute columns for another regressor, see `columns`.
 
         Parameters
         ----------
@@ -474,16 +482,20 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
         Returns
         -------
-        ndarray of shape (N, 8 + width), dtype float32
+        ndarray of shape (N, 8 + width) or (N, 2 C), dtype float32
             The spatial means of the 8 maps, then the activations of the last hidden
-            layer; the score is a linear function of the latter. A DataFrame after
-            ``set_output``.
+            layer, of which the score is a linear function. With ``columns="stages"``
+            for each of the UNet's decoder stages, finest first, the means of its
+            channels and the logarithms of their deviations plus 0.001; C is the
+            number of all channels. A DataFrame after ``set_output``.
         """
-        (columns,) = self._look(
-            X,
-            lambda q: [np.concatenate([q.maps.mean((2, 3)), q.hidden], 1)],
-            self.get_feature_names_out().shape,
-        )
+
+        def take(quality):
+            if self.columns == "stages":
+                return [quality.pooled]
+            return [np.concatenate([quality.maps.mean((2, 3)), quality.hidden], 1)]
+
+        (columns,) = self._look(X, take, self.get_feature_names_out().shape)
         return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
@@ -497,9 +509,22 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         Returns
         -------
         ndarray of str
-            ``map0__mean`` and so on, then ``hidden__0042``.
+            ``map0__mean`` and so on, then ``hidden__0042``; or ``up3__mean__0000`` and
+            ``up3__logstd__0000`` and so on.
         """
         self._check_fitted()
+        if self.columns == "stages":
+            branches = "decoder.branches.{}.conv.weight"
+            count = sum(branches.format(i) in self.weights_ for i in range(8))
+            return np.array(
+                [
+                    f"up{count - 1 - i}__{statistic}__{channel:04d}"
+                    for i in range(count)
+                    for statistic in ("mean", "logstd")
+                    for channel in range(self.weights_[branches.format(i)].shape[1])
+                ],
+                object,
+            )
         width = self.weights_["decoder.score.weight"].shape[1]
         names = [f"map{i}__mean" for i in range(8)]
         return np.array([*names, *(f"hidden__{i:04d}" for i in range(width))], object)

@@ -145,7 +145,8 @@ class GenzVQARegressor(GenzIQARegressor):
 
     gradient_accumulation_steps : int, default=1
         Number of parts to split a batch into if it does not fit into memory;
-        `batch_size` processes one video at a time.
+        `batch_size` processes one video at a time. On a CPU, batches are taken in more
+        where that is faster; results differ by rounding.
 
     learning_rate : float, default=1e-4
         Constant learning rate of AdamW.
@@ -666,6 +667,9 @@ class GenzVQARegressor(GenzIQARegressor):
         return job.network.sample_videos(
             job.backbone, job.data[rows], *self._range(), generators
         )
+
+    def _frames_of_a_row(self, job):
+        return float(job.data.counts[job.train].mean())
 
     def _scores(self, job, rows):
         return self._quality(job, job.data[rows], self._ensemble())

@@ -58,12 +58,28 @@ class EfficientNetBody(nn.Module):
             if isinstance(module, nn.BatchNorm2d):
                 # The configuration has TensorFlow's number, which is 1 minus torch's.
                 module.momentum = 0.1
+        _draw(self.model)
         self.width = self.pooled_width = config["hidden_dim"]
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels (N, 3, H, W) -> grid (N, C, H/32, W/32) and its mean (N, C)."""
         grid = self.model(pixels).last_hidden_state
         return grid, grid.mean((2, 3))
+
+
+def _draw(model):
+    """First weights as in torchvision: He's by fan-out, and normalisation by 1.
+
+    transformers draws all of them with a deviation of 0.02, the factors of the
+    normalisation too, by which the signal is 1e-29 after 16 blocks: nothing trains.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
 
 
 def find_config(network: str | os.PathLike) -> tuple[dict, int]:
