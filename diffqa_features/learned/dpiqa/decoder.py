@@ -24,7 +24,7 @@ class Quality:
     scores: torch.Tensor  # (N,)
     maps: torch.Tensor  # (N, 8, grid, grid), not negative
     hidden: torch.Tensor  # (N, width), what the score is a linear function of
-    pooled: torch.Tensor  # (N, 2 C), of all states, see `pool_states`; no gradient
+    pooled: torch.Tensor  # (N, 2 C), see `pool_states`; or (N, 0) if not asked for
 
 
 class QualityDecoder(nn.Module):
@@ -43,6 +43,7 @@ class QualityDecoder(nn.Module):
     def __init__(self, channels: Sequence[int], grid: int, width: int = 512):
         super().__init__()
         self.grid = grid
+        self.pools_states = False  # for those who read them
         self.branches = nn.ModuleList(_Branch(c, width) for c in channels)
         self.fuse = _Branch(width * len(channels), width)
         narrower = [max(width // 4, MAPS), max(width // 16, MAPS), MAPS]
@@ -74,7 +75,8 @@ class QualityDecoder(nn.Module):
         x = maps.flatten(1)
         for layer in self.hidden:
             x = F.relu(layer(x))
-        return Quality(self.score(x)[:, 0], maps, x, pool_states(states))
+        pooled = pool_states(states) if self.pools_states else x[:, :0]
+        return Quality(self.score(x)[:, 0], maps, x, pooled)
 
 
 @torch.no_grad()

@@ -802,6 +802,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
         device = backbone.device
         dtype = self._arithmetic(device)
+        network.decoder.pools_states = self.columns == "stages"
         with torch.no_grad(), precision(device, dtype):
             # Once for all pictures: it depends on the weights only.
             condition = network.condition_of(backbone)
