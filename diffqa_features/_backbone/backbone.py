@@ -192,6 +192,7 @@ class Backbone:
         control: tuple[Sequence[torch.Tensor], torch.Tensor] | None = None,
         whole: bool = True,
         unet: torch.nn.Module | None = None,
+        compiled_rows: int | None = None,
     ) -> torch.Tensor | None:
         """Run the denoiser once on N noisy latents.
 
@@ -213,6 +214,9 @@ class Backbone:
             False stops the pass as soon as every tap has seen its tensor.
         unet : module or None
             A trained copy to run instead of the backbone's own.
+        compiled_rows : int or None
+            N of a full pass, if this one may be compiled (`DIFFQA_COMPILE`): without
+            gradients, adapters, control or a copy.
 
         Returns
         -------
@@ -227,11 +231,9 @@ class Backbone:
             conditioning = conditioning.for_size(height, width)
         noisy = noisy.to(self.dtype)
         with self.lock:
-            # Only where no gradient is ever wanted, and nothing changes the data.
-            plain = unet is None and not adapters and control is None
-            if self._compiled and plain and torch.is_inference_mode_enabled():
+            if compiled_rows is not None and self._compiled is not None:
                 done, output = self._compiled.run(
-                    noisy, t, conditioning, taps, whole=whole
+                    noisy, t, conditioning, taps, rows=compiled_rows, whole=whole
                 )
                 if done:
                     return output

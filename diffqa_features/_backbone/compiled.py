@@ -24,15 +24,16 @@ _EXACT, _HALF = 1e-3, 0.1
 class CompiledPasses:
     """Compiled passes of a UNet: one for each selection of taps, row count and size.
 
-    A pass is compiled at its first use, and again for more rows. Fewer, such as the
-    last of a call, are filled up: in bfloat16, compiled values differ from others, and
-    a row's must not depend on the batch it falls into. Once compiling has failed, what
-    is not compiled yet is left to `run_unet`.
+    A pass is compiled at its first use. Rows are filled up to a power of two, or to
+    `rows` where that is fewer, so that few graphs serve any number of them and a row's
+    values depend on nothing that the process did before. What cannot be compiled or
+    deviates is left to `run_unet`.
     """
 
     def __init__(self, unet: nn.Module):
         self._unet = unet
-        self._known: dict[tuple, tuple[int, nn.Module]] = {}
+        self._networks: dict[tuple, nn.Module | None] = {}
+        self._checked = set()
         self._failed = False
 
     def run(
@@ -42,33 +43,43 @@ class CompiledPasses:
         conditioning: Conditioning,
         taps: Sequence[Tap] = (),
         *,
+        rows: int,
         whole: bool = True,
     ) -> tuple[bool, torch.Tensor | None]:
-        """Whether the pass was run, and what `run_unet` would return."""
+        """Whether the pass was run, and what `run_unet` would return.
+
+        `rows` is the number of a full pass.
+        """
         count = len(sample)
+        rows = max(count, min(rows, 1 << (count - 1).bit_length()))
         modules = tuple(tap.module for tap in taps)
         whole = whole or not taps
-        key = modules, whole, sample.shape[1:], conditioning.states.shape[1:]
-        rows, network = self._known.get(key, (0, None))
-        filled = torch.arange(max(rows, count)).clamp(max=count - 1)
+        key = (
+            modules, whole, rows, sample.shape[1:], conditioning.states.shape[1:],
+            torch.get_num_threads(),  # a graph is made for a number of threads
+        )  # fmt: skip
+        if self._failed or self._networks.get(key, self) is None:
+            return False, None
+        filled = torch.arange(rows).clamp(max=count - 1)
         inputs = (
             sample[filled],
             # One per row: a number would be compiled in.
             torch.as_tensor(timestep).expand(count)[filled],
             conditioning[filled].arguments(),
         )
-        if count > rows and not self._failed:
-            network = self._compile(_Observed(self._unet, modules, whole), inputs)
-            rows, self._known[key] = count, (count, network)
-        if count > rows or network is None:
+        if key not in self._networks:
+            observed = _Observed(self._unet, modules, whole)
+            self._networks[key] = torch.compile(observed, fullgraph=True, dynamic=False)
+        found = self._call(key, inputs)
+        if found is None or not self._check(key, found, inputs):
             return False, None
-        seen, output = network(*inputs)
+        seen, output = found
         for index, value in seen:
             taps[index].see(value[:count])
         return True, output if output is None else output[:count]
 
-    def _compile(self, network, inputs):
-        """The compiled network, or None if it cannot be had or deviates."""
+    def _call(self, key, inputs):
+        """What the pass returns, or None if it cannot be compiled."""
         try:
             with (
                 torch._dynamo.config.patch(recompile_limit=_MAX_GRAPHS),
@@ -76,24 +87,37 @@ class CompiledPasses:
             ):
                 # Of torch's own parts, and of look-ups that diffusers caches.
                 warnings.simplefilter("ignore")
-                compiled = torch.compile(network, fullgraph=True, dynamic=False)
-                found = compiled(*inputs)
+                return self._networks[key](*inputs)
         except Exception as error:  # of tracing, generated code, or a compiler
+            self._networks[key] = None
             if is_out_of_memory(error):
-                raise
+                raise  # fewer rows, or these uncompiled, may fit
+            self._failed = True
             # The first line may say only where; the cause is in the second.
             reason = " ".join(str(error).split("\n")[:2])
-        else:
-            if _agree(found, network(*inputs)):
-                return compiled
-            reason = "The compiled pass gives other values"
-        self._failed = True
-        log.warning(
-            "Passes go on uncompiled: %s. DIFFQA_COMPILE=1 needs a C++ compiler, g++ "
-            "or clang++ on the PATH or named by CXX; unset it to do without.",
-            reason.rstrip("."),
-        )
-        return None
+            log.warning(
+                "Passes go on uncompiled: %s. DIFFQA_COMPILE=1 needs a C++ compiler, "
+                "g++ or clang++ on the PATH or named by CXX; unset it to do without.",
+                reason.rstrip("."),
+            )
+
+    def _check(self, key, found, inputs):
+        """Whether a pass may be used: the first is compared with an uncompiled one."""
+        if key in self._checked:
+            return True
+        modules, whole = key[:2]
+        expected = _tensors(_Observed(self._unet, modules, whole)(*inputs))
+        if not all(value.isfinite().all() for value in expected):
+            return False  # a row overflows, which says nothing about the others
+        if not _agree(_tensors(found), expected):
+            self._networks[key] = None
+            log.warning(
+                "A compiled pass gives other values and is not used; unset "
+                "DIFFQA_COMPILE to do without compiling."
+            )
+            return False
+        self._checked.add(key)
+        return True
 
 
 class _Observed(nn.Module):
@@ -129,11 +153,10 @@ class _Observed(nn.Module):
 
 
 def _agree(found, expected):
-    pairs = zip(_tensors(found), _tensors(expected), strict=True)
     return all(
         (a.float() - b.float()).abs().max()
         <= (_EXACT if b.dtype == torch.float32 else _HALF) * b.float().abs().max()
-        for a, b in pairs
+        for a, b in zip(found, expected, strict=True)
     )
 
 

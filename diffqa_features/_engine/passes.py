@@ -146,7 +146,10 @@ class Passes:
             for module, see in kind.taps(place, look).items()
         ]
         # It ends where the last kind has seen what it needs.
-        backbone.run(noisy, timestep, conditioning, taps, whole=False)
+        rows = self.batch_size
+        backbone.run(
+            noisy, timestep, conditioning, taps, whole=False, compiled_rows=rows
+        )
         with timed("pool"):
             records = {
                 kind: torch.cat(recipe.in_order(kind, look), 1).cpu().numpy()

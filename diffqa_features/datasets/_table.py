@@ -202,7 +202,7 @@ def _read(source: Path, roles: dict[str, str | None]) -> pd.DataFrame:
                     frame[roles[role]] = as_written[roles[role]]
             for name in frame.columns.difference([*roles.values()], sort=False):
                 if as_written[name].str.fullmatch(r"0\d.*").any():
-                    frame[name] = as_written[name].where(as_written[name] != "")
+                    frame[name] = as_written[name].where(frame[name].notna())
         elif kind == ".parquet":
             frame = pd.read_parquet(source)
         else:

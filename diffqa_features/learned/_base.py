@@ -224,7 +224,9 @@ class LearnedModel(MediaParameters, SavedModel):
             key = hash_values(
                 self._architecture(), settings, self.random_state, str(dtype), past,
                 getattr(job.info, "identity", None), job.y, job.weight, job.train,
-                job.held, job.line, self._facts(job), dict(job.network.state_dict()),
+                job.held, self._facts(job), dict(job.network.state_dict()),
+                # Of an earlier fit; a new one follows from the rest, up to rounding.
+                job.line if job.warm else None,
             )  # fmt: skip
             folder = local_path(self.checkpoint_dir, "The 'checkpoint_dir' parameter")
             checkpoint = folder / f"{name}-{key}.pt"

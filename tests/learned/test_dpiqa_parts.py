@@ -95,9 +95,7 @@ def test_adapters_and_hidden_states_agree_with_the_released_code(golden):
     network.decoder.register_forward_pre_hook(
         lambda module, args: seen.update(states=args[0])
     )
-    backbone = SimpleNamespace(
-        unet=unet, lock=threading.RLock(), dtype=torch.float32, _compiled=None
-    )
+    backbone = SimpleNamespace(unet=unet, lock=threading.RLock(), dtype=torch.float32)
     backbone.run = partial(Backbone.run, backbone)
     network(backbone, recipe("z_t", (1, 4, 16, 16), 1), image)
     for index, state in enumerate(reversed(seen["states"])):

@@ -95,7 +95,6 @@ def test_agrees_with_the_released_genziqa(adapted):
         lock=threading.RLock(),
         device=torch.device("cpu"),
         dtype=torch.float32,
-        _compiled=None,
         add_noise=lambda latents, t, noise: noisy,
         to_noise=lambda output, rows, t: outputs.append(output) or output,
     )

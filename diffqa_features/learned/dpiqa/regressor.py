@@ -490,12 +490,16 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
             number of all channels. A DataFrame after ``set_output``.
         """
 
+        stages = self.columns == "stages"
+
         def take(quality):
-            if self.columns == "stages":
+            if stages:
                 return [quality.pooled]
             return [np.concatenate([quality.maps.mean((2, 3)), quality.hidden], 1)]
 
-        (columns,) = self._look(X, take, self.get_feature_names_out().shape)
+        (columns,) = self._look(
+            X, take, self.get_feature_names_out().shape, pools_states=stages
+        )
         return columns.astype(np.float32, copy=False)
 
     def get_feature_names_out(self, input_features=None):
@@ -802,7 +806,6 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
         device = backbone.device
         dtype = self._arithmetic(device)
-        network.decoder.pools_states = self.columns == "stages"
         with torch.no_grad(), precision(device, dtype):
             # Once for all pictures: it depends on the weights only.
             condition = network.condition_of(backbone)
@@ -827,12 +830,14 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
         return read
 
-    def _look(self, X, take, *shapes):
+    def _look(self, X, take, *shapes, pools_states=False):
         """What `take` selects from the quality of each picture, in batches."""
         info = self._check_fitted()
         job = Job(X, as_rows(X), info=info, failed=self._list_of_failed())
         backbone = self._load_backbone()
-        read = self._reader(backbone, self._network(backbone, self.weights_))
+        network = self._network(backbone, self.weights_)
+        network.decoder.pools_states = pools_states
+        read = self._reader(backbone, network)
         parts = []
         for some in self._encoded(job):
             if some:
