@@ -28,12 +28,11 @@ from diffqa_features import DiffusionQAFeatures, datasets
 
 PICTURES = ("GenzIQARegressor", "DPIQARegressor", "DistilledStudentRegressor")
 CLIPS = ("GenzVQARegressor", "DiffVQARegressor")
-FRAMES = ("DiffusionController",)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--systems", nargs="+", default=[*PICTURES, *CLIPS, *FRAMES])
+    parser.add_argument("--systems", nargs="+", default=[*PICTURES, *CLIPS])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", help="CSV; default: only print")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -60,12 +59,11 @@ def measure(name):
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few rows
         data = clips(folder) if name in CLIPS else pictures()
-        rest = () if name in FRAMES else (data.target,)
         if name == "DistilledStudentRegressor":
             teacher = make_pipeline(DiffusionQAFeatures(), StandardScaler(), SVR())
             model.set_params(teacher=teacher)
         start = time.process_time()
-        model.fit(data.data, *rest)
+        model.fit(data.data, data.target)
         seconds = time.process_time() - start
     what = {"rows": len(data.data), "epochs": len(model.history_)}
     return {"system": name, **what, "cpu_s": round(seconds, 1)}

@@ -203,4 +203,4 @@ def test_without_a_compiler(small_folder, tmp_path):
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == ["1", "2"]
     assert found.stderr.count("Passes go on uncompiled") == 1
-    assert "needs a C++ compiler" in found.stderr
+    assert "InvalidCxxCompiler" in found.stderr

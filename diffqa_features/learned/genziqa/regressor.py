@@ -106,7 +106,8 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         Diffusion's (``tiny``).
 
     batch_size : int, default=16
-        Pictures per training step. All their prompts go through the UNet in one pass.
+        Pictures per training step. Their prompts go through the UNet in one pass, on a
+        CPU in parts that stay near the processor.
 
     gradient_accumulation_steps : int, default=1
         Number of parts to split a batch into if it does not fit into memory. On a CPU,
