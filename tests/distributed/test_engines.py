@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from child_processes import run_in_process
 from joblib import parallel_config
 from PIL import Image
 from sklearn.pipeline import make_pipeline
@@ -345,7 +346,9 @@ def ray():
 @pytest.fixture(scope="module")
 def dask():
     distributed = pytest.importorskip("dask.distributed")
-    # Workers are forks of one process that has imported what they need.
+    # Workers are forks of the one process that has imported what most tests need:
+    # it is started here, or dask would start it with less for all later tests.
+    assert run_in_process(int) == 0
     method = {"distributed.worker.multiprocessing-method": "forkserver"}
     with (
         sys.modules["dask"].config.set(method),
