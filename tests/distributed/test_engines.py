@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from child_processes import run_in_process
 from joblib import parallel_config
 from PIL import Image
 from sklearn.pipeline import make_pipeline
@@ -345,6 +344,8 @@ def ray():
 
 @pytest.fixture(scope="module")
 def dask():
+    from child_processes import run_in_process  # here: Ray's workers do not find it
+
     distributed = pytest.importorskip("dask.distributed")
     # Workers are forks of the one process that has imported what most tests need:
     # it is started here, or dask would start it with less for all later tests.
