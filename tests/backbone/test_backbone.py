@@ -21,8 +21,10 @@ from random_models import write_json, write_model
 from safetensors.torch import load_file, save_file
 
 from diffqa_features._backbone import backbone as backbone_module
+from diffqa_features._backbone import tensors
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._backbone.tensors import read_tensor_list, read_tensors
 from diffqa_features._backbone.weights import load_decoder
 from diffqa_features._utils.processor import fast_precision
 
@@ -106,6 +108,20 @@ def test_a_large_file_in_shards_and_a_variant_are_read(sd1_folder, folder):
         assert torch.equal(weight, changed.unet.state_dict()[name])
     pixels = make_pixels(plain.info)
     assert torch.equal(plain.encode_images(pixels), changed.encode_images(pixels))
+
+
+def test_files_that_are_opened_again_give_the_same_tensors(folder, monkeypatch):
+    weights = load_file(folder / UNET)
+    shards = [folder / f"{number}.safetensors" for number in (0, 1)]
+    for number, path in enumerate(shards):
+        save_file(dict(list(weights.items())[number::2]), path, {"format": "pt"})
+    # Many times each, the files of the tests being small.
+    monkeypatch.setattr(tensors, "_MOST_MAPPED", 10_000)
+    entries = read_tensor_list(shards)
+    assert entries.keys() == weights.keys()
+    both = [*entries.values(), *entries.values()]
+    for entry, value in zip(both, read_tensors(both), strict=True):
+        assert torch.equal(value, weights[entry.name])
 
 
 def test_a_vae_with_the_old_names_of_its_attention_is_read(sd1_folder, folder):

@@ -344,8 +344,12 @@ def ray():
 
 @pytest.fixture(scope="module")
 def dask():
+    from child_processes import run_in_process  # here: Ray's workers do not find it
+
     distributed = pytest.importorskip("dask.distributed")
-    # Workers are forks of one process that has imported what they need.
+    # Workers are forks of the one process that has imported what most tests need:
+    # it is started here, or dask would start it with less for all later tests.
+    assert run_in_process(int) == 0
     method = {"distributed.worker.multiprocessing-method": "forkserver"}
     with (
         sys.modules["dask"].config.set(method),

@@ -431,7 +431,7 @@ def test_a_batch_that_does_not_fit_is_halved(small_folder):
         logging.basicConfig(level=logging.WARNING)
         torch.set_num_threads(1)
         images = list(
-            np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+            np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), np.uint8)
         )
         features = DiffusionQAFeatures(
             {str(small_folder)!r},
@@ -444,9 +444,9 @@ def test_a_batch_that_does_not_fit_is_halved(small_folder):
         # All that a batch of two has taken, and some: only large batches do not fit.
         with open("/proc/self/status") as status:
             peak = next(int(l.split()[1]) for l in status if l.startswith("VmPeak"))
-        limit = peak * 1024 + 30 * 2**20
+        limit = peak * 1024 + 60 * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        large = features.set_params(batch_size=32).transform(images)
+        large = features.set_params(batch_size=48).transform(images)
         assert np.abs(large - small).max() < 1e-3, np.abs(large - small).max()
     """
     done = subprocess.run(

@@ -39,14 +39,12 @@ MAKERS = {
 # Smaller views, a part of each pass, and fewer timesteps to read for the lines.
 LESS = {
     "blocks": ["down0.0", "mid.0"],
-    "error_bias": False,
     "timestep_range": (48, 50),
-    "n_timesteps": 1,
     "image_size": 32,
 }
 CHEAPER = {
     "genziqa": LESS,
-    "genzvqa": LESS,
+    "genzvqa": {**LESS, "error_bias": False, "n_timesteps": 1},
     "dpiqa": {"image_size": 32},
     "controller": {"image_size": 32},
 }

@@ -160,7 +160,7 @@ def test_an_adapter_that_is_off_is_not_built(model, images, part, tmp_path):
 def test_files_from_before_the_switches_are_read(fitted, images, tmp_path):
     fitted.save_pretrained(tmp_path)
     config, weights = load(tmp_path)
-    for name in ("text_adapter", "image_adapter", "augmentation", "preset"):
+    for name in ("text_adapter", "image_adapter", "augmentation", "preset", "columns"):
         del config["parameters"][name]
     save(tmp_path, config, weights)
     loaded = DPIQARegressor.from_pretrained(tmp_path)
@@ -329,6 +329,22 @@ def test_columns_of_the_decoder_stages(small_folder, images):
                 expected[f"up{level}__{name}__{channel:04d}"] = value
     assert list(table.columns) == list(expected)
     np.testing.assert_allclose(table.iloc[0], [*expected.values()], atol=1e-3)
+
+
+def test_columns_may_be_chosen_after_the_training(fitted, images, tmp_path):
+    model = pickle.loads(pickle.dumps(fitted))
+    plain = model.transform(images[:2])
+    table = model.set_params(columns="stages").transform(images[:2])
+    names = model.get_feature_names_out()
+    assert table.shape == (2, len(names))
+    assert len(set(names)) == len(names) != plain.shape[1]
+    model.save_pretrained(tmp_path)
+    loaded = DPIQARegressor.from_pretrained(tmp_path)
+    assert loaded.columns == "stages"
+    np.testing.assert_array_equal(loaded.transform(images[:2]), table)
+    np.testing.assert_array_equal(loaded.get_feature_names_out(), names)
+    back = loaded.set_params(columns=fitted.columns).transform(images[:2])
+    np.testing.assert_array_equal(back, plain)
 
 
 # -- scikit-learn and files ------------------------------------------------------------

@@ -160,7 +160,8 @@ def test_only_what_is_switched_on_is_trained(model, images):
 
 def test_every_switch_changes_the_prediction(model, fitted, images):
     images, y = images[:2], Y[:2]
-    model.set_params(batch_size=2, max_epochs=1, n_timesteps=1)
+    # Two epochs: the first step of Adam does not depend on the size of a gradient.
+    model.set_params(batch_size=2, max_epochs=2, n_timesteps=1)
     plain = clone(model).fit(images, y).predict(images)
     for change in (
         {"context_position": "end"},
@@ -179,6 +180,24 @@ def test_every_switch_changes_the_prediction(model, fitted, images):
     plain = fitted.predict(images)
     fewer = pickle.loads(pickle.dumps(fitted)).set_params(n_timesteps=1)
     assert np.abs(fewer.predict(images) - plain).max() > 1e-4
+
+
+def test_on_a_cpu_large_batches_are_taken_in_parts():
+    """That parts change nothing is among what all learned estimators do."""
+    backbone = load_backbone("tiny", "cpu", "float32")
+    job = SimpleNamespace(backbone=backbone, info=backbone.info)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for size, batch, asked, parts in (
+            (192, 16, 1, 4), (64, 16, 1, 1), (192, 1, 1, 1), (192, 16, 5, 5)
+        ):  # fmt: skip
+            model = GenzIQARegressor(
+                image_size=size, batch_size=batch, gradient_accumulation_steps=asked
+            )
+            assert model._parts(job) == parts
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_weights_of_the_head_are_trained_recorded_and_saved(model, images, tmp_path):
