@@ -123,6 +123,7 @@ def in_openvino(path, kind, threads):
     settings = {
         "INFERENCE_PRECISION_HINT": kind,
         "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # or two sessions share one core
         "NUM_STREAMS": 1,
     }
 
