@@ -242,3 +242,8 @@ def write_json(path, content):
     """Write JSON, making the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2))
+
+
+def update_json(path, **changes):
+    """Change some values of a JSON object in a file."""
+    write_json(path, {**json.loads(path.read_text()), **changes})

@@ -17,7 +17,7 @@ import torch
 import transformers
 from child_processes import run_in_process
 from hub_server import lay_out_cache
-from random_models import write_json, write_model
+from random_models import update_json, write_model
 from safetensors.torch import load_file, save_file
 
 from diffqa_features._backbone import backbone as backbone_module
@@ -41,10 +41,6 @@ def folder(sd1_folder, tmp_path):
 
 def make_pixels(info, count=2):
     return torch.rand(count, 3, info.image_size, info.image_size) * 2 - 1
-
-
-def update_json(path, **changes):
-    write_json(path, {**json.loads(path.read_text()), **changes})
 
 
 def load_vae_of(folder):

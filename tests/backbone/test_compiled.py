@@ -1,6 +1,5 @@
 """DIFFQA_COMPILE=1: compiled passes give the values of others, or are not used."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 import torch
 from command_line import ROOT
 from hooks import hooks_on
+from random_models import update_json
 
 from diffqa_features import DiffusionQAFeatures
 from diffqa_features._backbone.backbone import Backbone, load_backbone
@@ -161,10 +161,7 @@ def test_frozen_features_are(small_folder, monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFQA_COMPILE", "1")
     folder = Path(shutil.copytree(small_folder, tmp_path / "model"))
     # Another model, or the one that is loaded already would be taken.
-    schedule = folder / "scheduler/scheduler_config.json"
-    schedule.write_text(
-        json.dumps(json.loads(schedule.read_text()) | {"beta_end": 0.1})
-    )
+    update_json(folder / "scheduler/scheduler_config.json", beta_end=0.1)
     features = DiffusionQAFeatures(
         folder, kinds="alignment", image_size=64, device="cpu"
     )

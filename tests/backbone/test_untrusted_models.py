@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_models import write_json, write_model
+from random_models import update_json, write_json, write_model
 from safetensors.torch import load_file, save_file
 
 from diffqa_features import (
@@ -46,10 +46,6 @@ CPU = {"device": "cpu", "dtype": "float32"}
 @pytest.fixture
 def folder(sd1_folder, tmp_path):
     return Path(shutil.copytree(sd1_folder, tmp_path / "model"))
-
-
-def update(path, **changes):
-    write_json(path, {**json.loads(path.read_text()), **changes})
 
 
 def pictures(count=2):
@@ -134,7 +130,7 @@ def hostile(sd1_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "model"
     shutil.copytree(sd1_folder, folder)
     for name in CONFIGS:
-        update(folder / name, **HOSTILE)
+        update_json(folder / name, **HOSTILE)
     write_json(
         folder / "text_encoder/adapter_config.json",
         {"base_model_name_or_path": "stranger/model", "peft_type": "LORA"},
@@ -184,7 +180,7 @@ def test_a_hostile_configuration_reaches_nothing(sd1_folder, hostile, watched):
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_quantized_weights_are_refused(folder, part):
     config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    update(folder / part / "config.json", quantization_config=config)
+    update_json(folder / part / "config.json", quantization_config=config)
     with pytest.raises(
         ValueError, match=rf"{part}.*asks for quantized weights.*dequantize"
     ):
@@ -230,7 +226,7 @@ def test_integers_in_place_of_floats_are_refused(folder):
 def test_a_setting_that_no_model_has_is_named_with_its_file(
     folder, file, change, message
 ):
-    update(folder / file, **change)
+    update_json(folder / file, **change)
     with pytest.raises(ValueError, match=message) as caught:
         load_backbone(folder, "cpu")
     assert str(folder / file) in str(caught.value)
@@ -250,7 +246,7 @@ def test_widths_of_two_texts_that_are_no_numbers_are_named(
 ):
     path = folder_of_two_texts / file / "config.json"
     before = path.read_text()
-    update(path, **change)
+    update_json(path, **change)
     with pytest.raises(ValueError, match=message):
         describe_backbone(folder_of_two_texts)
     path.write_text(before)
@@ -263,12 +259,12 @@ def folder_of_two_texts(tmp_path_factory):
 
 def test_sizes_are_compared_with_the_weights_before_anything_is_allocated(folder):
     """A million tokens of a million channels would be four terabytes."""
-    update(
+    update_json(
         folder / "text_encoder/config.json", vocab_size=10**6, intermediate_size=10**6
     )
     with pytest.raises(OSError, match=r"do not fit its config.json: .* another shape"):
         load_backbone(folder, "cpu")
-    update(folder / "vae/config.json", block_out_channels=[2**20] * 4)
+    update_json(folder / "vae/config.json", block_out_channels=[2**20] * 4)
     with pytest.raises(OSError, match="vae do not fit its config"):
         load_backbone(folder, "cpu")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline
-from random_models import write_json, write_model
+from random_models import update_json, write_json, write_model
 from scipy.special import logsumexp
 
 from diffqa_features import (
@@ -246,7 +246,7 @@ def copy(written, tmp_path):
 )
 def test_other_models_are_refused_with_the_reason(copy, file, change, message):
     path = copy / file / "config.json"
-    write_json(path, {**json.loads(path.read_text()), **change})
+    update_json(path, **change)
     with pytest.raises(ValueError, match=message):
         describe_backbone(copy)
 
