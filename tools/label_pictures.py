@@ -6,16 +6,20 @@
         --packages gcompris-qt-data palapeli-data
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --first 3000
         --packages gcompris-qt-data palapeli-data --others
+    PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES OTHER-SHARDS --first 6000
+        --count 3 --packages gcompris-qt-data palapeli-data --held-out
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --choosing
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --makings
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --native
 
-Shard k depends on k (and on `--mild`, `--others` and `--packages`) only: a call that
-was stopped goes on with the first one that is not there. A shard holds 64 references
+Shard k depends on k (and on `--mild`, `--others`, `--packages` and `--held-out`) only: a
+call that was stopped goes on with the first one that is not there. A shard holds 64 references
 and 7 pictures of each: the reference itself (JOD 10), three single distortions, three
 chains; with `--others` by what `_other_makings.py` makes. JOD is
 ColorVideoVDP's (`standard_4k`), computed for the pictures of a reference at once. With
 `--mild` most pictures lose less than two JOD, as most pictures that people look at do.
+With `--held-out` the photographs are those that `tiny` was not trained on; what is
+asked of `tiny` is asked about them.
 
 `chains` are the true steps as JSON, so that captions can be made of them.
 
@@ -81,6 +85,7 @@ def main():
     parser.add_argument("--makings", action="store_true")
     parser.add_argument("--native", action="store_true")
     parser.add_argument("--others", action="store_true")
+    parser.add_argument("--held-out", action="store_true")
     args = parser.parse_args()
     import torch
 
@@ -97,8 +102,11 @@ def main():
     if args.native:
         save(args.shards / "native.npz", native_tiles(args.packages), measure)
         return
-    drawn = 0.35 if set(args.used) == set(_FIRST) else 0.1
-    names = [row["name"] for row in list_photographs() if row["package"] in args.used]
+    drawn = 0.35 if args.held_out or set(args.used) == set(_FIRST) else 0.1
+    rows = [row for row in list_photographs() if row["package"] in args.used]
+    if args.held_out:
+        rows = [row for row in rows if row["held_out"] == "tiny"]
+    names = [row["name"] for row in rows]
     references = References(args.packages, args.size, drawn, names)
     for shard in range(args.first, args.first + args.count):
         path = args.shards / f"shard{shard:05d}.npz"
