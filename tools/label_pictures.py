@@ -12,14 +12,13 @@
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --makings
     PYTHONPATH=JOD:. python tools/label_pictures.py PACKAGES SHARDS --native
 
-Shard k depends on k (and on `--mild`, `--others`, `--packages` and `--held-out`) only: a
-call that was stopped goes on with the first one that is not there. A shard holds 64 references
-and 7 pictures of each: the reference itself (JOD 10), three single distortions, three
-chains; with `--others` by what `_other_makings.py` makes. JOD is
+Shard k depends on k (and on `--mild`, `--others`, `--packages` and `--held-out`) only:
+a call that was stopped goes on with the first one that is not there. A shard holds 64
+references and 7 pictures of each: the reference itself (JOD 10), three single
+distortions, three chains; with `--others` by what `_other_makings.py` makes. JOD is
 ColorVideoVDP's (`standard_4k`), computed for the pictures of a reference at once. With
 `--mild` most pictures lose less than two JOD, as most pictures that people look at do.
-With `--held-out` the photographs are those that `tiny` was not trained on; what is
-asked of `tiny` is asked about them.
+With `--held-out` the photographs are those that `tiny` was not trained on.
 
 `chains` are the true steps as JSON, so that captions can be made of them.
 
