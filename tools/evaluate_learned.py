@@ -28,6 +28,7 @@ import joblib
 import numpy as np
 import pandas as pd
 from PIL import Image
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -48,8 +49,9 @@ from diffqa_features.metrics import srcc_score
 
 FOLDS, DRAWS = 3, 1000
 FROZEN, STUDENT, SCORER = "frozen + SVR", "student", "scorer"
+ZERO = "zero-shot column"
 READ = "stages of DP-IQA + SVR"
-CLASSICAL = {FROZEN, "NSS + SVR", SCORER}  # of one seed
+CLASSICAL = {FROZEN, ZERO, "NSS + SVR", SCORER}  # of one seed
 GENZIQA = {
     "GenzIQA": {},
     "GenzIQA, linear head": {"head": "linear"},
@@ -78,7 +80,7 @@ STAGES = {
     READ: {},
     "stages of DP-IQA, untrained + SVR": {"max_epochs": 0, "image_adapter": False},
 }
-MAIN = [FROZEN, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", READ, STUDENT]
+MAIN = [FROZEN, ZERO, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", READ, STUDENT]
 # With the frozen columns:
 MEANS = [("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA"), (READ,)]
 
@@ -153,6 +155,8 @@ def make(name, seed, args):
     frozen = make_pipeline(features, StandardScaler(), SVR())
     if name == FROZEN:
         return frozen
+    if name == ZERO:
+        return make_pipeline(features, LastColumn())
     if name == "NSS + SVR":
         return make_pipeline(NaturalSceneStatistics(), StandardScaler(), SVR())
     if name == SCORER:
@@ -171,6 +175,17 @@ def make(name, seed, args):
         model = DPIQARegressor(**{**common, **shared, **STAGES[name]}, columns="stages")
         return make_pipeline(model, StandardScaler(), SVR())
     return DPIQARegressor(**{**common, **shared, **DPIQA[name]})
+
+
+class LastColumn(RegressorMixin, BaseEstimator):
+    """``error__prompt0-prompt1``, its sign turned: what is known without a fit."""
+
+    def fit(self, X, y):
+        self.fitted_ = True
+        return self
+
+    def predict(self, X):
+        return -X[:, -1]
 
 
 def folds_of(data):
