@@ -346,9 +346,12 @@ def by_blocks(data, args):
         names = model.get_feature_names_out().astype(str)
         for start, predicted in parts.items():
             chosen = np.char.startswith(names, start) & np.char.endswith(names, "score")
-            predicted[held] = model.slope_ * columns[:, chosen].mean(1)
+            if chosen.any():
+                predicted[held] = model.slope_ * columns[:, chosen].mean(1)
     table = {
-        name or "all": within(predicted, data) for name, predicted in parts.items()
+        name or "all": within(predicted, data)
+        for name, predicted in parts.items()
+        if np.isfinite(predicted).all()
     }
     table = pd.Series(table, name="within").round(3).rename_axis("blocks")
     table.to_csv(args.blocks)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import GroupKFold
 
-from diffqa_features import datasets
+from diffqa_features import DiffusionQAFeatures, datasets
 from diffqa_features.metrics import srcc_score
 
-SYSTEMS = ["frozen + SVR", "NSS + SVR", "GenzIQA, linear head"]
+SYSTEMS = ["frozen + SVR", "zero-shot column", "NSS + SVR", "GenzIQA"]
 SETTINGS = {"max_epochs": 1, "blocks": "down0.*", "error_bias": False}
 
 
@@ -99,19 +99,48 @@ def test_the_table_compares_with_frozen_columns(tool, shards, done):
     run, lines, folder = done
     run("--table", str(folder / "table.csv"))
     table = pd.read_csv(folder / "table.csv", index_col="system")
-    assert table.index.tolist() == SYSTEMS
+    mean = f"mean of {SYSTEMS[0]} and GenzIQA"
+    assert table.index.tolist() == [*SYSTEMS, mean]
     data = tool.read_rows(shards, 7, 2)
     found = {}
     for line in map(json.loads, lines):
         values = found.setdefault(line["system"], np.empty(len(data.target)))
         values[line["rows"]] = line["predicted"]
+    found[mean] = (found[SYSTEMS[0]] + found["GenzIQA"]) / 2
     scores = {name: srcc_score(data.target, values) for name, values in found.items()}
-    for name in SYSTEMS:
+    for name in found:
         assert table.srcc[name] == pytest.approx(scores[name], abs=1e-3)
-    for name in SYSTEMS[1:]:
+    for name in [*SYSTEMS[1:], mean]:
         difference = scores[name] - scores[SYSTEMS[0]]
         assert table.more[name] == pytest.approx(difference, abs=2e-3)
     assert np.isnan(table.more[SYSTEMS[0]])
+
+
+def test_blocks_of_the_trained_model(tool, shards, done):
+    """All of them are the model; here, it has those of one level only."""
+    run, lines, folder = done
+    run("--blocks", str(folder / "blocks.csv"))
+    table = pd.read_csv(folder / "blocks.csv", index_col="blocks").within
+    data = tool.read_rows(shards, 7, 2)
+    predicted = np.empty(len(data.target))
+    for line in map(json.loads, lines):
+        if line["system"] == "GenzIQA":
+            predicted[line["rows"]] = line["predicted"]
+    assert table.index.tolist() == ["all", "down"]
+    assert table["all"] == pytest.approx(tool.within(predicted, data), abs=1e-3)
+    assert table["down"] == table["all"]
+
+
+def test_the_zero_shot_column_is_error_with_its_sign_turned(tool, shards, done):
+    _, lines, _ = done
+    data = tool.read_rows(shards, 7, 2)
+    features = DiffusionQAFeatures(image_size=32, view="crop", device="cpu")
+    frame = features.set_output(transform="pandas").transform(data.data)
+    expected = -frame["t50__error__prompt0-prompt1"].to_numpy()
+    for line in map(json.loads, lines):
+        if line["system"] == "zero-shot column":
+            found = line["predicted"]
+            np.testing.assert_allclose(found, expected[line["rows"]], rtol=1e-4)
 
 
 def test_other_pictures_are_asked_tile_by_tile(done, tmp_path):
