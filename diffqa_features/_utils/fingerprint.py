@@ -12,9 +12,10 @@ from sklearn.base import BaseEstimator
 from diffqa_features._utils.hashing import hash_values
 from diffqa_features._utils.parameters import MACHINE
 
-# Attributes that change no result.
+# Attributes that change no result, or that `_frozen_identity` says.
 _FREE = MACHINE | {
-    "failed_", "history_", "cv_results_", "refit_time_", "_sklearn_output_config",
+    "failed_", "frozen_identity_", "history_", "cv_results_", "refit_time_",
+    "_sklearn_output_config",
 }  # fmt: skip
 
 

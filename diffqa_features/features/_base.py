@@ -60,7 +60,24 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
         self._check_parameters()
         if X is not None:
             as_rows(X)
+        if (identity := self._frozen_identity()) is not None:
+            self.frozen_identity_ = identity
         return self
+
+    def _frozen_identity(self):
+        """Fingerprint of the model behind the columns, if there is one."""
+        return None
+
+    def _check_frozen(self, identity):
+        expected = getattr(self, "frozen_identity_", None)
+        if expected not in (None, identity):
+            raise ValueError(
+                f"The model that this {type(self).__name__} now finds is not the one "
+                "that it was fitted with: its weights or configuration have the "
+                f"fingerprint {identity[:12]}, expected {expected[:12]}. Name a folder "
+                "or hub id with the original model, or fit again, with all that was "
+                "fitted on its columns."
+            )
 
     def _precision(self):
         """Name of the dtype that `dtype` stands for on this machine."""
@@ -132,6 +149,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
 
     def _request(self):
         info = self._check_parameters()
+        self._check_frozen(info.identity)
         first, *others = self._views()
         frames = FrameSpec(
             identity=info.identity,

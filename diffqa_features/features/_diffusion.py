@@ -180,6 +180,8 @@ class DiffusionQAFeatures(BackboneTransformer):
     ----------
     failed_ : list of (int, str)
         Index and reason for every row of the last call that could not be read.
+    frozen_identity_ : str
+        Fingerprint of the model's weights at `fit`. `transform` refuses others.
 
     See Also
     --------

@@ -83,6 +83,8 @@ class MotionFeatures(MediaTransformer):
     ----------
     failed_ : list of (int, str)
         Index and reason for every row of the last call that could not be read.
+    frozen_identity_ : str
+        Fingerprint of the model's weights at `fit`. `transform` refuses others.
 
     See Also
     --------
@@ -272,6 +274,7 @@ class MotionFeatures(MediaTransformer):
 
     def _request(self):
         info = self._check_parameters()
+        self._check_frozen(info.identity)
         return MotionRequest(
             weights=info,
             identity=info.identity,

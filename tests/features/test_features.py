@@ -1,15 +1,17 @@
 """`DiffusionQAFeatures`: columns and kinds against plain diffusers calls."""
 
+import pickle
 import re
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from random_models import write_model
 from scipy.special import logsumexp
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffqa_features import DiffusionQAFeatures, FeatureStore
+from diffqa_features import DiffusionQAFeatures, FeatureStore, PromptAlignmentMaps
 from diffqa_features._engine.passes import Passes, draw_noise
 
 SIZE, T = 64, 60
@@ -199,6 +201,23 @@ def test_stages_without_attention_are_refused_for_attention_kinds(sd1_folder, ki
     features = DiffusionQAFeatures(str(sd1_folder), blocks="up0", kinds=kind)
     with pytest.raises(ValueError, match="without cross-attention"):
         features.fit()
+
+
+def test_weights_that_changed_since_the_fit_are_refused(image, tmp_path):
+    """Whatever was fitted on the columns knows those of the former weights."""
+    folder = write_model(tmp_path / "model", "small")
+    quick = {"image_size": SIZE, "device": "cpu"}
+    fitted = DiffusionQAFeatures(str(folder), **quick).fit()
+    maps = PromptAlignmentMaps(str(folder), **quick).fit()
+    kept = pickle.loads(pickle.dumps(fitted))
+    before = kept.transform([image])
+    write_model(folder, "small", seed=1)
+    for each in (fitted, maps, kept):
+        with pytest.raises(ValueError, match="not the one that it was fitted with"):
+            each.transform([image])
+    unfitted = DiffusionQAFeatures(str(folder), **quick).transform([image])
+    np.testing.assert_array_equal(kept.fit_transform([image]), unfitted)
+    assert np.abs(unfitted - before).max() > 1e-3
 
 
 def test_the_default_runs_on_tiny(tmp_path):

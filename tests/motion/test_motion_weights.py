@@ -207,6 +207,17 @@ class TestTiny:
         second = MotionFeatures(path, memory=store, **CPU).transform([clip])
         assert np.abs(second - first).max() > 1e-3
 
+    def test_weights_that_changed_since_the_fit_are_refused(self, tmp_path, clip):
+        path = tmp_path / "network.safetensors"
+        path.write_bytes(_weights.TINY.read_bytes())
+        features = MotionFeatures(path, **CPU).fit()
+        weights = load_file(path)
+        name = "blocks.0.multipathway_blocks.1.conv.weight"
+        save_file({**weights, name: weights[name] * 1.5}, path)
+        with pytest.raises(ValueError, match="not the one that it was fitted with"):
+            pickle.loads(pickle.dumps(features)).transform([clip])
+        assert np.isfinite(features.fit_transform([clip])).all()
+
     def test_it_is_small(self):
         assert _weights.TINY.stat().st_size < 3 * 2**20
 
