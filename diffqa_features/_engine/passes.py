@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -25,9 +27,12 @@ log = logging.getLogger(__name__)
 # On two CPU cores a row of Stable Diffusion at 256 pixels costs a quarter more alone
 # with its second prompt than among 16, where weights are read once for all rows. The
 # weights of a small UNet stay in the cache, and many rows would drive them out: `tiny`
-# at 192 pixels takes 20 % longer with 16 rows than with 4.
-_ROWS_ON_CPU, _ROWS_ON_GPU = 16, 32
+# at 192 pixels takes 20 % longer with 16 rows than with 4. Of small pictures more rows
+# fit beside them, and most of a pass is overhead: at 48 pixels a row costs a third.
+_ROWS_ON_CPU, _ROWS_ON_GPU, _MOST_ROWS = 16, 32, 32
 _IN_CACHE = 2**26  # bytes
+_CELLS = 4 * 48 * 48 * 32  # of the first level's output: four rows of `tiny` at 192
+_weights = WeakKeyDictionary()  # bytes of a UNet's, which are slow to add up
 _TEXTS_KEPT = 512
 _NOISES_KEPT = 64
 
@@ -64,12 +69,9 @@ class Passes:
     def backbone(self):
         return load_backbone(self._name, self._device, self._dtype)
 
-    @property
-    def batch_size(self) -> int:
-        """UNet rows per pass."""
-        if self._batch_size is None:
-            self._batch_size = rows_per_pass(self.backbone)
-        return self._batch_size
+    def _rows(self, shape=None):
+        """UNet rows per pass of such latents."""
+        return self._batch_size or rows_per_pass(self.backbone, shape)
 
     @timed("vae")
     def latents(
@@ -78,7 +80,7 @@ class Passes:
         """Encode uint8 views of one size: float32 (N, C, h, w)."""
         if self._vae_batch is None:
             on_cpu = self.backbone.device.type == "cpu"
-            self._vae_batch = 1 if on_cpu else self.batch_size
+            self._vae_batch = 1 if on_cpu else self._rows()
 
         def encode(chunk):
             pixels = to_pixels(np.stack(chunk), normalization)
@@ -120,7 +122,10 @@ class Passes:
             return rows
 
         pairs = list(zip(latents, texts, strict=True))
-        parts, self._batch_size = in_halves(run, pairs, self.batch_size)
+        size = self._rows(latents[0].shape)
+        parts, fits = in_halves(run, pairs, size)
+        if fits < size:
+            self._batch_size = fits
         return [row for part in parts for row in part]
 
     @timed("unet")
@@ -146,7 +151,7 @@ class Passes:
             for module, see in kind.taps(place, look).items()
         ]
         # It ends where the last kind has seen what it needs.
-        rows = self.batch_size
+        rows = self._rows(latents.shape[1:])
         backbone.run(
             noisy, timestep, conditioning, taps, whole=False, compiled_rows=rows
         )
@@ -180,14 +185,20 @@ class Passes:
         return self._noises[key]
 
 
-def rows_per_pass(backbone: Backbone) -> int:
-    """UNet rows (picture and prompt) per pass."""
+def rows_per_pass(backbone: Backbone, shape: Sequence[int] | None = None) -> int:
+    """UNet rows (picture and prompt) per pass, of latents (C, h, w)."""
     if backbone.device.type != "cpu":
         return _ROWS_ON_GPU
-    weights = sum(p.numel() * p.element_size() for p in backbone.unet.parameters())
-    if weights > _IN_CACHE:
+    unet = backbone.unet
+    if unet not in _weights:
+        _weights[unet] = sum(p.numel() * p.element_size() for p in unet.parameters())
+    if _weights[unet] > _IN_CACHE:
         return _ROWS_ON_CPU
-    return min(_ROWS_ON_CPU, max(4, 2 * torch.get_num_threads()))
+    rows = min(_ROWS_ON_CPU, max(4, 2 * torch.get_num_threads()))
+    if shape is None:
+        return rows
+    cells = unet.config.block_out_channels[0] * math.prod(shape[1:])
+    return max(rows, min(_MOST_ROWS, _CELLS // cells))
 
 
 def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:

@@ -142,7 +142,8 @@ def controlled_features(
             maps = {name: reduce(values) for name, values in maps.items()}
         return {name: values.cpu().numpy() for name, values in maps.items()}
 
-    parts, _ = in_halves(run, latents, batch_size or rows_per_pass(backbone))
+    batch_size = batch_size or rows_per_pass(backbone, latents[0].shape)
+    parts, _ = in_halves(run, latents, batch_size)
     return {name: np.concatenate([p[name] for p in parts]) for name in chain.names}
 
 
@@ -183,7 +184,7 @@ def stored_features(
     if not missing:
         return known
     backbone, network = open_model()
-    batch_size = batch_size or rows_per_pass(backbone)
+    batch_size = batch_size or rows_per_pass(backbone, latents[missing[0]].shape)
     # Kept batch by batch, so that what was computed outlives a crash.
     for start in range(0, len(missing), batch_size):
         keys = missing[start : start + batch_size]

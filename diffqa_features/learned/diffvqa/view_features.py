@@ -56,10 +56,11 @@ class Extractor:
         self._chain = chain
         self._reduce = reduce
 
-    @cached_property
-    def at_once(self) -> int:
-        """Number of frames per pass."""
-        return rows_per_pass(self._passes.backbone)
+    def at_once(self, size: int) -> int:
+        """Number of frames per pass, of views of this many pixels a side."""
+        backbone = self._passes.backbone
+        cells = size // backbone.info.latent_factor
+        return rows_per_pass(backbone, (backbone.info.latent_channels, cells, cells))
 
     @cached_property
     def _network(self):
@@ -71,14 +72,15 @@ class Extractor:
     def __call__(self, views: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Look at uint8 views of one size: for each float32 (C', g, g)."""
         found = []
-        for start in range(0, len(views), self.at_once):
+        at_once = self.at_once(len(views[0]))
+        for start in range(0, len(views), at_once):
             maps = controlled_features(
                 self._passes.backbone,
                 self._network,
-                self._passes.latents(views[start : start + self.at_once]),
+                self._passes.latents(views[start : start + at_once]),
                 self._chain,
                 reduce=self._reduce,
-                batch_size=self.at_once,
+                batch_size=at_once,
             )
             found += list(np.concatenate([maps[n] for n in self._chain.names], 1))
         if not all_finite(found):
@@ -122,7 +124,7 @@ def view_rows(
         for opened in reading:
             waiting.append(opened)
             pending = sum(len(each.pixels) for each in waiting)
-            if pending and pending < extractor.at_once:
+            if pending and pending < extractor.at_once(spec.image_size):
                 continue
             store = _finish(waiting, extractor, store)
             clips += [_as_clip(each, spec) for each in waiting]

@@ -809,7 +809,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         with torch.no_grad(), precision(device, dtype):
             # Once for all pictures: it depends on the weights only.
             condition = network.condition_of(backbone)
-        size = rows_per_pass(backbone)
+        size = None
 
         @torch.no_grad()
         def run(pairs):
@@ -825,6 +825,7 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
 
         def read(latents, views):
             nonlocal size
+            size = size or rows_per_pass(backbone, latents[0].shape)
             parts, size = in_halves(run, list(zip(latents, views)), size)
             return Quality(*(np.concatenate(part) for part in zip(*parts)))
 

@@ -162,7 +162,8 @@ def _average(
             means = parts if means is None else [*map(torch.add, means, parts)]
         return [part.float().cpu().numpy() for part in means]
 
-    pictures = max(1, rows_per_pass(backbone) // len(conditioning))
+    rows = rows_per_pass(backbone, latents.shape[1:])
+    pictures = max(1, rows // len(conditioning))
     parts, _ = in_halves(read, latents, pictures)
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
