@@ -29,8 +29,10 @@ WORKERS ?= 2
 demo: $(STAMP)
 	$(BIN)/diffqa demo --out demo
 
+# With bytecode: the suite starts a hundred processes, each of which would compile the
+# package and rewrite assertions again.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --minutes 10
