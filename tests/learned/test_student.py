@@ -265,6 +265,9 @@ def test_a_changed_backbone_is_another_teacher(images, small_folder, tmp_path):
     path = next((folder / "unet").glob("*.safetensors"))
     weights = load_file(path)
     save_file({k: v * 1.5 for k, v in weights.items()}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="not the one that it was fitted with"):
+        model.fit(images)
+    teacher[0].fit(images)
     changed = model.fit(images).intercept_
     assert changed != before
     assert changed == pytest.approx(teacher.predict(images).mean())
