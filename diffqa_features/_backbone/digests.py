@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from diffqa_features._utils.files import write_whole
@@ -29,7 +28,10 @@ def hash_file(path: Path) -> str:
     """
     real = path.resolve()
     stat = real.stat()
-    key = str(real), *_state(stat)
+    key = (
+        str(real), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns,
+        stat.st_ctime_ns,
+    )  # fmt: skip
     if key not in _known:
         note = _find_note(key) if stat.st_size >= _LARGE else None
         digest = _read_note(note)
@@ -39,26 +41,6 @@ def hash_file(path: Path) -> str:
                 _write_note(note, digest)
         _known[key] = digest
     return _known[key]
-
-
-def state_of(paths: Iterable[Path]) -> tuple | None:
-    """What differs as soon as one of these files does; None if one is too young.
-
-    Two changes of a young file within one tick of the clock would look the same.
-    """
-    facts = []
-    for path in sorted(paths):
-        stat = path.stat()
-        if time.time() - max(stat.st_mtime, stat.st_ctime) <= _SETTLED:
-            return None
-        facts.append((str(path), *_state(stat)))
-    return tuple(facts)
-
-
-def _state(stat: os.stat_result) -> tuple[int, ...]:
-    return (
-        stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns,
-    )  # fmt: skip
 
 
 def _hash(path: Path) -> str:

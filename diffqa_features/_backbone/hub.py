@@ -225,20 +225,8 @@ def find_commit(folder: Path) -> str | None:
 
 def list_files(folder: Path) -> list[str]:
     """List the files two levels deep, relative to `folder`, with forward slashes."""
-    found = []
-    for name, path in _list_folder(folder):
-        if path.is_dir():
-            found += ((f"{name}/{inner}", file) for inner, file in _list_folder(path))
-        else:
-            found.append((name, path))
-    return [name for name, path in found if path.is_file()]
-
-
-def _list_folder(folder):
-    try:
-        return [(path.name, path) for path in folder.iterdir()]
-    except OSError:  # closed to this user, or taken away since
-        return []
+    found = (*folder.glob("*"), *folder.glob("*/*"))
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
 
 
 def _looks_like_path(name: str | os.PathLike, text: str) -> bool:

@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffqa_features._backbone.blocks import Block, Stage, list_blocks, list_stages
-from diffqa_features._backbone.digests import hash_file, state_of
+from diffqa_features._backbone.digests import hash_file
 from diffqa_features._backbone.files import Parts, list_parts, list_vae
 from diffqa_features._backbone.hub import (
     find_commit,
@@ -30,7 +30,6 @@ from diffqa_features._backbone.settings import (
 )
 
 _MOST_BLOCKS = 4096
-_KEPT = 32  # descriptions, each until a file of its folder changes
 _SIZES = 6  # of a picture, that a model of the SDXL kind is told
 
 
@@ -106,7 +105,7 @@ class BackboneInfo:
     def identity(self) -> str:
         """Fingerprint (hex) of configurations and weights, independent of names.
 
-        It covers every byte but no name. Weights are read once per process, large ones
+        It covers every byte but no name. Files are read once per process, large ones
         once per machine until they change.
         """
         return _fingerprint(self)
@@ -137,22 +136,6 @@ def describe_backbone(name: str | os.PathLike) -> BackboneInfo:
     """
     own, other = split_vae(name)
     name, folder = find_folder(own)
-    places = [folder]
-    if other is not None:
-        other, vae_folder = find_vae(other)
-        places.append(vae_folder)
-    else:
-        vae_folder = folder / "vae"
-    state = state_of(place / file for place in places for file in list_files(place))
-    describe = _describe if state is not None else _describe.__wrapped__
-    return describe(name, folder, other, vae_folder, state)
-
-
-@lru_cache(maxsize=_KEPT)
-def _describe(
-    name: str, folder: Path, other: str | None, vae_folder: Path, state: tuple | None
-) -> BackboneInfo:
-    """Read the files of a backbone, whose `state` is part of the key only."""
     unet = read_json(folder / "unet/config.json")
     vae = read_json(folder / "vae/config.json")
     texts = {"text_encoder": _text_config(folder / "text_encoder/config.json")}
@@ -171,7 +154,9 @@ def _describe(
     parts = list_parts(list_files(folder))
     factor = _latent_factor(vae_class, vae)
     size = _sample_size(unet, vae, folder, factor)
+    vae_folder = folder / "vae"
     if other is not None:
+        other, vae_folder = find_vae(other)
         vae_class, settings["vae"] = _check_vae(other, vae_folder, name, vae, factor)
         parts = parts.with_vae(list_vae(list_files(vae_folder)))
         name = with_vae(name, other)

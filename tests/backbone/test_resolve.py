@@ -172,26 +172,6 @@ def test_a_changed_setting_changes_the_identity(copy, file, key, value):
     assert describe_backbone(copy).identity != before
 
 
-def test_a_folder_is_read_once_until_a_file_changes(copy):
-    """Also where a change leaves the file's size and its time of writing."""
-    young = describe_backbone(copy)
-    assert describe_backbone(copy) is not young
-    time.sleep(4)  # a young file is not believed to stay
-    before = describe_backbone(copy)
-    assert describe_backbone(copy) is before
-    identity = before.identity
-    path = copy / SCHEDULER
-    stat, text = path.stat(), path.read_text()
-    changed = text.replace("0.012", "0.013")
-    assert changed != text
-    path.write_text(changed)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert path.stat().st_size == stat.st_size
-    after = describe_backbone(copy)
-    assert after.settings["schedule"]["beta_end"] == 0.013
-    assert after.identity != identity
-
-
 def test_files_that_are_not_read_do_not_change_the_identity(copy):
     before = describe_backbone(copy).identity
     (copy / "README.md").write_text("other words")
