@@ -585,4 +585,5 @@ def test_without_routing_a_warning_says_how(regressor, images, store):
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", r"Only \d+ rows train")
         regressor.fit(images, TARGET, groups=range(6))
-        regressor.set_params(validation_fraction=None).fit(images, TARGET)
+        regressor.set_params(validation_fraction=None, max_epochs=1)
+        regressor.fit(images, TARGET)

@@ -43,6 +43,7 @@ from diffqa_features import (
     NaturalSceneStatistics,
     load_scorer,
 )
+from diffqa_features._backbone.info import describe_backbone
 from diffqa_features.evaluation import bootstrap_difference, bootstrap_interval
 from diffqa_features.learned.scorer.tiles import cut_tiles
 from diffqa_features.metrics import srcc_score
@@ -229,6 +230,7 @@ def measure(name, run, data, args):
             "system": name,
             "run": run,
             "fold": fold,
+            "backbone": describe_backbone("tiny").identity,
             "set": args.set,
             "fit_cpu_s": fitted - start,
             "predict_cpu_s": time.process_time() - fitted,
@@ -266,7 +268,10 @@ def runs_in(folder):
     path = folder / "runs.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    # Not those with other weights of the backbone.
+    identity = describe_backbone("tiny").identity
+    return [line for line in lines if line["backbone"] == identity]
 
 
 # -- the table -----------------------------------------------------------------------
@@ -351,7 +356,7 @@ def by_blocks(data, args):
     table = {
         name or "all": within(predicted, data)
         for name, predicted in parts.items()
-        if np.isfinite(predicted).all()
+        if not np.isnan(predicted).all()
     }
     table = pd.Series(table, name="within").round(3).rename_axis("blocks")
     table.to_csv(args.blocks)

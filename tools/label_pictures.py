@@ -104,7 +104,9 @@ def main():
     drawn = 0.35 if args.held_out or set(args.used) == set(_FIRST) else 0.1
     rows = [row for row in list_photographs() if row["package"] in args.used]
     if args.held_out:
-        rows = [row for row in rows if row["held_out"] == "tiny"]
+        rows = [row for row in rows if row["held_out"]]
+        if not rows:
+            parser.error("--held-out needs --packages gcompris-qt-data palapeli-data")
     names = [row["name"] for row in rows]
     references = References(args.packages, args.size, drawn, names)
     for shard in range(args.first, args.first + args.count):

@@ -1,4 +1,4 @@
-"""Train the shipped ``tiny`` latent diffusion model, on a CPU or a GPU.
+"""Train ``tiny``, a small latent diffusion model: its first edition; CPU or GPU.
 
     python tools/train_tiny_backbone.py --out runs/tiny --steps 8000
     python tools/train_tiny_backbone.py --out runs/tiny --export diffqa_features/tiny

@@ -141,7 +141,9 @@ class Pictures:
             shard = np.load(path)
             raw = folder / f"{path.stem}.npy"
             if not raw.exists():
-                np.save(raw, shard["pixels"])
+                part = raw.with_suffix(".part.npy")
+                np.save(part, shard["pixels"])
+                part.replace(raw)
             of_reference = shard["number"].reshape(-1, OF_A_SHARD)
             if np.ptp(of_reference, axis=1).any():
                 raise ValueError(f"{path} does not hold seven pictures per reference.")

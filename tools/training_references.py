@@ -8,7 +8,8 @@ looked at, and drawings, renderings, logos, a painting, what is soft, murky or n
 it is, and a photograph that is blurred on purpose (mate-backgrounds' Storm) were left
 out. The packages are fetched by apt and unpacked into a folder, nothing is installed
 and nothing of them ships. GCompris's photographs lie in Qt resource files and are WebP:
-only crops that are made at least 2.2 times smaller are used.
+only crops that are made at least 2.2 times smaller are used. What `held_out` names was
+not trained on them (``tiny``), and is judged by them.
 
 scikit-image's and scikit-learn's photographs and Debian's lomiri-wallpapers are for
 tests only.

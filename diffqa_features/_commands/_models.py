@@ -4,6 +4,7 @@ from sklearn.pipeline import Pipeline
 from skops import io as skops_io
 
 from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures
+from diffqa_features._store.store import as_store
 from diffqa_features._utils.files import local_path
 
 
@@ -29,7 +30,13 @@ def load_model(name, args):
         on_error="raise" if args.on_error == "raise" else "nan",
         verbose=0,
     )
-    features.fit()
+    if not hasattr(features, "frozen_identity_"):
+        raise ValueError(
+            f"{name!r} does not say which weights its backbone had, as models have "
+            "done since 2026-11-27. Fit the model again with 'diffqa fit'."
+        )
+    as_store(args.memory)
+    features.get_feature_names_out()  # refuses parameters, and other weights
     return model
 
 

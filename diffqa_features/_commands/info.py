@@ -13,7 +13,8 @@ _PACKAGES = (
 )  # fmt: skip
 _TINY = (
     "ships with this package: a small latent diffusion model, trained on procedural "
-    "pictures,\nthat runs offline on a CPU. It is no substitute for Stable Diffusion."
+    "pictures\nand photographs, that runs offline on a CPU. It is no substitute for "
+    "Stable Diffusion."
 )
 
 

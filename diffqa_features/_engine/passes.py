@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _ROWS_ON_CPU, _ROWS_ON_GPU, _MOST_ROWS = 16, 32, 32
 _IN_CACHE = 2**26  # bytes
 _CELLS = 4 * 48 * 48 * 32  # of the first level's output: four rows of `tiny` at 192
-_weights = WeakKeyDictionary()  # bytes of a UNet's, which are slow to add up
+_weight_bytes = WeakKeyDictionary()  # of each UNet; slow to sum
 _TEXTS_KEPT = 512
 _NOISES_KEPT = 64
 
@@ -61,6 +61,7 @@ class Passes:
         self._dtype = dtype
         self._seed = seed
         self._batch_size = batch_size
+        self._most = math.inf
         self._vae_batch = None
         self._texts = OrderedDict()
         self._noises = OrderedDict()
@@ -71,7 +72,7 @@ class Passes:
 
     def _rows(self, shape=None):
         """UNet rows per pass of such latents."""
-        return self._batch_size or rows_per_pass(self.backbone, shape)
+        return min(self._batch_size or rows_per_pass(self.backbone, shape), self._most)
 
     @timed("vae")
     def latents(
@@ -124,8 +125,8 @@ class Passes:
         pairs = list(zip(latents, texts, strict=True))
         size = self._rows(latents[0].shape)
         parts, fits = in_halves(run, pairs, size)
-        if fits < size:
-            self._batch_size = fits
+        if fits < size:  # no more of any size: memory is short
+            self._most = fits
         return [row for part in parts for row in part]
 
     @timed("unet")
@@ -190,9 +191,10 @@ def rows_per_pass(backbone: Backbone, shape: Sequence[int] | None = None) -> int
     if backbone.device.type != "cpu":
         return _ROWS_ON_GPU
     unet = backbone.unet
-    if unet not in _weights:
-        _weights[unet] = sum(p.numel() * p.element_size() for p in unet.parameters())
-    if _weights[unet] > _IN_CACHE:
+    if unet not in _weight_bytes:
+        weights = unet.parameters()
+        _weight_bytes[unet] = sum(p.numel() * p.element_size() for p in weights)
+    if _weight_bytes[unet] > _IN_CACHE:
         return _ROWS_ON_CPU
     rows = min(_ROWS_ON_CPU, max(4, 2 * torch.get_num_threads()))
     if shape is None:

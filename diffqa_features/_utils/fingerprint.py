@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from diffqa_features._utils.hashing import hash_values
 from diffqa_features._utils.parameters import MACHINE
 
-# Attributes that change no result, or that `_frozen_identity` says.
+# Attributes that change no result, or that `_frozen_identity` already covers.
 _FREE = MACHINE | {
     "failed_", "frozen_identity_", "history_", "cv_results_", "refit_time_",
     "_sklearn_output_config",
@@ -47,6 +47,8 @@ def _spell(value):
     frozen = None
     if hasattr(value, "_frozen_identity"):
         frozen = value._frozen_identity()
+    if hasattr(value, "_check_frozen"):
+        value._check_frozen()
     kind = type(value)
     facts = {name: fact for name, fact in vars(value).items() if name not in _FREE}
     if "dtype" in facts and hasattr(value, "_precision"):

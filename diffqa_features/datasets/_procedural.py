@@ -15,7 +15,7 @@ def make_procedural_images(n_images=16, *, image_size=192, random_state=0):
     Each picture is a random mixture of occluding textured leaves (the dead-leaves
     model of Lee, Mumford and Huang, 2001), power-law textures, smooth shading,
     outlined shapes and text, sometimes with an out-of-focus background, drawn at twice
-    the size and downscaled. The bundled ``tiny`` backbone was trained on nothing else.
+    the size and downscaled. The bundled ``tiny`` backbone was first trained on these.
 
     Parameters
     ----------

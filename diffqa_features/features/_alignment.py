@@ -101,7 +101,8 @@ class PromptAlignmentMaps(BackboneTransformer):
     failed_ : list of (int, str)
         Index and reason for every row of the last call that could not be read.
     frozen_identity_ : str
-        Fingerprint of the model's weights at `fit`. `transform` refuses others.
+        Fingerprint of the model's weights and configuration at `fit`. `transform`
+        refuses others.
 
     See Also
     --------

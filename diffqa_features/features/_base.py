@@ -27,7 +27,8 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
     """Base of the transformers that read media and learn nothing.
 
     It has no constructor: a subclass lists its own parameters, as scikit-learn
-    requires, and ``_check_parameters`` checks those that depend on each other.
+    requires, and ``_check_parameters`` checks those that depend on each other and
+    returns the frozen model's description, if there is one.
     """
 
     _parameter_constraints: dict = {
@@ -41,7 +42,7 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
     }
 
     def fit(self, X=None, y=None):
-        """Check the parameters; nothing is learned and no media are opened.
+        """Check the parameters and remember which model there is; open no media.
 
         Parameters
         ----------
@@ -57,26 +58,26 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
         """
         self._validate_params()
         as_store(self.memory)
-        self._check_parameters()
+        model = self._check_parameters()
         if X is not None:
             as_rows(X)
-        if (identity := self._frozen_identity()) is not None:
-            self.frozen_identity_ = identity
+        if model is not None:
+            self.frozen_identity_ = model.identity
         return self
 
-    def _frozen_identity(self):
-        """Fingerprint of the model behind the columns, if there is one."""
-        return None
-
-    def _check_frozen(self, identity):
+    def _check_frozen(self):
+        """Refuse another model than that of `fit`."""
         expected = getattr(self, "frozen_identity_", None)
-        if expected not in (None, identity):
+        if expected is None:
+            return
+        identity = self._frozen_identity()
+        if identity != expected:
             raise ValueError(
                 f"The model that this {type(self).__name__} now finds is not the one "
                 "that it was fitted with: its weights or configuration have the "
                 f"fingerprint {identity[:12]}, expected {expected[:12]}. Name a folder "
-                "or hub id with the original model, or fit again, with all that was "
-                "fitted on its columns."
+                "or hub id with the original model, install the release that it was "
+                "fitted with, or fit again, with all that was fitted on its columns."
             )
 
     def _precision(self):
@@ -149,7 +150,7 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
 
     def _request(self):
         info = self._check_parameters()
-        self._check_frozen(info.identity)
+        self._check_frozen()
         first, *others = self._views()
         frames = FrameSpec(
             identity=info.identity,

@@ -16,7 +16,7 @@ class DiffusionQAFeatures(BackboneTransformer):
     Each picture is encoded, noised to one or several timesteps, and passed through the
     UNet once per prompt. The UNet's attention, hidden states and denoising error are
     pooled into named columns for any regressor. Nothing is trained: `fit` only checks
-    the parameters.
+    the parameters and remembers the model.
 
     Parameters
     ----------
@@ -152,8 +152,8 @@ class DiffusionQAFeatures(BackboneTransformer):
         and one VAE encode per row.
 
     batch_size : int, default=None
-        UNet rows (picture and prompt) per pass. ``None`` chooses by device. A batch
-        that runs out of memory is halved.
+        UNet rows (picture and prompt) per pass. ``None`` chooses by device and size
+        of the picture. A batch that runs out of memory is halved.
 
     device : str, default=None
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` uses the first
@@ -181,7 +181,8 @@ class DiffusionQAFeatures(BackboneTransformer):
     failed_ : list of (int, str)
         Index and reason for every row of the last call that could not be read.
     frozen_identity_ : str
-        Fingerprint of the model's weights at `fit`. `transform` refuses others.
+        Fingerprint of the model's weights and configuration at `fit`. `transform`
+        refuses others.
 
     See Also
     --------
@@ -349,6 +350,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         """
         self._validate_params()
         info = self._check_parameters()
+        self._check_frozen()
         _, layout = self._recipe_and_layout(info)
         prompts = self._prompts()
         texts = {f"prompt{k}": text for k, text in enumerate(prompts)}

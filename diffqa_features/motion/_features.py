@@ -28,7 +28,7 @@ class MotionFeatures(MediaTransformer):
     fast pathway sees all frames and captures how it moves [1]_.
     :class:`DiffusionQAFeatures` look at one frame at a time; these columns add what is
     only visible over time: speed, dropped frames, freezes, judder, flicker. Nothing is
-    trained: `fit` only checks the parameters.
+    trained: `fit` only checks the parameters and remembers the network.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ class MotionFeatures(MediaTransformer):
     failed_ : list of (int, str)
         Index and reason for every row of the last call that could not be read.
     frozen_identity_ : str
-        Fingerprint of the model's weights at `fit`. `transform` refuses others.
+        Fingerprint of the model's weights and configuration at `fit`. `transform`
+        refuses others.
 
     See Also
     --------
@@ -274,7 +275,7 @@ class MotionFeatures(MediaTransformer):
 
     def _request(self):
         info = self._check_parameters()
-        self._check_frozen(info.identity)
+        self._check_frozen()
         return MotionRequest(
             weights=info,
             identity=info.identity,

@@ -192,6 +192,20 @@ class TestScore:
         assert code == 2
         assert "'m.skops' is a model; give INPUTs too" in stderr
 
+    def test_a_model_of_other_weights(self, photos, model, run):
+        model[0].frozen_identity_ = "0" * 64
+        skops_io.dump(model, "other.skops")
+        del model[0].frozen_identity_
+        skops_io.dump(model, "old.skops")
+        for name, sentence in {
+            "other": "not the one that it was fitted with",
+            "old": "does not say which weights its backbone had",
+        }.items():
+            code, stdout, stderr = run("score", f"{name}.skops", "photos/a.png")
+            assert code == 2
+            assert sentence in stderr
+            assert not stdout
+
     def test_what_is_no_model_of_ours(self, photos, features, run):
         (photos / "m1.skops").write_bytes(pickle.dumps(Ridge()))
         skops_io.dump(Ridge(), "photos/m2.skops")

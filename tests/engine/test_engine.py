@@ -22,7 +22,7 @@ from diffqa_features import DiffusionQAFeatures, FeatureStore
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.latents import encode_rows
-from diffqa_features._engine.passes import Passes
+from diffqa_features._engine.passes import Passes, rows_per_pass
 from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import as_rows
 
@@ -519,3 +519,11 @@ def test_progress_goes_to_stderr(features, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "3/3" in captured.err
+
+
+def test_small_pictures_share_a_pass_of_a_small_model():
+    backbone = load_backbone("tiny", "cpu", "float32")
+    assert rows_per_pass(backbone, (32, 48, 48)) == rows_per_pass(backbone)
+    assert rows_per_pass(backbone, (32, 96, 96)) == rows_per_pass(backbone)
+    assert rows_per_pass(backbone, (32, 24, 24)) == 16
+    assert rows_per_pass(backbone, (32, 12, 12)) == 32

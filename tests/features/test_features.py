@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from random_models import write_model
 from scipy.special import logsumexp
+from sklearn.base import clone
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffqa_features import DiffusionQAFeatures, FeatureStore, PromptAlignmentMaps
@@ -203,7 +204,7 @@ def test_stages_without_attention_are_refused_for_attention_kinds(sd1_folder, ki
         features.fit()
 
 
-def test_weights_that_changed_since_the_fit_are_refused(image, tmp_path):
+def test_weights_that_changed_since_the_fit_are_refused(small_folder, image, tmp_path):
     """Whatever was fitted on the columns knows those of the former weights."""
     folder = write_model(tmp_path / "model", "small")
     quick = {"image_size": SIZE, "device": "cpu"}
@@ -212,9 +213,13 @@ def test_weights_that_changed_since_the_fit_are_refused(image, tmp_path):
     kept = pickle.loads(pickle.dumps(fitted))
     before = kept.transform([image])
     write_model(folder, "small", seed=1)
-    for each in (fitted, maps, kept):
+    renamed = clone(kept).fit().set_params(backbone=str(small_folder))
+    for each in (fitted, maps, kept, renamed):
         with pytest.raises(ValueError, match="not the one that it was fitted with"):
             each.transform([image])
+    for each in (fitted, renamed):
+        with pytest.raises(ValueError, match="not the one that it was fitted with"):
+            each.get_feature_names_out()
     unfitted = DiffusionQAFeatures(str(folder), **quick).transform([image])
     np.testing.assert_array_equal(kept.fit_transform([image]), unfitted)
     assert np.abs(unfitted - before).max() > 1e-3

@@ -98,7 +98,7 @@ def controlled_features(
         Reduces a map (B, C, h, w), on the device, to what is kept. None keeps
         everything.
     batch_size : int, default=None
-        Frames per pass; None chooses by device.
+        Frames per pass; None chooses by device and size of the latents.
 
     Returns
     -------

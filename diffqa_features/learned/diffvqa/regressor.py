@@ -113,7 +113,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
     burst_length : int, default=32
         Number of adjacent frames of a burst. With the default `frame_rate`, bursts of
         32 are every frame of a video of up to 32 frames a second. Bursts of 8 cost a
-        quarter; on ``tiny`` they reached an SRCC of 0.63 instead of 0.83.
+        quarter; on ``tiny``, first edition, they reached an SRCC of 0.63 instead of
+        0.83.
 
     reader : {"auto", "decord", "imageio"}, default="auto"
         Decoder for video files.

@@ -12,8 +12,8 @@ from diffqa_features._backbone.conditioning import Conditioning
 WORDS = "image"
 """Where the context starts, then filled up with end tokens.
 
-Of six tried on `tiny` and procedural pictures, the word that costs untrained scores
-nothing; a word repeated 16 times costs 0.02 to 0.09 in SRCC.
+Of six tried on the first edition of `tiny` and procedural pictures, the word that costs
+untrained scores nothing; a word repeated 16 times costs 0.02 to 0.09 in SRCC.
 """
 
 

@@ -28,8 +28,8 @@ class LinearHead(nn.Module):
         signs = torch.tensor([1.0] + [-1.0] * (prompts - 1))
         self.register_buffer("signs", signs[:, None], persistent=False)
         # A trained number is weight times spread: alignments spread less than the bias
-        # (on `tiny`, their mean by 0.03 and not 0.9), so equal steps of weights would
-        # hardly move them.
+        # (on the first edition of `tiny`, their mean by 0.03 and not 0.9), so equal
+        # steps of weights would hardly move them.
         self.register_buffer("spread", torch.ones(prompts, blocks))
         self.alignment = nn.Parameter(torch.full((prompts, blocks), 1 / prompts))
         self.bias = nn.Parameter(torch.ones(1)) if bias else None
