@@ -162,10 +162,10 @@ for name in names[2:]:
 # %%
 # For the first rater, the corrected scorer beats both alone in 7 of 10 repetitions with
 # ten scores and in 9 or 10 with more; stacking, which has to learn two weights on folds
-# of a few pictures, in 4 with ten, 8 with thirty, all with a hundred. For the second,
-# whose taste the scorer does not share, ten scores are too few for either; correcting
-# helps from thirty on (7, 8 and 7 of 10). Bands are quartiles over repetitions, which
-# share pictures: they are no test.
+# of a few pictures, in 4 with ten, 8 with thirty and a hundred, all with three hundred.
+# For the second, whose taste the scorer does not share, ten scores are too few for
+# either; correcting helps from thirty on (7 of 10). Bands are quartiles over
+# repetitions, which share pictures: they are no test.
 
 styles = {
     "scorer alone": ("black", "", "--"),
