@@ -138,8 +138,7 @@ def is_stream(value: object) -> bool:
 
 def is_tensor(value: object) -> bool:
     """Whether this is a tensor of torch, which then is loaded."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    return _is_loaded("torch", "Tensor", value)
 
 
 def tensor_array(tensor) -> np.ndarray:
@@ -170,9 +169,17 @@ def _is_of(package: str, X) -> bool:
     return type(X).__module__.partition(".")[0] == package
 
 
+def _is_loaded(module: str, kind: str, value) -> bool:
+    """Whether this is of a class whose module need not be there.
+
+    Another thread may be importing it: a module without the class has no instances yet.
+    """
+    found = getattr(sys.modules.get(module), kind, None)
+    return found is not None and isinstance(value, found)
+
+
 def _is_torch_dataset(X) -> bool:
-    data = sys.modules.get("torch.utils.data")
-    return data is not None and isinstance(X, data.Dataset)
+    return _is_loaded("torch.utils.data", "Dataset", X)
 
 
 def _is_heavy(column) -> bool:

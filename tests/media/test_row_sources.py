@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -343,3 +344,26 @@ def test_nothing_is_imported_to_know_a_container():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "set()"
+
+
+def test_rows_are_read_while_another_thread_imports_torch(monkeypatch):
+    """As in a process that a worker pool has just started."""
+    image = np.zeros((20, 20, 3), np.uint8)
+    for name in ("torch", "torch.utils.data"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    (row,) = as_rows([image])
+    np.testing.assert_array_equal(next(open_media(row).frames()), image)
+    assert len(as_rows(Listed([image, image]))) == 2
+
+
+class Listed:
+    """A sequence of no known kind."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
