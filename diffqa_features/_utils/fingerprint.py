@@ -47,8 +47,6 @@ def _spell(value):
     frozen = None
     if hasattr(value, "_frozen_identity"):
         frozen = value._frozen_identity()
-    if hasattr(value, "_check_frozen"):
-        value._check_frozen()
     kind = type(value)
     facts = {name: fact for name, fact in vars(value).items() if name not in _FREE}
     if "dtype" in facts and hasattr(value, "_precision"):

@@ -65,19 +65,16 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
             self.frozen_identity_ = model.identity
         return self
 
-    def _check_frozen(self):
+    def _check_frozen(self, model):
         """Refuse another model than that of `fit`."""
         expected = getattr(self, "frozen_identity_", None)
-        if expected is None:
-            return
-        identity = self._frozen_identity()
-        if identity != expected:
+        if expected is not None and model.identity != expected:
             raise ValueError(
                 f"The model that this {type(self).__name__} now finds is not the one "
                 "that it was fitted with: its weights or configuration have the "
-                f"fingerprint {identity[:12]}, expected {expected[:12]}. Name a folder "
-                "or hub id with the original model, install the release that it was "
-                "fitted with, or fit again, with all that was fitted on its columns."
+                f"fingerprint {model.identity[:12]}, expected {expected[:12]}. Name a "
+                "folder or hub id with the original model, install the release that it "
+                "was fitted with, or fit again, with all that was fitted on its columns."
             )
 
     def _precision(self):
@@ -146,11 +143,13 @@ class BackboneTransformer(BackboneParameters, MediaTransformer):
         return info
 
     def _frozen_identity(self):
-        return describe_backbone(self._backbone_name()).identity
+        info = describe_backbone(self._backbone_name())
+        self._check_frozen(info)
+        return info.identity
 
     def _request(self):
         info = self._check_parameters()
-        self._check_frozen()
+        self._check_frozen(info)
         first, *others = self._views()
         frames = FrameSpec(
             identity=info.identity,

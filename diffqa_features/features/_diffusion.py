@@ -350,7 +350,7 @@ class DiffusionQAFeatures(BackboneTransformer):
         """
         self._validate_params()
         info = self._check_parameters()
-        self._check_frozen()
+        self._check_frozen(info)
         _, layout = self._recipe_and_layout(info)
         prompts = self._prompts()
         texts = {f"prompt{k}": text for k, text in enumerate(prompts)}

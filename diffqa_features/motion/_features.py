@@ -271,11 +271,13 @@ class MotionFeatures(MediaTransformer):
         return find_weights(self.motion_network)
 
     def _frozen_identity(self):
-        return find_weights(self.motion_network).identity
+        info = find_weights(self.motion_network)
+        self._check_frozen(info)
+        return info.identity
 
     def _request(self):
         info = self._check_parameters()
-        self._check_frozen()
+        self._check_frozen(info)
         return MotionRequest(
             weights=info,
             identity=info.identity,
