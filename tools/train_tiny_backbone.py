@@ -297,9 +297,9 @@ def start(model, folder):
         model[part].load_state_dict(loaded.state_dict())
 
 
-def schedule(step, steps):
-    """Warm up, stay, and decay linearly over the last 30 %."""
-    return min((step + 1) / 200, 1.0, max(steps - step, 1) / (0.3 * steps))
+def schedule(step, steps, decay=0.3):
+    """Warm up, stay, and decay linearly over the last share of the steps."""
+    return min((step + 1) / 200, 1.0, max(steps - step, 1) / (decay * steps))
 
 
 def loss_of(step, args, pool, tokenizer, text, unet, vae, alphas, device):

@@ -32,6 +32,7 @@ from train_tiny_backbone import (
     build,
     export,
     run_tokenizer,
+    schedule,
     start,
     to_pixels,
 )
@@ -114,17 +115,13 @@ def train(args):
     alphas = scheduler.alphas_cumprod
     with run.progress(args.steps) as progress:
         while run.step < args.steps:
-            batch = draw_batch(run.step, args, pictures)
-            losses = loss_of(batch, tokenizer, text, unet, vae, alphas, head)
-            run.learn(losses, args.lr * schedule(run.step, args.steps), progress)
+            batch, generator = draw_batch(run.step, args, pictures)
+            losses = loss_of(batch, generator, tokenizer, text, unet, vae, alphas, head)
+            rate = args.lr * schedule(run.step, args.steps, decay=0.4)
+            run.learn(losses, rate, progress)
             if run.step % args.checkpoint_every == 0 or run.step == args.steps:
                 torch.save(head.state_dict(), args.out / "head.pt")
                 run.save()
-
-
-def schedule(step, steps):
-    """Warm up, stay, and decay linearly over the last 40 %."""
-    return min((step + 1) / 200, 1.0, max(steps - step, 1) / (0.4 * steps))
 
 
 # -- data ------------------------------------------------------------------------------
@@ -237,8 +234,7 @@ def words(chain, rng):
 # -- losses ----------------------------------------------------------------------------
 
 
-def loss_of(batch, tokenizer, text, unet, vae, alphas, head):
-    batch, generator = batch
+def loss_of(batch, generator, tokenizer, text, unet, vae, alphas, head):
     with torch.no_grad():
         latents = vae.encode(to_pixels(batch["image"])).latents
     t, jod, reference, truth, scale = (
