@@ -1,11 +1,34 @@
 """One training run of a shipped network: steps, average, checkpoint, losses so far."""
 
+import argparse
 import logging
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 log = logging.getLogger("training_run")
+
+
+def run_parser(description, *, steps, lr, seed, every):
+    """What every training asks for on the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--seed", type=int, default=seed)
+    parser.add_argument("--checkpoint-every", type=int, default=every)
+    parser.add_argument("--export", type=Path, help="write the model here and stop")
+    return parser
+
+
+def train_or_export(args, train, export):
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.export:
+        export(args.out, args.export)
+    else:
+        train(args)
 
 
 class TrainingRun:

@@ -13,7 +13,6 @@ better (binary cross-entropy on the log ratio of the two errors). A few million
 parameters and two CPU hours do not learn to read captions from noise prediction alone.
 """
 
-import argparse
 import json
 import logging
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _captions import caption, corpus, name
-from _training_run import TrainingRun, load_average
+from _training_run import TrainingRun, load_average, run_parser, train_or_export
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -37,24 +36,12 @@ RANKING_WEIGHT, RANKING_SLOPE = 0.1, 30.0
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=8000)
+    parser = run_parser(__doc__.splitlines()[0], steps=8000, lr=6e-4, seed=0, every=250)
     parser.add_argument("--images", type=int, default=8, help="pictures a step")
     parser.add_argument("--crop", type=int, default=64, help="pixels a side")
     parser.add_argument("--pool", type=int, default=3000, help="clean pictures drawn")
-    parser.add_argument("--lr", type=float, default=6e-4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint-every", type=int, default=250)
     parser.add_argument("--start", type=Path, help="exported model to begin with")
-    parser.add_argument("--export", type=Path, help="write the model here and stop")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args.out.mkdir(parents=True, exist_ok=True)
-    if args.export:
-        export(args.out, args.export)
-    else:
-        train(args)
+    train_or_export(parser.parse_args(), train, export)
 
 
 # -- data ------------------------------------------------------------------------------

@@ -12,16 +12,14 @@ content moves and where to. A second head, which is not shipped, tells the same 
 single frame from the fast pathway: it is what makes rare faults learnable at all.
 """
 
-import argparse
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 from _moving_clips import CLASSES, Targets, draw_clip, picture_pool
-from _training_run import TrainingRun, load_average
+from _training_run import TrainingRun, load_average, run_parser, train_or_export
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -31,23 +29,11 @@ log = logging.getLogger("train_tiny_motion")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=900)
+    parser = run_parser(__doc__.splitlines()[0], steps=900, lr=4e-3, seed=0, every=50)
     parser.add_argument("--stop", type=int, help="end at this step; go on later")
     parser.add_argument("--clips", type=int, default=16, help="clips a step")
     parser.add_argument("--pool", type=int, default=400, help="pictures drawn")
-    parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint-every", type=int, default=50)
-    parser.add_argument("--export", type=Path, help="write the model here and stop")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args.out.mkdir(parents=True, exist_ok=True)
-    if args.export:
-        export(args.out, args.export)
-    else:
-        train(args)
+    train_or_export(parser.parse_args(), train, export)
 
 
 def batch(pool, count, seed, step):

@@ -15,15 +15,13 @@ of kind "error" at t = 50 learns JOD, ranks and kinds of fault. Other makings ha
 words: they are only good or bad.
 """
 
-import argparse
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 from _captions import CLEAN, GRADES, WORDS
-from _training_run import TrainingRun
+from _training_run import TrainingRun, run_parser, train_or_export
 from torch.nn import functional as F
 from train_tiny_backbone import (
     LATENT_CHANNELS,
@@ -77,23 +75,11 @@ NEAREST = {  # words that the tokenizer knows, for families it was not made with
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = run_parser(__doc__.splitlines()[0], steps=6000, lr=4e-4, seed=5, every=250)
     parser.add_argument("shards", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--crop", type=int, default=64, help="pixels a side")
-    parser.add_argument("--lr", type=float, default=4e-4)
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--checkpoint-every", type=int, default=250)
     parser.add_argument("--start", type=Path, help="exported model to begin with")
-    parser.add_argument("--export", type=Path, help="write the model here and stop")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args.out.mkdir(parents=True, exist_ok=True)
-    if args.export:
-        export(args.out, args.export)
-    else:
-        train(args)
+    train_or_export(parser.parse_args(), train, export)
 
 
 def train(args):
