@@ -74,7 +74,8 @@ class MediaTransformer(MediaParameters, TransformerMixin, BaseEstimator):
                 "that it was fitted with: its weights or configuration have the "
                 f"fingerprint {model.identity[:12]}, expected {expected[:12]}. Name a "
                 "folder or hub id with the original model, install the release that it "
-                "was fitted with, or fit again, with all that was fitted on its columns."
+                "was fitted with, or fit again, with all that was fitted on its "
+                "columns."
             )
 
     def _precision(self):
