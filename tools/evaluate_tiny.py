@@ -3,26 +3,35 @@
     python tools/evaluate_tiny.py ablation --memory runs/store   # chooses defaults
     python tools/evaluate_tiny.py photographs                    # the held-out test
     python tools/evaluate_tiny.py maps
+    PYTHONPATH=JOD:. python tools/evaluate_tiny.py label --labels runs/jod.npz
+    python tools/evaluate_tiny.py jod --labels runs/jod.npz --lite0 FOLDER
 
 The ablation uses procedural pictures only; photographs are looked at once, with the
 defaults that it chose. Everywhere: GroupKFold(8) by source, StandardScaler and
 SVR(C=10), target = minus the level of distortion, SRCC of the pooled predictions.
+`jod` has JOD as the target and compares columns paired, by bootstraps over photographs;
+its labels are made apart, where ColorVideoVDP can be imported (`label_pictures.py`).
+`--lite0` is the folder of `evaluate_scorer.py`.
 """
 
 import argparse
 import re
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from evaluate_scorer import lite0_columns
 from scipy import ndimage
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
+from sklearn.utils import Bunch
 
 from diffqa_features import DiffusionQAFeatures, PromptAlignmentMaps, datasets
+from diffqa_features.evaluation import bootstrap_difference, bootstrap_interval
 from diffqa_features.features import NaturalSceneStatistics
 from diffqa_features.metrics import plcc_score, srcc_score
 
@@ -44,12 +53,15 @@ PROMPTS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["ablation", "photographs", "maps"])
+    parts = {part.__name__: part for part in (ablation, photographs, maps, label, jod)}
+    parser.add_argument("what", choices=parts)
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--memory", default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--labels", type=Path, help="pictures with JOD, a npz file")
+    parser.add_argument("--lite0", type=Path, help="folder with its two packages")
     args = parser.parse_args()
-    {"ablation": ablation, "photographs": photographs, "maps": maps}[args.what](args)
+    parts[args.what](args)
 
 
 def predict(matrix, data):
@@ -108,6 +120,38 @@ def photographs(args):
             randomise(args, Path(folder))
             matrix = DiffusionQAFeatures(folder).transform(data.data)
         report("the same network, random weights", matrix, data)
+
+
+def label(args):
+    """The pictures of the last test, with JOD."""
+    data = datasets.make_distorted_images(
+        families="basic", n_levels=4, target="jod", random_state=args.seed
+    )
+    pixels = np.stack([np.asarray(picture) for picture in data.data])
+    np.savez(args.labels, pixels=pixels, jod=data.target, photo=data.groups)
+
+
+def jod(args):
+    """Columns compared, with JOD to learn and to tell."""
+    with np.load(args.labels) as file:
+        pixels, target, photo = (file[key] for key in ("pixels", "jod", "photo"))
+    describers = {
+        "DiffusionQAFeatures()": DiffusionQAFeatures(args.backbone).transform,
+        "scene statistics": NaturalSceneStatistics().fit_transform,
+    }
+    if args.lite0 is not None:
+        describers["EfficientNet-Lite0"] = partial(lite0_columns, args.lite0)
+    data, ours = Bunch(target=target, groups=photo), None
+    for name, describe in describers.items():
+        predicted = predict(np.asarray(describe(list(pixels))), data)
+        ours = predicted if ours is None else ours
+        value, low, high = bootstrap_interval(target, predicted, groups=photo)
+        print(f"{name:22s} SRCC {value:.3f} [{low:.3f}, {high:.3f}]")
+        if ours is not predicted:
+            more, low, high, _ = bootstrap_difference(
+                target, ours, predicted, groups=photo
+            )
+            print(f"{'':22s} DiffusionQAFeatures {more:+.3f} [{low:.3f}, {high:.3f}]")
 
 
 def randomise(args, folder):
