@@ -35,11 +35,13 @@ class TrainingRun:
     """A model, its optimizer and the average of its weights, in a folder.
 
     Goes on from the checkpoint in `folder` where there is one. The average forgets
-    slower from step to step, by ``(step + 1) / (step + lag)`` up to `decay`.
+    slower from step to step, by ``(step + 1) / (step + lag)`` up to `decay`. `beside`
+    is trained too, but neither clipped nor averaged.
     """
 
-    def __init__(self, model, optimizer, folder, *, clip, decay, lag):
+    def __init__(self, model, optimizer, folder, *, clip, decay, lag, beside=None):
         self.model, self.optimizer = model, optimizer
+        self.beside = torch.nn.ModuleList() if beside is None else beside
         self.clip, self.decay, self.lag = clip, decay, lag
         self.step = 0
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -52,6 +54,7 @@ class TrainingRun:
         device = next(self.model.parameters()).device
         state = torch.load(self.checkpoint, weights_only=True, map_location=device)
         self.model.load_state_dict(state["model"])
+        self.beside.load_state_dict(state.get("beside", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         self.average, self.step = state["average"], state["step"]
         log.info("resumed at step %d", self.step)
@@ -84,6 +87,7 @@ class TrainingRun:
             "model": self.model.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
+            "beside": self.beside.state_dict(),
             "step": self.step,
         }
         part = self.checkpoint.with_suffix(".tmp")

@@ -12,7 +12,9 @@ A step sees two references in four versions each, under two captions each. Besid
 captions predicts it better), `good photo.` against `bad photo.` has to follow JOD, as a
 logistic of it and in pairs of versions; and a linear head on what becomes the columns
 of kind "error" at t = 50 learns JOD, ranks and kinds of fault. Other makings have no
-words: they are only good or bad.
+words: they are only good or bad. A share of the pictures with words are halves of two
+versions, under a caption that names both: so words keep their places (runs 4 and 5:
+``--mixed 0``).
 """
 
 import json
@@ -29,6 +31,7 @@ from train_tiny_backbone import (
     TOKENS,
     build,
     export,
+    half_plane,
     run_tokenizer,
     schedule,
     start,
@@ -78,6 +81,7 @@ def main():
     parser = run_parser(__doc__.splitlines()[0], steps=6000, lr=4e-4, seed=5, every=250)
     parser.add_argument("shards", type=Path)
     parser.add_argument("--crop", type=int, default=64, help="pixels a side")
+    parser.add_argument("--mixed", type=float, default=0.35, help="share of halves")
     parser.add_argument("--start", type=Path, help="exported model to begin with")
     train_or_export(parser.parse_args(), train, export)
 
@@ -95,9 +99,9 @@ def train(args):
     torch.nn.init.zeros_(head.weight)
     trained = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, args.lr, (0.9, 0.99))
-    run = TrainingRun(model, optimizer, args.out, clip=1.0, decay=0.999, lag=20)
-    if run.step:
-        head.load_state_dict(torch.load(args.out / "head.pt", weights_only=True))
+    run = TrainingRun(
+        model, optimizer, args.out, clip=1.0, decay=0.999, lag=20, beside=head
+    )
     alphas = scheduler.alphas_cumprod
     with run.progress(args.steps) as progress:
         while run.step < args.steps:
@@ -106,7 +110,6 @@ def train(args):
             rate = args.lr * schedule(run.step, args.steps, decay=0.4)
             run.learn(losses, rate, progress)
             if run.step % args.checkpoint_every == 0 or run.step == args.steps:
-                torch.save(head.state_dict(), args.out / "head.pt")
                 run.save()
 
 
@@ -157,6 +160,7 @@ def draw_batch(step, args, pictures):
         Of the noise.
     """
     rng = np.random.default_rng([args.seed, step])
+    halves = np.random.default_rng([args.seed, step, 1])
     rows = []
     for reference in range(REFERENCES):
         pixels, jods, chains = pictures.draw(rng)
@@ -170,9 +174,12 @@ def draw_batch(step, args, pictures):
         t = rng.uniform(3, 130) if small else 1 + 999 * rng.random() ** 3
         if form < 0.6 and rng.random() < 0.6:
             t = TIMESTEP
-        for image, jod, chain in zip(pixels, jods, chains, strict=True):
-            image = image[y : y + args.crop, x : x + args.crop]
-            row = {"image": image[:, ::-1] if flip else image, "jod": float(jod)}
+        crops = pixels[:, y : y + args.crop, x : x + args.crop]
+        if flip:
+            crops = crops[:, :, ::-1]
+        mixed = form >= 0.66 and halves.random() < args.mixed
+        for i, (image, jod, chain) in enumerate(zip(crops, jods, chains, strict=True)):
+            row = {"image": image, "jod": float(jod)}
             row |= {"reference": reference, "t": min(int(t), 999), "scale": form < 0.6}
             row["kinds"] = kinds_of(chain)
             if form < 0.6:
@@ -183,9 +190,19 @@ def draw_batch(step, args, pictures):
             else:
                 row["captions"] = captions(chain, jod, chains, rng)
                 row["truth"] = 0.95
+            if mixed:
+                other = (i + 1) % VERSIONS
+                row["image"] = mix(image, crops[other], halves)
+                row["captions"] = captions_of_both(chain, chains[other], halves)
             rows.append(row)
     batch = {key: [row[key] for row in rows] for key in rows[0]}
     return batch, torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+
+
+def mix(one, other, rng):
+    """One version on a half plane, the other beside it."""
+    soft = half_plane(len(one), rng)[..., None]
+    return np.rint(soft * one + (1 - soft) * other).astype(np.uint8)
 
 
 def kinds_of(chain):
@@ -199,10 +216,20 @@ def captions(chain, jod, chains, rng):
     """A true one with the grade, and that of another version."""
     other = chains[rng.integers(len(chains))]
     if other == chain:
-        other = [(str(rng.choice(list(WORDS))), rng.random())]
+        other = [any_step(rng)]
     wrong = words(other, rng)
     grade = GRADES[int(np.abs(np.array(LEAST) - jod).argmin())]
     return f"{words(chain, rng)} photo, {grade} quality.", f"{wrong} photo."
+
+
+def captions_of_both(one, other, rng):
+    """One that names both halves, and any."""
+    both = f"{words(one, rng)} and {words(other, rng)} photo."
+    return both, f"{words([any_step(rng)], rng)} photo."
+
+
+def any_step(rng):
+    return str(rng.choice(list(WORDS))), rng.random()
 
 
 def words(chain, rng):
