@@ -12,9 +12,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._media.video.video import VIDEO_BACKENDS
+from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.files import local_path
 from diffqa_features.learned import _files
 from diffqa_features.learned._base import state_arrays
+from diffqa_features.learned.scorer.statistics import describe
 from diffqa_features.learned.scorer.tiles import SMALLEST, cut_tiles, cut_windows
 from diffqa_features.learned.scorer.videos import (
     FEWEST,
@@ -27,7 +29,6 @@ from diffqa_features.learned.scorer.videos import (
 
 _SHIPPED = Path(__file__).parent
 _NAMES = ("tiny",)
-_CHUNK = 16  # tiles per pass; more do not fit into a processor's cache
 
 
 def load_scorer(name="tiny", **parameters):
@@ -79,11 +80,13 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         videos, two more in its folder ``video``. The model cards beside them say what
         they were trained on and where they fail.
     max_tiles : int or None, default=48
-        Pictures are cut into tiles of 128 pixels at native resolution. If a picture has
-        more tiles than this, only this many are used, evenly spread. ``None`` uses all.
+        Pictures are cut into tiles of 128 pixels (of 96 or more where a side has less
+        than 256) at native resolution. If a picture has more tiles than this, only this
+        many are used, evenly spread. ``None`` uses all.
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` is the CPU, which is
-        fast enough.
+        Where the perceptrons are: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
+        ``None`` is the CPU. The statistics, which take nearly all of the time, are
+        computed on the CPU in any case.
     max_bursts : int or None, default=8
         Videos are seen in bursts of 32 adjacent frames. If a video has more of them
         than this, only this many are used, evenly spread. ``None`` uses all.
@@ -360,20 +363,14 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         """JOD (n,), standard deviations (n,) and probabilities (n, F) of tiles."""
         import torch
 
-        from diffqa_features._utils.batching import in_halves
         from diffqa_features._utils.devices import pick_device
 
+        keep_memory()  # or planes are given back and asked for again, page by page
         device = pick_device(self.device or "cpu")
         network, _, _ = _load(self._folder(), device)
-
-        @torch.inference_mode()
-        def run(chunk):
-            pixels = torch.from_numpy(chunk).to(device)
-            found = network(pixels.permute(0, 3, 1, 2).float() / 255)
+        with torch.inference_mode():
+            found = network(torch.from_numpy(describe(tiles)).to(device))
             return [part.cpu().double().numpy() for part in found]  # MPS has no double
-
-        parts, _ = in_halves(run, tiles, _CHUNK)
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def _folder(self):
         if str(self.weights) in _NAMES:

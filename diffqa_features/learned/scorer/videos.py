@@ -77,7 +77,8 @@ def read_bursts(media, times, max_bursts, max_tiles, check) -> Iterator[Burst]:
         for place in range(length):
             frame = next(frames)
             check(frame)
-            luma.append(to_luma(cut_tiles(frame, moving)))
+            # Its statistics learned from whole tiles.
+            luma.append(to_luma(cut_tiles(frame, moving, smaller=False)))
             if place in looked:
                 tiles.append(cut_tiles(frame, seen))
         shown = times[start : start + length]
