@@ -141,13 +141,14 @@ class TestStatistics:
 
     def test_gaps_are_seen(self, photos):
         coarse = (np.round(photos[0] / 255 * 20) / 20 * 255).astype(np.uint8)
-        gaps, *_ = statistics._gaps(statistics._counts(np.stack([photos[0], coarse])))
+        channels = np.stack([photos[0], coarse]).transpose(3, 0, 1, 2)
+        gaps, *_ = statistics._gaps(statistics._counts(channels))
         assert gaps[0, 1] > gaps[0, 0] + 1
 
     def test_counts_and_spreads(self, photos):
-        counts = statistics._counts(photos[0][None])
-        expected = np.bincount(photos[0][..., 1].ravel(), minlength=256)
-        np.testing.assert_allclose(counts[0, 1] * photos[0][..., 1].size, expected)
+        counts = statistics._counts(np.stack(photos).transpose(3, 0, 1, 2))
+        expected = np.bincount(photos[2][..., 1].ravel(), minlength=256)
+        np.testing.assert_allclose(counts[1, 2] * photos[2][..., 1].size, expected)
         planes = photos[0].transpose(2, 0, 1) / np.float32(255)
         mean, spread = statistics._mean_and_spread(planes)
         np.testing.assert_allclose(mean, planes.mean((1, 2)), rtol=1e-5)

@@ -417,9 +417,15 @@ def save_scorer(network, faults, folder, facts):
 
 def _load(folder, device="cpu"):
     """Network, names of faults, digest; once per device and version of the files."""
-    path = Path(folder) / "model.safetensors"
-    stamp = path.stat().st_mtime_ns if path.is_file() else None
-    return _load_files(str(folder), stamp, str(device))
+    return _load_files(str(folder), _changed(folder), str(device))
+
+
+def _changed(folder):
+    """When the weights in a folder changed; None if it has none."""
+    try:
+        return Path(folder, "model.safetensors").stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=4)
@@ -445,12 +451,12 @@ def _load_files(folder, stamp, device):
 
 def _load_machine(folder):
     """The part for videos, once per version of its files; None if there is none."""
-    path = Path(folder) / "video" / "model.safetensors"
-    if not path.is_file():
+    part = Path(folder, "video")
+    stamp = _changed(part)
+    if stamp is None:
         return None
     _, _, picture_part = _load(folder)
-    stamp = path.stat().st_mtime_ns
-    return _load_machine_files(str(path.parent), stamp, picture_part)
+    return _load_machine_files(str(part), stamp, picture_part)
 
 
 @lru_cache(maxsize=4)

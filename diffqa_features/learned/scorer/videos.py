@@ -46,6 +46,8 @@ class Burst:
 
 def frame_times(media) -> np.ndarray:
     """When each frame is due, seconds (T,); one of a picture."""
+    if media.is_still:
+        return np.zeros(1)
     times = media.times()
     if times is not None:
         return times
