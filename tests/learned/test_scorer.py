@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from diffqa_features.datasets import load_sample_photos, make_distorted_images
 from diffqa_features.datasets._chains import FAULTS
 from diffqa_features.learned import _files
 from diffqa_features.learned.scorer import network, statistics
+from diffqa_features.learned.scorer.perceptrons import Perceptrons
 from diffqa_features.learned.scorer.tiles import cut_tiles, cut_windows
 from diffqa_features.learned.scorer.videos import TIMING
 from diffqa_features.metrics import srcc_score
@@ -220,6 +223,31 @@ class TestNetwork:
         scaled = scorer.scaled(torch.tensor([[3.0], [5.0], [1e6]]))
         expected = [0, 2.5 * np.tanh(1 / 2.5), 2.5]
         assert scaled[:, 0].tolist() == pytest.approx(expected)
+
+
+class TestPerceptrons:
+    def test_they_answer_as_the_network_does(self, photos):
+        _, weights = _files.load(SHIPPED)
+        rows = statistics.describe(np.stack(photos))
+        found = Perceptrons(weights, len(FAULTS))(rows)
+        trained = network.build(weights, torch.device("cpu"))
+        for part, expected in zip(found, trained(torch.from_numpy(rows)), strict=True):
+            np.testing.assert_allclose(part, expected, atol=1e-5)
+
+    def test_on_a_device(self, scorer, photos):
+        """Devices other than "cpu" are torch's, here the processor by another name."""
+        found = QualityScorer(device="cpu:0").assess(photos)
+        np.testing.assert_allclose(found, scorer.assess(photos), atol=1e-5)
+
+    def test_torch_is_not_loaded(self):
+        code = """
+import sys
+import numpy as np
+from diffqa_features import load_scorer
+load_scorer().assess([np.zeros((64, 64, 3), np.uint8)])
+sys.exit("torch" in sys.modules)
+"""
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class TestShipped:

@@ -1,7 +1,4 @@
-"""What the scorer is: statistics of a tile in, JOD, its spread and faults out.
-
-Several perceptrons, which were trained on what `statistics` says about tiles.
-"""
+"""The perceptrons in torch: to be trained, or on another device than the CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-_DRAWN_IN = 2.5  # spreads
+from diffqa_features.learned.scorer.perceptrons import DRAWN_IN
 
 
 class ScorerNetwork(nn.Module):
@@ -43,7 +40,7 @@ class ScorerNetwork(nn.Module):
     def scaled(self, rows):
         """Statistics in units of their spread; what is far outside is drawn in."""
         rows = (rows - self.mean) / self.scale
-        return _DRAWN_IN * torch.tanh(rows / _DRAWN_IN)
+        return DRAWN_IN * torch.tanh(rows / DRAWN_IN)
 
     def hidden(self, rows, dropout=0.0):
         """The last hidden layer of each member, (members, N, units).
@@ -76,11 +73,11 @@ class ScorerNetwork(nn.Module):
         return 10 - answers[:, 0], error, torch.sigmoid(answers[:, 2:])
 
 
-def build(weights, n_faults: int) -> ScorerNetwork:
+def build(weights, device: torch.device) -> ScorerNetwork:
     """The network of these arrays; their shapes say how large it is."""
     tensors = {name: torch.from_numpy(value).float() for name, value in weights.items()}
     n_members, width, first = tensors["weights.0"].shape
-    second = tensors["weights.1"].shape[2]
-    network = ScorerNetwork(width, (first, second), n_faults, n_members)
+    second, last = tensors["weights.2"].shape[1:]
+    network = ScorerNetwork(width, (first, second), last - 2, n_members)
     network.load_state_dict(tensors)
-    return network
+    return network.eval().requires_grad_(False).to(device)

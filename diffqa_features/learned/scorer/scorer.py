@@ -16,6 +16,7 @@ from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.files import local_path
 from diffqa_features.learned import _files
 from diffqa_features.learned._base import state_arrays
+from diffqa_features.learned.scorer.perceptrons import Perceptrons
 from diffqa_features.learned.scorer.statistics import describe
 from diffqa_features.learned.scorer.tiles import SMALLEST, cut_tiles, cut_windows
 from diffqa_features.learned.scorer.videos import (
@@ -85,8 +86,8 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         many are used, evenly spread. ``None`` uses all.
     device : str, default=None
         Where the perceptrons are: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
-        ``None`` is the CPU. The statistics, which take nearly all of the time, are
-        computed on the CPU in any case.
+        ``None`` is the CPU, which needs no torch. The statistics, which take nearly all
+        of the time, are computed on the CPU in any case.
     max_bursts : int or None, default=8
         Videos are seen in bursts of 32 adjacent frames. If a video has more of them
         than this, only this many are used, evenly spread. ``None`` uses all.
@@ -361,16 +362,9 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
     def _look(self, tiles):
         """JOD (n,), standard deviations (n,) and probabilities (n, F) of tiles."""
-        import torch
-
-        from diffqa_features._utils.devices import pick_device
-
         keep_memory()  # or planes are given back and asked for again, page by page
-        device = pick_device(self.device or "cpu")
-        network, _, _ = _load(self._folder(), device)
-        with torch.inference_mode():
-            found = network(torch.from_numpy(describe(tiles)).to(device))
-            return [part.cpu().double().numpy() for part in found]  # MPS has no double
+        perceptrons, _, _ = _load(self._folder(), self.device or "cpu")
+        return perceptrons(describe(tiles))
 
     def _folder(self):
         if str(self.weights) in _NAMES:
@@ -416,7 +410,7 @@ def save_scorer(network, faults, folder, facts):
 
 
 def _load(folder, device="cpu"):
-    """Network, names of faults, digest; once per device and version of the files."""
+    """Perceptrons, names of faults, digest; once per device and version of files."""
     return _load_files(str(folder), _changed(folder), str(device))
 
 
@@ -430,23 +424,38 @@ def _changed(folder):
 
 @lru_cache(maxsize=4)
 def _load_files(folder, stamp, device):
-    import torch
-
-    from diffqa_features.learned.scorer.network import build
-
     config, weights = _read(folder, QualityScorer)
     faults = config["fitted"].get("faults")
     if not isinstance(faults, list) or not all(isinstance(f, str) for f in faults):
         raise ValueError(f"'{folder}': 'faults' in config.json is not a list of names.")
+    try:
+        perceptrons = Perceptrons(weights, len(faults))
+    except (AttributeError, KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"'{folder}' holds weights of another network: {error}"
+        ) from error
+    if device != "cpu":
+        perceptrons = _on_device(weights, device)
+    return perceptrons, faults, config["weights_sha256"]
+
+
+def _on_device(weights, device):
+    """The same by torch, which takes seconds to load."""
+    import torch
+
+    from diffqa_features._utils.devices import pick_device
+    from diffqa_features.learned.scorer.network import build
+
     with torch.inference_mode(False):  # a caller may be in it
-        try:
-            network = build(weights, len(faults))
-        except (KeyError, RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(
-                f"'{folder}' holds weights of another network: {error}"
-            ) from error
-        network = network.eval().requires_grad_(False).to(device)
-    return network, faults, config["weights_sha256"]
+        device = pick_device(device)
+        network = build(weights, device)
+
+    @torch.inference_mode()
+    def perceptrons(rows):
+        found = network(torch.from_numpy(rows).to(device))
+        return [part.cpu().double().numpy() for part in found]  # MPS has no double
+
+    return perceptrons
 
 
 def _load_machine(folder):
