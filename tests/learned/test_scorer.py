@@ -239,13 +239,14 @@ class TestPerceptrons:
         found = QualityScorer(device="cpu:0").assess(photos)
         np.testing.assert_allclose(found, scorer.assess(photos), atol=1e-5)
 
-    def test_torch_is_not_loaded(self):
-        code = """
+    def test_a_score_needs_no_torch(self, photos, tmp_path):
+        """In a process of its own: here others have loaded it."""
+        path = tmp_path / "a.png"
+        Image.fromarray(photos[0]).save(path)
+        code = f"""
 import sys
-import numpy as np
-from diffqa_features import load_scorer
-load_scorer().assess([np.zeros((64, 64, 3), np.uint8)])
-sys.exit("torch" in sys.modules)
+from diffqa_features.cli import main
+sys.exit(main(["score", {str(path)!r}]) or "torch" in sys.modules)
 """
         subprocess.run([sys.executable, "-c", code], check=True)
 
