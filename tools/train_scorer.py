@@ -30,7 +30,7 @@ from sklearn.model_selection import GroupKFold
 from torch.nn import functional
 
 from diffqa_features.datasets._chains import FAULT_OF, FAULTS
-from diffqa_features.learned.scorer import network as scorer_network
+from diffqa_features.learned.scorer import statistics
 from diffqa_features.learned.scorer.network import ScorerNetwork
 from diffqa_features.learned.scorer.scorer import save_scorer
 from diffqa_features.learned.scorer.tiles import cut_tiles
@@ -137,14 +137,9 @@ def version_of(statistics):
     return hashlib.blake2b(answer, digest_size=4).hexdigest()
 
 
-def describe(pictures, chunk=16):
+def describe(pictures):
     """Statistics (N, tiles, D) of pictures (N, H, W, 3)."""
-    tiles = np.concatenate([cut_tiles(picture) for picture in pictures])
-    parts = []
-    for at in range(0, len(tiles), chunk):
-        pixels = torch.from_numpy(tiles[at : at + chunk]).permute(0, 3, 1, 2) / 255
-        parts.append(scorer_network.describe(pixels).numpy())
-    return np.concatenate(parts).reshape(len(pictures), -1, parts[0].shape[1])
+    return np.stack([statistics.describe(cut_tiles(picture)) for picture in pictures])
 
 
 def fit(data, chosen, settings, seed=0):

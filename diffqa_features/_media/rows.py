@@ -98,16 +98,23 @@ class Row:
 class Media:
     """The content of one row: identified by its key, decoded by calls of `frames`."""
 
-    __slots__ = ("_content", "_moving", "_reader", "key", "row")
+    __slots__ = ("_content", "_key", "_moving", "_reader", "row")
 
-    def __init__(self, row: Row, content, key: str, reader: str = "auto") -> None:
+    def __init__(self, row: Row, content, key: str | None, reader: str = "auto"):
         self.row = row
-        self.key = key
+        self._key = key
         # (T, H, W, 3), the bytes of an image file, or a video file that was hashed
         self._content: np.ndarray | bytes | VideoFile = content
         self._reader = reader
         # None of what does not move; False before anybody asked
         self._moving: Video | Animation | RawVideo | bool | None = False
+
+    @property
+    def key(self) -> str:
+        """What identifies the content; that of pixels is computed once asked for."""
+        if self._key is None:
+            self._key = _frames_key(self._content)
+        return self._key
 
     @property
     def is_still(self) -> bool:
@@ -253,7 +260,7 @@ def open_media(row: Row, reader: str = "auto") -> Media:
 
 
 def _identified(source, row: Row) -> tuple:
-    """Content and key of the media of a row."""
+    """Content and key of the media of a row; pixels come without one."""
     if isinstance(source, Cell):
         return _identified(source.load(), row)
     if isinstance(source, Exception):  # of taking it out, before it was sent here
@@ -289,7 +296,7 @@ def _identified(source, row: Row) -> tuple:
         with _locked(source):
             frames = image_pixels(source, str(row))[None]
     if frames is not None:
-        return frames, _frames_key(frames)
+        return frames, None
     if is_missing(source):
         raise ValueError("the media is missing; fill in a path or drop the row.")
     raise ValueError(

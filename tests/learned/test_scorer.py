@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,8 @@ from diffqa_features import (
 from diffqa_features.datasets import load_sample_photos, make_distorted_images
 from diffqa_features.datasets._chains import FAULTS
 from diffqa_features.learned import _files
-from diffqa_features.learned.scorer import network
+from diffqa_features.learned.scorer import network, statistics
+from diffqa_features.learned.scorer.perceptrons import Perceptrons
 from diffqa_features.learned.scorer.tiles import cut_tiles, cut_windows
 from diffqa_features.learned.scorer.videos import TIMING
 from diffqa_features.metrics import srcc_score
@@ -51,6 +54,16 @@ class TestTiles:
         seen[tiles[..., 0].ravel(), tiles[..., 1].ravel()] = True
         assert seen.all()
 
+    @pytest.mark.parametrize(
+        ("side", "count", "tile"),
+        [(128, 1, 128), (129, 2, 96), (192, 2, 96), (224, 2, 112), (257, 3, 128)],
+    )
+    def test_two_tiles_are_halves(self, side, count, tile):
+        tiles = cut_tiles(np.zeros((side, 64, 3), np.uint8))
+        assert tiles.shape == (count, tile, 64, 3)
+        whole = cut_tiles(np.zeros((side, 64, 3), np.uint8), smaller=False)
+        assert whole.shape == (count, min(side, 128), 64, 3)
+
     def test_small_pictures_are_one_tile(self):
         pixels = np.arange(40 * 100 * 3).reshape(40, 100, 3)
         np.testing.assert_array_equal(cut_tiles(pixels), pixels[None])
@@ -75,28 +88,43 @@ class TestTiles:
 
 class TestStatistics:
     def test_local_mean_is_a_weighted_mean(self):
-        plane = torch.rand(2, 1, 20, 30)
+        planes = np.random.default_rng(0).random((2, 20, 30), np.float32)
         at = torch.arange(-3, 4)
         line = torch.exp(-0.5 * (at / (7 / 6)) ** 2)
         window = torch.outer(line, line) / line.sum() ** 2
         expected = torch.nn.functional.conv2d(
-            torch.nn.functional.pad(plane, (3, 3, 3, 3), mode="replicate"),
+            torch.nn.functional.pad(
+                torch.from_numpy(planes)[:, None], (3, 3, 3, 3), mode="replicate"
+            ),
             window[None, None],
         )
-        torch.testing.assert_close(network._local_mean(plane), expected)
+        found = statistics._local_mean(statistics._padded(planes))[:, :20, :30]
+        np.testing.assert_allclose(found, expected[:, 0], atol=1e-6)
+
+    def test_local_variance(self):
+        planes = np.random.default_rng(0).random((3, 2, 40, 50), np.float32)
+        detail, variance = statistics._local(planes)
+        means = [
+            statistics._local_mean(statistics._padded(values))[:, :40, :50]
+            for plane in planes
+            for values in (plane, plane**2)
+        ]
+        mean, square = np.stack(means[::2]), np.stack(means[1::2])
+        np.testing.assert_allclose(detail, planes - mean, atol=1e-6)
+        np.testing.assert_allclose(variance, square - mean**2, atol=1e-6)
 
     def test_tails_of_known_distributions(self):
         """Of a normal distribution (E|x|)² / E[x²] is 2 / pi, of two values it is 1."""
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(1, 1, 256, 256, generator=generator)
-        tails = network._shape(torch.cat([noise, noise.sign()], 1)).exp()
-        assert tails[0].tolist() == pytest.approx([2 / np.pi, 1], abs=0.01)
+        noise = np.random.default_rng(0).standard_normal((256, 256), np.float32)
+        planes = np.stack([noise, np.sign(noise)])
+        tails, _ = statistics._shape(planes, np.abs(planes))
+        assert np.exp(tails).tolist() == pytest.approx([2 / np.pi, 1], abs=0.01)
 
     def test_edges_are_narrow_wide_or_overshoot(self):
         def widths_and_swings(line):
-            plane = torch.tensor(line).expand(1, 1, 64, -1)
-            width, swing = network._edges(plane, 3)
-            return width[0, 2].item(), swing[0, 1].item()
+            plane = np.tile(np.float32(line), (1, 64, 1))
+            width, swing = statistics._edges(plane, -1)
+            return width[2].item(), swing[1].item()
 
         step = [0.0] * 24 + [1.0] * 24
         ramp = [0.0] * 22 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 22
@@ -105,28 +133,60 @@ class TestStatistics:
         assert widths_and_swings(ramp)[0] == pytest.approx(1 / 3, abs=0.05)
         assert widths_and_swings(halo)[1] < 0.9
 
+    def test_places_of_the_strongest(self):
+        """Of equals the last; the twentieth of 100 are 5."""
+        change = np.zeros((2, 10, 10), np.float32)
+        change[0, 3, 7], change[0, 5, 5], change[1, 0, :6] = 0.5, -2.0, 1.0
+        top, among = statistics._strongest(change)
+        assert sorted(among[0].tolist()) == [37, 55, 97, 98, 99]
+        assert sorted(among[1].tolist()) == [1, 2, 3, 4, 5]
+        assert sorted(top[0].tolist()) == [-2.0, 0.0, 0.0, 0.0, 0.5]
+
     def test_gaps_are_seen(self, photos):
-        photo = torch.tensor(photos[0]).permute(2, 0, 1)[None] / 255
-        coarse = (photo * 20).round() / 20
-        gaps = [
-            network._gaps_and_light(x, network._opponent(x))[0].item()
-            for x in (photo, coarse)
-        ]
-        assert gaps[1] > gaps[0] + 1
+        coarse = (np.round(photos[0] / 255 * 20) / 20 * 255).astype(np.uint8)
+        channels = np.stack([photos[0], coarse]).transpose(3, 0, 1, 2)
+        gaps, *_ = statistics._gaps(statistics._counts(channels))
+        assert gaps[0, 1] > gaps[0, 0] + 1
 
     def test_counts_and_spreads(self, photos):
-        photo = torch.tensor(photos[0]).permute(2, 0, 1)[None] / 255
-        counts = network._counts(photo)
-        expected = np.bincount(photos[0][..., 1].ravel(), minlength=256)
-        np.testing.assert_allclose(counts[0, 1] * photos[0][..., 1].size, expected)
-        spread = network._spread(photo)
-        torch.testing.assert_close(spread, photo.flatten(2).std(2))
+        counts = statistics._counts(np.stack(photos).transpose(3, 0, 1, 2))
+        expected = np.bincount(photos[2][..., 1].ravel(), minlength=256)
+        np.testing.assert_allclose(counts[1, 2] * photos[2][..., 1].size, expected)
+        planes = photos[0].transpose(2, 0, 1) / np.float32(255)
+        mean, spread = statistics._mean_and_spread(planes)
+        np.testing.assert_allclose(mean, planes.mean((1, 2)), rtol=1e-5)
+        np.testing.assert_allclose(spread, planes.std((1, 2), ddof=1), rtol=1e-5)
+
+    def test_colours_agree_as_their_pixels_do(self, photos):
+        colours = photos[0].transpose(2, 0, 1)[:, None] / np.float32(255)
+        colours -= colours.mean((2, 3), keepdims=True)
+        luma = np.tensordot(statistics._LUMA, colours, 1).astype(np.float32)
+        planes = np.stack([luma, colours[2] - luma, colours[0] - luma])
+        _, of_colours = statistics._agreement(planes)
+        size = np.sqrt((colours**2).mean((1, 2, 3))) + 0.3 / 255
+        expected = [
+            (colours[i] * colours[j]).mean() / (size[i] * size[j])
+            for i, j in ((0, 1), (1, 2), (0, 2))
+        ]
+        np.testing.assert_allclose(of_colours[:, 0], expected, rtol=1e-4)
 
     def test_width(self, photos):
-        pixels = torch.tensor(np.stack(photos)).permute(0, 3, 1, 2) / 255
-        rows = network.describe(pixels)
+        rows = statistics.describe(np.stack(photos))
         assert rows.shape == (3, 197)
-        assert rows.isfinite().all()
+        assert rows.dtype == np.float32
+        assert np.isfinite(rows).all()
+
+    def test_tiles_beside_it_do_not_matter(self, photos):
+        tiles = cut_tiles(np.concatenate(photos))
+        together = statistics.describe(tiles)
+        alone = np.concatenate([statistics.describe(tile[None]) for tile in tiles])
+        np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+    def test_sides_of_any_length(self, photos):
+        """The statistics of a picture without its last line are nearly the same."""
+        whole = statistics.describe(photos[0][None, :96, :96])
+        odd = statistics.describe(photos[0][None, :95, :95])
+        assert np.median(np.abs(whole - odd)) < 0.05
 
     def test_neighbours_do_not_matter(self, scorer, photos):
         together = scorer.predict(photos)
@@ -163,6 +223,32 @@ class TestNetwork:
         scaled = scorer.scaled(torch.tensor([[3.0], [5.0], [1e6]]))
         expected = [0, 2.5 * np.tanh(1 / 2.5), 2.5]
         assert scaled[:, 0].tolist() == pytest.approx(expected)
+
+
+class TestPerceptrons:
+    def test_they_answer_as_the_network_does(self, photos):
+        _, weights = _files.load(SHIPPED)
+        rows = statistics.describe(np.stack(photos))
+        found = Perceptrons(weights, len(FAULTS))(rows)
+        trained = network.build(weights, torch.device("cpu"))
+        for part, expected in zip(found, trained(torch.from_numpy(rows)), strict=True):
+            np.testing.assert_allclose(part, expected, atol=1e-5)
+
+    def test_on_a_device(self, scorer, photos):
+        """Devices other than "cpu" are torch's, here the processor by another name."""
+        found = QualityScorer(device="cpu:0").assess(photos)
+        np.testing.assert_allclose(found, scorer.assess(photos), atol=1e-5)
+
+    def test_a_score_needs_no_torch(self, photos, tmp_path):
+        """In a process of its own: here others have loaded it."""
+        path = tmp_path / "a.png"
+        Image.fromarray(photos[0]).save(path)
+        code = f"""
+import sys
+from diffqa_features.cli import main
+sys.exit(main(["score", {str(path)!r}]) or "torch" in sys.modules)
+"""
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class TestShipped:

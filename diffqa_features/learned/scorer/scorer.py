@@ -12,9 +12,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._media.video.video import VIDEO_BACKENDS
+from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.files import local_path
 from diffqa_features.learned import _files
 from diffqa_features.learned._base import state_arrays
+from diffqa_features.learned.scorer.perceptrons import Perceptrons
+from diffqa_features.learned.scorer.statistics import describe
 from diffqa_features.learned.scorer.tiles import SMALLEST, cut_tiles, cut_windows
 from diffqa_features.learned.scorer.videos import (
     FEWEST,
@@ -27,7 +30,6 @@ from diffqa_features.learned.scorer.videos import (
 
 _SHIPPED = Path(__file__).parent
 _NAMES = ("tiny",)
-_CHUNK = 16  # tiles per pass; more do not fit into a processor's cache
 
 
 def load_scorer(name="tiny", **parameters):
@@ -79,11 +81,13 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         videos, two more in its folder ``video``. The model cards beside them say what
         they were trained on and where they fail.
     max_tiles : int or None, default=48
-        Pictures are cut into tiles of 128 pixels at native resolution. If a picture has
-        more tiles than this, only this many are used, evenly spread. ``None`` uses all.
+        Pictures are cut into tiles of 128 pixels (of 96 or more where a side has less
+        than 256) at native resolution. If a picture has more tiles than this, only this
+        many are used, evenly spread. ``None`` uses all.
     device : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``None`` is the CPU, which is
-        fast enough.
+        Where the perceptrons are: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
+        ``None`` is the CPU, which needs no torch. The statistics, which take nearly all
+        of the time, are computed on the CPU in any case.
     max_bursts : int or None, default=8
         Videos are seen in bursts of 32 adjacent frames. If a video has more of them
         than this, only this many are used, evenly spread. ``None`` uses all.
@@ -358,22 +362,9 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
     def _look(self, tiles):
         """JOD (n,), standard deviations (n,) and probabilities (n, F) of tiles."""
-        import torch
-
-        from diffqa_features._utils.batching import in_halves
-        from diffqa_features._utils.devices import pick_device
-
-        device = pick_device(self.device or "cpu")
-        network, _, _ = _load(self._folder(), device)
-
-        @torch.inference_mode()
-        def run(chunk):
-            pixels = torch.from_numpy(chunk).to(device)
-            found = network(pixels.permute(0, 3, 1, 2).float() / 255)
-            return [part.cpu().double().numpy() for part in found]  # MPS has no double
-
-        parts, _ = in_halves(run, tiles, _CHUNK)
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+        keep_memory()  # or planes are given back and asked for again, page by page
+        perceptrons, _, _ = _load(self._folder(), self.device or "cpu")
+        return perceptrons(describe(tiles))
 
     def _folder(self):
         if str(self.weights) in _NAMES:
@@ -419,41 +410,62 @@ def save_scorer(network, faults, folder, facts):
 
 
 def _load(folder, device="cpu"):
-    """Network, names of faults, digest; once per device and version of the files."""
-    path = Path(folder) / "model.safetensors"
-    stamp = path.stat().st_mtime_ns if path.is_file() else None
-    return _load_files(str(folder), stamp, str(device))
+    """Perceptrons, names of faults, digest; once per device and version of files."""
+    return _load_files(str(folder), _changed(folder), str(device))
+
+
+def _changed(folder):
+    """When the weights in a folder changed; None if it has none."""
+    try:
+        return Path(folder, "model.safetensors").stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=4)
 def _load_files(folder, stamp, device):
-    import torch
-
-    from diffqa_features.learned.scorer.network import build
-
     config, weights = _read(folder, QualityScorer)
     faults = config["fitted"].get("faults")
     if not isinstance(faults, list) or not all(isinstance(f, str) for f in faults):
         raise ValueError(f"'{folder}': 'faults' in config.json is not a list of names.")
+    try:
+        perceptrons = Perceptrons(weights, len(faults))
+    except (AttributeError, KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"'{folder}' holds weights of another network: {error}"
+        ) from error
+    if device != "cpu":
+        perceptrons = _on_device(weights, device)
+    return perceptrons, faults, config["weights_sha256"]
+
+
+def _on_device(weights, device):
+    """The same by torch, which takes seconds to load."""
+    import torch
+
+    from diffqa_features._utils.devices import pick_device
+    from diffqa_features.learned.scorer.network import build
+
     with torch.inference_mode(False):  # a caller may be in it
-        try:
-            network = build(weights, len(faults))
-        except (KeyError, RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(
-                f"'{folder}' holds weights of another network: {error}"
-            ) from error
-        network = network.eval().requires_grad_(False).to(device)
-    return network, faults, config["weights_sha256"]
+        device = pick_device(device)
+        network = build(weights, device)
+
+    @torch.inference_mode()
+    def perceptrons(rows):
+        found = network(torch.from_numpy(rows).to(device))
+        return [part.cpu().double().numpy() for part in found]  # MPS has no double
+
+    return perceptrons
 
 
 def _load_machine(folder):
     """The part for videos, once per version of its files; None if there is none."""
-    path = Path(folder) / "video" / "model.safetensors"
-    if not path.is_file():
+    part = Path(folder, "video")
+    stamp = _changed(part)
+    if stamp is None:
         return None
     _, _, picture_part = _load(folder)
-    stamp = path.stat().st_mtime_ns
-    return _load_machine_files(str(path.parent), stamp, picture_part)
+    return _load_machine_files(str(part), stamp, picture_part)
 
 
 @lru_cache(maxsize=4)

@@ -46,6 +46,8 @@ class Burst:
 
 def frame_times(media) -> np.ndarray:
     """When each frame is due, seconds (T,); one of a picture."""
+    if media.is_still:
+        return np.zeros(1)
     times = media.times()
     if times is not None:
         return times
@@ -77,7 +79,8 @@ def read_bursts(media, times, max_bursts, max_tiles, check) -> Iterator[Burst]:
         for place in range(length):
             frame = next(frames)
             check(frame)
-            luma.append(to_luma(cut_tiles(frame, moving)))
+            # Its statistics learned from whole tiles.
+            luma.append(to_luma(cut_tiles(frame, moving, smaller=False)))
             if place in looked:
                 tiles.append(cut_tiles(frame, seen))
         shown = times[start : start + length]
