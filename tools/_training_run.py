@@ -54,7 +54,7 @@ class TrainingRun:
         device = next(self.model.parameters()).device
         state = torch.load(self.checkpoint, weights_only=True, map_location=device)
         self.model.load_state_dict(state["model"])
-        self.beside.load_state_dict(state.get("beside", {}))
+        self.beside.load_state_dict(state["beside"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average, self.step = state["average"], state["step"]
         log.info("resumed at step %d", self.step)

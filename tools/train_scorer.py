@@ -131,9 +131,9 @@ def statistics_key():
     return version_of(describe(sample))
 
 
-def version_of(statistics):
+def version_of(columns):
     """The version of what makes these statistics of a fixed sample, hexadecimal."""
-    answer = np.round(statistics, 3).tobytes()
+    answer = np.round(columns, 3).tobytes()
     return hashlib.blake2b(answer, digest_size=4).hexdigest()
 
 

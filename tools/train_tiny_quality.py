@@ -13,8 +13,8 @@ captions predicts it better), `good photo.` against `bad photo.` has to follow J
 logistic of it and in pairs of versions; and a linear head on what becomes the columns
 of kind "error" at t = 50 learns JOD, ranks and kinds of fault. Other makings have no
 words: they are only good or bad. A share of the pictures with words are halves of two
-versions, under a caption that names both: so words keep their places (runs 4 and 5:
-``--mixed 0``).
+versions, under a caption that names both and one that names none of them, so that words
+may keep their places (runs 4 and 5: ``--mixed 0``).
 """
 
 import json
@@ -223,9 +223,16 @@ def captions(chain, jod, chains, rng):
 
 
 def captions_of_both(one, other, rng):
-    """One that names both halves, and any."""
-    both = f"{words(one, rng)} and {words(other, rng)} photo."
-    return both, f"{words([any_step(rng)], rng)} photo."
+    """One that names both halves, and one of the same form that names neither."""
+    there = {word for family, _ in [*one, *other] for word in words_of(family)}
+    steps = [(str(f), rng.random()) for f in rng.permutation(list(WORDS))]
+    absent = [step for step in steps if there.isdisjoint(words_of(step[0]))]
+    lengths = [max(1, min(2, len(chain))) for chain in (one, other)]
+    wrong = words(absent[: lengths[0]], rng), words(absent[2 : 2 + lengths[1]], rng)
+    return tuple(
+        f"{' and '.join(both)} photo."
+        for both in ((words(one, rng), words(other, rng)), wrong)
+    )
 
 
 def any_step(rng):
@@ -238,10 +245,15 @@ def words(chain, rng):
         return str(rng.choice(CLEAN))
     said = []
     for family, strength in chain[-2:]:
-        known = WORDS.get(family) or WORDS[NEAREST[family]]
         how = "slightly " if strength < 0.3 else "" if strength < 0.7 else "strongly "
-        said.append((how if rng.random() < 0.5 else "") + str(rng.choice(known)))
+        said.append(
+            (how if rng.random() < 0.5 else "") + str(rng.choice(words_of(family)))
+        )
     return " and ".join(said)
+
+
+def words_of(family):
+    return WORDS.get(family) or WORDS[NEAREST[family]]
 
 
 # -- losses ----------------------------------------------------------------------------

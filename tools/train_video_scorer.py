@@ -184,7 +184,7 @@ def other_columns(path):
 
 
 def clip_columns(frames, times, scorer):
-    tiles = [cut_tiles(frame) for frame in frames]
+    tiles = [cut_tiles(frame, smaller=False) for frame in frames]
     luma = np.stack([to_luma(tile) for tile in tiles])
     seen = [tiles[at] for at in looked_at(len(frames))]
     burst = Burst(luma, times, seen, len(frames) // 2)

@@ -20,6 +20,7 @@ from diffqa_features._commands._models import (
 from diffqa_features._commands._outputs import check_output, note, report_bad
 from diffqa_features._engine.request import prompt_columns
 from diffqa_features._media.remote import redact_url
+from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.files import whole_file
 from diffqa_features._utils.tables import quote_formulas
 
@@ -89,6 +90,7 @@ def _with_model(args, name):
 def _with_scorer(args):
     """The same with the shipped scorer, which needs no columns."""
     refuse(args, ("batch_size", "n_jobs", "memory"), NO_PASSES)
+    keep_memory()
     scorer = load_scorer(device=args.device, reader=args.reader or "auto")
 
     def predict(rows):

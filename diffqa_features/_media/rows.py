@@ -111,9 +111,13 @@ class Media:
 
     @property
     def key(self) -> str:
-        """What identifies the content; that of pixels is computed once asked for."""
+        """What identifies the content; that of pixels is computed once asked for.
+
+        Pixels are the caller's: whoever asks later must still have what was read.
+        """
         if self._key is None:
-            self._key = _frames_key(self._content)
+            with self._blamed():
+                self._key = _frames_key(self._content)
         return self._key
 
     @property

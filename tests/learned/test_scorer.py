@@ -31,6 +31,7 @@ from diffqa_features.learned.scorer.videos import TIMING
 from diffqa_features.metrics import srcc_score
 
 SHIPPED = Path(network.__file__).with_name("tiny")
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,19 @@ def scorer():
 
 
 class TestTiles:
-    def test_all_of_a_picture_is_covered(self):
-        height, width = 300, 517
+    @pytest.mark.parametrize(
+        ("height", "width", "shape"),
+        [
+            (300, 517, (3 * 5, 128, 128, 3)),
+            (129, 193, (2 * 2, 96, 97, 3)),
+            (255, 160, (2 * 2, 128, 96, 3)),
+        ],
+    )
+    def test_all_of_a_picture_is_covered(self, height, width, shape):
         at = np.mgrid[:height, :width].transpose(1, 2, 0)
         pixels = np.concatenate([at, at[..., :1]], 2)
         tiles = cut_tiles(pixels)
-        assert tiles.shape == (3 * 5, 128, 128, 3)
+        assert tiles.shape == shape
         seen = np.zeros((height, width), bool)
         seen[tiles[..., 0].ravel(), tiles[..., 1].ravel()] = True
         assert seen.all()
@@ -186,7 +194,15 @@ class TestStatistics:
         """The statistics of a picture without its last line are nearly the same."""
         whole = statistics.describe(photos[0][None, :96, :96])
         odd = statistics.describe(photos[0][None, :95, :95])
-        assert np.median(np.abs(whole - odd)) < 0.05
+        apart = np.abs(whole - odd) / _files.load(SHIPPED)[1]["scale"]
+        assert np.quantile(apart, 0.9) < 0.15
+
+    def test_they_are_those_of_the_training(self, photos):
+        """Weights know each statistic by its place and unit."""
+        expected = np.load(DATA / "scorer-statistics.npy")
+        found = statistics.describe(photos[0][None, :96, :96])[0]
+        apart = np.abs(found - expected) / _files.load(SHIPPED)[1]["scale"]
+        assert apart.max() < 0.01
 
     def test_neighbours_do_not_matter(self, scorer, photos):
         together = scorer.predict(photos)
@@ -343,7 +359,8 @@ class TestFiles:
 
     def test_weights_of_another_shape(self, tmp_path):
         config, weights = _files.load(SHIPPED)
-        for broken in ({"mean": weights["mean"][:7]}, {"biases.0": None}):
+        more = {"weights.3": weights["weights.2"]}
+        for broken in ({"mean": weights["mean"][:7]}, {"biases.0": None}, more):
             changed = {k: v for k, v in {**weights, **broken}.items() if v is not None}
             _files.save(tmp_path, config, changed)
             with pytest.raises(ValueError, match="weights of another network"):

@@ -125,6 +125,12 @@ class TestBursts:
         times = videos.frame_times(media)
         return list(videos.read_bursts(media, times, max_bursts, None, len))
 
+    def test_tiles_are_those_of_the_training(self):
+        """Of pictures of this size, tiles are smaller."""
+        (burst,) = self.read(np.zeros((8, 129, 192, 3), np.uint8))
+        assert burst.luma.shape == (8, 2 * 2, 128, 128)
+        assert burst.looked_at[0].shape == (2 * 2, 128, 128, 3)
+
     @pytest.mark.parametrize(
         ("count", "max_bursts", "middles"),
         [

@@ -6,6 +6,7 @@ import pandas as pd
 from diffqa_features import load_scorer
 from diffqa_features._commands._estimator import transform_files
 from diffqa_features._engine.request import prompt_columns
+from diffqa_features._utils.allocator import keep_memory
 from diffqa_features.learned.scorer.videos import TIMING, frame_times
 
 
@@ -17,6 +18,7 @@ class ScorerJudge:
     columns = ()
 
     def __init__(self, device=None, reader="auto"):
+        keep_memory()
         self._scorer = load_scorer(device=device, reader=reader)
 
     def whole(self, rows):

@@ -50,8 +50,7 @@ class ScorerNetwork(nn.Module):
         x = rows.expand(len(self.weights[0]), *rows.shape[-2:])
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = functional.gelu(torch.baddbmm(bias, x, weight))
-            if self.training:
-                x = functional.dropout(x, dropout)
+            x = functional.dropout(x, dropout, self.training)
         return x
 
     def members(self, hidden):

@@ -33,6 +33,8 @@ class Perceptrons:
         for place, (before, after) in enumerate(pairwise(sides)):
             shapes[f"weights.{place}"] = members, before, after
             shapes[f"biases.{place}"] = members, 1, after
+        if weights.keys() != shapes.keys():
+            raise ValueError(f"its arrays are {', '.join(sorted(weights))}.")
         for name, shape in shapes.items():
             if weights[name].shape != shape:
                 raise ValueError(f"{name!r} has the shape {weights[name].shape}.")

@@ -12,7 +12,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from diffqa_features._media.rows import as_rows, open_media
 from diffqa_features._media.video.video import VIDEO_BACKENDS
-from diffqa_features._utils.allocator import keep_memory
 from diffqa_features._utils.files import local_path
 from diffqa_features.learned import _files
 from diffqa_features.learned._base import state_arrays
@@ -81,13 +80,13 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         videos, two more in its folder ``video``. The model cards beside them say what
         they were trained on and where they fail.
     max_tiles : int or None, default=48
-        Pictures are cut into tiles of 128 pixels (of 96 or more where a side has less
-        than 256) at native resolution. If a picture has more tiles than this, only this
+        Pictures are cut into tiles of 128 pixels (96 to 128 where a side has 129 to
+        255) at native resolution. If a picture has more tiles than this, only this
         many are used, evenly spread. ``None`` uses all.
     device : str, default=None
         Where the perceptrons are: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``;
-        ``None`` is the CPU, which needs no torch. The statistics, which take nearly all
-        of the time, are computed on the CPU in any case.
+        ``None`` is the CPU, for which torch is not loaded. The statistics, which take
+        nearly all of the time, are computed on the CPU in any case.
     max_bursts : int or None, default=8
         Videos are seen in bursts of 32 adjacent frames. If a video has more of them
         than this, only this many are used, evenly spread. ``None`` uses all.
@@ -362,7 +361,6 @@ class QualityScorer(RegressorMixin, BaseEstimator):
 
     def _look(self, tiles):
         """JOD (n,), standard deviations (n,) and probabilities (n, F) of tiles."""
-        keep_memory()  # or planes are given back and asked for again, page by page
         perceptrons, _, _ = _load(self._folder(), self.device or "cpu")
         return perceptrons(describe(tiles))
 
@@ -418,7 +416,7 @@ def _changed(folder):
     """When the weights in a folder changed; None if it has none."""
     try:
         return Path(folder, "model.safetensors").stat().st_mtime_ns
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -430,7 +428,7 @@ def _load_files(folder, stamp, device):
         raise ValueError(f"'{folder}': 'faults' in config.json is not a list of names.")
     try:
         perceptrons = Perceptrons(weights, len(faults))
-    except (AttributeError, KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
             f"'{folder}' holds weights of another network: {error}"
         ) from error

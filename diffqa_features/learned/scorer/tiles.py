@@ -20,9 +20,9 @@ def cut_tiles(
 ) -> np.ndarray:
     """Tiles (n, h, w, 3) that cover a picture, or `max_tiles` of them, evenly spread.
 
-    Neighbours overlap where a side is no multiple of a tile's. Two tiles would overlap
-    by more than they see alone, so they may be `smaller`: halves of the side, and at
-    least 96 pixels.
+    Neighbours overlap where a side is no multiple of a tile's. Two of 128 pixels would
+    overlap by up to 127, so two may be `smaller`: halves of the side, and at least 96
+    pixels.
     """
     sides = [min(TILE, side) for side in pixels.shape[:2]]
     counts = [-(-side // TILE) for side in pixels.shape[:2]]

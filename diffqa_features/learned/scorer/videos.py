@@ -82,7 +82,7 @@ def read_bursts(media, times, max_bursts, max_tiles, check) -> Iterator[Burst]:
             # Its statistics learned from whole tiles.
             luma.append(to_luma(cut_tiles(frame, moving, smaller=False)))
             if place in looked:
-                tiles.append(cut_tiles(frame, seen))
+                tiles.append(cut_tiles(frame, seen, smaller=False))
         shown = times[start : start + length]
         yield Burst(np.stack(luma), shown, tiles, int(start) + length // 2)
     next(frames, None)  # it checks the file at its end
