@@ -1,5 +1,6 @@
 """Seeds for every test; small random backbones in diffusers layout for the session."""
 
+import gc
 import os
 import random
 import shutil
@@ -14,6 +15,17 @@ from random_models import KINDS, XL_KINDS, write_model
 # How long an example takes says nothing of what is right.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What collecting imports stays: nobody searches it for garbage, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

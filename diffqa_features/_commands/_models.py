@@ -1,7 +1,6 @@
 """The name of a model of `diffqa fit` in, the model out; nothing in it runs code."""
 
 from sklearn.pipeline import Pipeline
-from skops import io as skops_io
 
 from diffqa_features import TRUSTED_TYPES, DiffusionQAFeatures
 from diffqa_features._store.store import as_store
@@ -58,6 +57,8 @@ NO_PASSES = (
 
 
 def _load(name):
+    from skops import io as skops_io  # seconds, which the shipped scorer does not need
+
     path = local_path(name, "MODEL")
     if not path.is_file():
         raise ValueError(
