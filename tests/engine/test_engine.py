@@ -3,7 +3,9 @@
 import ctypes
 import logging
 import os
+import re
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -454,8 +456,8 @@ def _transform_in_little_space(folder, log):
     images = pictures(12)
     small = features.transform(images)
     # All that a batch of two has taken, and some: only large batches do not fit.
-    with open("/proc/self/status") as status:
-        peak = next(int(l.split()[1]) for l in status if l.startswith("VmPeak"))
+    status = Path("/proc/self/status").read_text()
+    peak = int(re.search(r"^VmPeak:\s*(\d+) kB", status, re.M)[1])
     limit = peak * 1024 + 60 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     large = features.set_params(batch_size=48).transform(images)
