@@ -443,6 +443,7 @@ def _transform_in_little_space(folder, log):
     torch.set_num_threads(1)
     # What is freed goes back at once: a heap full of free places would fill the
     # address space, and oneDNN maps its kernels outside the heap.
+    os.environ["DIFFQA_KEEP_MEMORY"] = "0"
     allocator = ctypes.CDLL(None)
     for option, value in _AT_ONCE.items():
         assert allocator.mallopt(option, value) == 1

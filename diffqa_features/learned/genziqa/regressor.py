@@ -654,6 +654,7 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         """Untrained Q at random timesteps and noise, float64 (n, draws)."""
         import torch
 
+        from diffqa_features._engine.passes import rows_per_pass
         from diffqa_features.learned._training import precision, seed_of
 
         dtype = self._arithmetic(job.backbone.device)
@@ -667,8 +668,11 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
             with precision(job.backbone.device, dtype):
                 return self._sample(job, chosen, generators).double().cpu().numpy()
 
-        # Draws share passes, of which each costs as much as the rows are few.
-        size = -(-self.batch_size // self._parts(job))
+        # Draws share passes; without gradients these may be as large as predictions'.
+        side = self._checked_image_size(job.info) // job.info.latent_factor
+        most = rows_per_pass(job.backbone, (1, side, side))
+        most //= math.ceil(len(self._prompts()) * self._frames_of_a_row(job))
+        size = max(-(-self.batch_size // self._parts(job)), most)
         chosen, draws = np.tile(rows, _DRAWS), np.repeat(np.arange(_DRAWS), len(rows))
         count = -(-len(chosen) // size)
         parts = zip(np.array_split(chosen, count), np.array_split(draws, count))
