@@ -34,7 +34,10 @@ def _seeds():
 
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    # As torch.manual_seed, which notes a whole stack for a GPU that is not in use yet.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(scope="session")

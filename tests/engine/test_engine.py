@@ -25,7 +25,7 @@ from diffqa_features import DiffusionQAFeatures, FeatureStore
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.latents import encode_rows
-from diffqa_features._engine.passes import Passes, rows_per_pass
+from diffqa_features._engine.passes import Passes, rows_per_pass, views_per_pass
 from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import as_rows
 
@@ -259,6 +259,24 @@ def test_latents_are_shared_with_what_is_trained_on_them(
     expected = load_backbone(str(small_folder), "cpu", "float32").encode_images(pixels)
     for row, latent in zip(encoded, expected, strict=True):
         np.testing.assert_allclose(row.latents[0], latent, rtol=1e-4, atol=1e-5)
+
+
+def test_latents_are_those_of_the_row_alone(small_folder):
+    """Whatever shares its pass, also where sizes differ and a picture comes twice."""
+    clip = np.stack(pictures(3, seed=1))
+    images = [*pictures(2), clip, *(x[:, :32] for x in pictures(2, seed=2))]
+    images += [images[0], *pictures(25, seed=3)]
+    info = describe_backbone(str(small_folder))
+    spec = FrameSpec(info.identity, "fit", SIZE, info.multiple)
+    passes = Passes(str(small_folder), "cpu", "float32", seed=0)
+    with counting(small_folder) as count:
+        together = encode_rows(as_rows(images), spec, passes)
+    assert count.vae_rows == 2 + 3 + 2 + 25
+    assert [row.index for row in together] == list(range(len(images)))
+    for row in together[:8]:
+        (alone,) = encode_rows(as_rows([images[row.index]]), spec, passes)
+        assert row.keys == alone.keys
+        np.testing.assert_allclose(row.latents, alone.latents, rtol=1e-4, atol=1e-5)
 
 
 def test_another_backbone_does_not_share_entries(
@@ -525,3 +543,10 @@ def test_small_pictures_share_a_pass_of_a_small_model():
     assert rows_per_pass(backbone, (32, 96, 96)) == rows_per_pass(backbone)
     assert rows_per_pass(backbone, (32, 24, 24)) == 16
     assert rows_per_pass(backbone, (32, 12, 12)) == 32
+
+
+def test_small_pictures_share_a_pass_of_the_vae():
+    backbone = load_backbone("tiny", "cpu", "float32")
+    sizes = (32, 64, 192, 512)
+    found = [views_per_pass(backbone, (size, size, 3)) for size in sizes]
+    assert found == [16, 5, 1, 1]
