@@ -299,16 +299,16 @@ def test_input_is_not_written_to(estimator, few):
         np.testing.assert_array_equal(image, copy)
 
 
-def test_output_is_float32_and_named(ready, few):
-    matrix = ready.transform(few)
+def test_output_is_float32_and_named(ready, few, store):
+    matrix = ready.set_params(memory=store).transform(few)
     names = ready.get_feature_names_out()
     assert matrix.dtype == np.float32
     assert matrix.shape == (len(few), len(names))
     assert len(set(names)) == len(names)
 
 
-def test_set_output(ready, few):
-    plain = ready.transform(few)
+def test_set_output(ready, few, store):
+    plain = ready.set_params(memory=store).transform(few)
     for library, frame in (("pandas", pd.DataFrame), ("polars", polars.DataFrame)):
         table = ready.set_output(transform=library).transform(few)
         assert isinstance(table, frame)

@@ -58,9 +58,9 @@ def parse_json(text: bytes | str) -> Any:
             if isinstance(value, (dict, list))
             for inner in (value.values() if isinstance(value, dict) else value)
         ]
-    if level:
-        raise ValueError(f"it is nested more than {_DEEPEST} deep")
-    return content
+        if not level:
+            return content
+    raise ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
 def check_settings(

@@ -3,9 +3,7 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -303,25 +301,22 @@ def test_bad_tables_are_refused_before_any_work(
     assert not (tmp_path / "x").exists()
 
 
-SCRIPT = """
-    import sys
-    from diffqa_features import NaturalSceneStatistics
-    from diffqa_features.distributed import extract
-    print(extract(sys.argv[1], NaturalSceneStatistics(), sys.argv[2], batch_size=2))
-"""
+def extract_by_twos(source, out):
+    extract(source, NaturalSceneStatistics(), out, batch_size=2)
 
 
 def test_killed_many_times_it_ends_as_undisturbed(table, expected, tmp_path):
+    from child_processes import start_process  # here: Ray's workers do not find it
+
     out, source = tmp_path / "x", tmp_path / "table.csv"
     table.to_csv(source, index=False)
-    words = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(source), str(out)]
     for wanted in (2, 6):
-        process = subprocess.Popen(words)
+        process = start_process(extract_by_twos, source, out)
         while len(list(out.glob("part-*"))) < wanted:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     before = len(pd.read_parquet(out))
     assert 0 < before < COUNT
     report = extract(source, NaturalSceneStatistics(), out, batch_size=2)

@@ -1,15 +1,18 @@
 """Order, batches, store, bad rows, processes: a row's numbers are its own."""
 
+import ctypes
+import logging
 import os
-import subprocess
+import re
 import sys
-import textwrap
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from child_processes import run_in_process
 from counting import counting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,11 +25,13 @@ from diffqa_features import DiffusionQAFeatures, FeatureStore
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.latents import encode_rows
-from diffqa_features._engine.passes import Passes, rows_per_pass
+from diffqa_features._engine.passes import Passes, rows_per_pass, views_per_pass
 from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import as_rows
 
 SIZE = 64
+# Of glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX.
+_AT_ONCE = {-1: 65536, -3: 65536, -8: 1}
 
 
 def pictures(count, side=SIZE, seed=0):
@@ -256,6 +261,24 @@ def test_latents_are_shared_with_what_is_trained_on_them(
         np.testing.assert_allclose(row.latents[0], latent, rtol=1e-4, atol=1e-5)
 
 
+def test_latents_are_those_of_the_row_alone(small_folder):
+    """Whatever shares its pass, also where sizes differ and a picture comes twice."""
+    clip = np.stack(pictures(3, seed=1))
+    images = [*pictures(2), clip, *(x[:, :32] for x in pictures(2, seed=2))]
+    images += [images[0], *pictures(25, seed=3)]
+    info = describe_backbone(str(small_folder))
+    spec = FrameSpec(info.identity, "fit", SIZE, info.multiple)
+    passes = Passes(str(small_folder), "cpu", "float32", seed=0)
+    with counting(small_folder) as count:
+        together = encode_rows(as_rows(images), spec, passes)
+    assert count.vae_rows == 2 + 3 + 2 + 25
+    assert [row.index for row in together] == list(range(len(images)))
+    for row in together[:8]:
+        (alone,) = encode_rows(as_rows([images[row.index]]), spec, passes)
+        assert row.keys == alone.keys
+        np.testing.assert_allclose(row.latents, alone.latents, rtol=1e-4, atol=1e-5)
+
+
 def test_another_backbone_does_not_share_entries(
     features, small_folder, sd2_folder, tmp_path
 ):
@@ -422,49 +445,42 @@ def test_rows_that_repeat_are_computed_once_by_all_workers(small_folder, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
-def test_a_batch_that_does_not_fit_is_halved(small_folder):
+def test_a_batch_that_does_not_fit_is_halved(small_folder, tmp_path):
     """The real allocator fails in a process of limited address space."""
-    script = f"""
-        import logging, resource, sys
-        import numpy as np, torch
-        from diffqa_features import DiffusionQAFeatures
-        logging.basicConfig(level=logging.WARNING)
-        torch.set_num_threads(1)
-        images = list(
-            np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), np.uint8)
-        )
-        features = DiffusionQAFeatures(
-            {str(small_folder)!r},
-            prompts=["a", "b", "c", "d"],
-            image_size=256,
-            batch_size=2,
-            device="cpu",
-        )
-        small = features.transform(images)
-        # All that a batch of two has taken, and some: only large batches do not fit.
-        with open("/proc/self/status") as status:
-            peak = next(int(l.split()[1]) for l in status if l.startswith("VmPeak"))
-        limit = peak * 1024 + 60 * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        large = features.set_params(batch_size=48).transform(images)
-        assert np.abs(large - small).max() < 1e-3, np.abs(large - small).max()
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        # What is freed goes back at once: a heap full of free places would fill the
-        # address space, and oneDNN maps its kernels outside the heap.
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "1",
-            "MALLOC_MMAP_THRESHOLD_": "65536",
-            "MALLOC_TRIM_THRESHOLD_": "65536",
-        },
+    log = tmp_path / "log"
+    code = run_in_process(_transform_in_little_space, str(small_folder), log)
+    assert code == 0, log.read_text()
+    assert "Out of memory: going on with batches of" in log.read_text()
+
+
+def _transform_in_little_space(folder, log):
+    import resource  # not on Windows
+
+    sys.stderr = log.open("w")
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    # What is freed goes back at once: a heap full of free places would fill the
+    # address space, and oneDNN maps its kernels outside the heap.
+    os.environ["DIFFQA_KEEP_MEMORY"] = "0"
+    allocator = ctypes.CDLL(None)
+    for option, value in _AT_ONCE.items():
+        assert allocator.mallopt(option, value) == 1
+    features = DiffusionQAFeatures(
+        folder,
+        prompts=["a", "b", "c", "d"],
+        image_size=256,
+        batch_size=2,
+        device="cpu",
     )
-    assert done.returncode == 0, done.stderr
-    assert "Out of memory: going on with batches of" in done.stderr
+    images = pictures(12)
+    small = features.transform(images)
+    # All that a batch of two has taken, and some: only large batches do not fit.
+    status = Path("/proc/self/status").read_text()
+    peak = int(re.search(r"^VmPeak:\s*(\d+) kB", status, re.M)[1])
+    limit = peak * 1024 + 60 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    large = features.set_params(batch_size=48).transform(images)
+    assert np.abs(large - small).max() < 1e-3, np.abs(large - small).max()
 
 
 def test_what_overflows_in_half_precision_is_taken_in_float32(small_folder, tmp_path):
@@ -527,3 +543,10 @@ def test_small_pictures_share_a_pass_of_a_small_model():
     assert rows_per_pass(backbone, (32, 96, 96)) == rows_per_pass(backbone)
     assert rows_per_pass(backbone, (32, 24, 24)) == 16
     assert rows_per_pass(backbone, (32, 12, 12)) == 32
+
+
+def test_small_pictures_share_a_pass_of_the_vae():
+    backbone = load_backbone("tiny", "cpu", "float32")
+    sizes = (32, 64, 192, 512)
+    found = [views_per_pass(backbone, (size, size, 3)) for size in sizes]
+    assert found == [16, 5, 1, 1]

@@ -115,10 +115,17 @@ def test_its_own_copy_of_the_unet_trains(fitted, small_folder):
 
 
 def test_without_train_unet_there_is_no_copy(model, images, monkeypatch):
-    def copied(thing):
-        raise AssertionError("the UNet was copied")
+    def watched(make):
+        def copied(thing, *more):
+            assert not isinstance(thing, torch.nn.Module), "the UNet was copied"
+            return make(thing, *more)
 
-    monkeypatch.setattr(copy, "deepcopy", copied)
+        return copied
+
+    for name in ("copy", "deepcopy"):
+        monkeypatch.setattr(copy, name, watched(getattr(copy, name)))
+    with pytest.raises(AssertionError, match="the UNet was copied"):
+        clone(model).fit(images[:2], Y[:2])
     model.set_params(train_unet=False).fit(images, Y).predict(images)
     kinds = {name.split(".")[0] for name in model.weights_}
     assert kinds == {"tokens", "text", "adapter", "decoder"}
@@ -552,17 +559,17 @@ def test_it_learns_to_judge_photographs_never_seen():
     settings = {
         "families": ("gaussian_blur", "white_noise"),
         "n_levels": 3,
-        "image_size": 64,
+        "image_size": 32,
     }
     seen = datasets.make_distorted_images(
-        datasets.make_procedural_images(8, image_size=64, random_state=5), **settings
+        datasets.make_procedural_images(8, image_size=32, random_state=5), **settings
     )
     photos = datasets.load_sample_photos().data[:4]
     unseen = datasets.make_distorted_images(photos, **settings)
     model = DPIQARegressor(
         scenes=["photo"],
         distortions=["blur", "noise"],
-        image_size=64,
+        image_size=32,
         learning_rate=3e-4,
         batch_size=4,
         max_epochs=2,

@@ -13,6 +13,7 @@ import torch
 from counting import counting
 from diffusers import UNet2DConditionModel
 from diffusers.models.adapter import FullAdapter
+from diffusers.models.modeling_utils import no_init_weights
 from full_size import UNETS
 from golden_unet import make_golden_unet, recipe
 from hooks import hooks_on
@@ -104,7 +105,9 @@ def test_adapters_and_hidden_states_agree_with_the_released_code(golden):
 
 def test_decoder_agrees_with_the_released_code(golden):
     """At full size: 43 million weights."""
-    decoder = fill(QualityDecoder([320, 640, 1280, 1280], 64), "qfd.", decoder_name)
+    with torch.device("meta"):
+        decoder = QualityDecoder([320, 640, 1280, 1280], 64)
+    fill(decoder.to_empty(device="cpu"), "qfd.", decoder_name)
     names = {decoder_name(name) for name in decoder.state_dict()}
     unused = set(json.loads(str(golden["qfd_names"]))) - names
     assert {name.split(".")[0] for name in unused} == {"bnc1", "classifier_dist"}
@@ -117,7 +120,7 @@ def test_decoder_agrees_with_the_released_code(golden):
 
 
 def test_parameter_counts_of_stable_diffusion():
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         unet = UNet2DConditionModel(**UNETS["sd15"])
         tokens = torch.empty(1485, 768)
     network = DPIQANetwork(unet, tokens, own_unet=True, factor=8, grid=64, seed=None)

@@ -64,6 +64,7 @@ def done(tool, shards, tmp_path_factory):
         arguments += ["--set", json.dumps(SETTINGS), "--systems", *SYSTEMS, *more]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", arguments)
+            patch.setattr(tool, "DRAWS", 20)  # of intervals, at which nobody looks here
             tool.main()
         return (folder / "runs.jsonl").read_text().splitlines()
 
