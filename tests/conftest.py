@@ -34,9 +34,9 @@ def _seeds():
 
     random.seed(0)
     np.random.seed(0)
-    # As torch.manual_seed, which notes a whole stack for a GPU that is not in use yet.
+    # As torch.manual_seed, which notes a whole stack for a GPU that may be used later.
     torch.default_generator.manual_seed(0)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         torch.cuda.manual_seed_all(0)
 
 

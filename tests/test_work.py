@@ -153,7 +153,7 @@ WORK = {
     # epochs, at two timesteps for the last line. The prompts once per pass of training
     # and of the draws.
     learned: [
-        {"unet": 96, "passes": 8, "vae": 6, "texts": 14, "pictures": 6},
+        {"unet": 96, "passes": 14, "vae": 6, "texts": 26, "pictures": 6},
         {"unet": 24, "passes": 2, "vae": 6, "texts": 2, "pictures": 6},
     ],
     # The teacher once per picture, and never after.

@@ -13,8 +13,6 @@ from diffqa_features._media.rows import Row, open_media, pixel_key
 from diffqa_features._media.views import view_frames
 from diffqa_features._store.store import FeatureStore
 
-_HELD = 2**18  # bytes of views that wait for others
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -49,39 +47,24 @@ def encode_rows(
     """
     known: dict[str, np.ndarray] = {}
     encoded = []
-    waiting = []  # rows whose views are not all encoded
-    new: dict[str, np.ndarray] = {}  # these views, of one size
 
     def read(row):
         # The store as it stands then.
         return row.index, *_open(row, spec, store, see is not None)
-
-    def encode():
-        nonlocal store
-        if new:
-            latents = passes.latents(list(new.values()), spec.normalization)
-            known.update(zip(new, round_latents(latents, spec), strict=True))
-            store = keep_latents(store, spec, {key: known[key] for key in new})
-            new.clear()
-        for index, keys, places in waiting:
-            latents = np.stack([known[key] for key in keys])
-            encoded.append(Encoded(index, keys, latents, *places))
-        waiting.clear()
 
     each = read_each(rows, read, "encode", verbose, failed=failed)
     for index, keys, views, found, places in each:
         if see is not None:
             see([views[key] for key in keys])
         known.update(found)
-        sizes = {view.shape for some in (new, views) for view in some.values()}
-        if len(sizes) > 1:
-            encode()
-        new.update((key, view) for key, view in views.items() if key not in known)
-        waiting.append((index, keys, places))
-        # Small ones share a pass; large ones must not pile up.
-        if sum(view.nbytes for view in new.values()) >= _HELD:
-            encode()
-    encode()
+        new = [key for key in views if key not in known]
+        if new:
+            latents = passes.latents([views[key] for key in new], spec.normalization)
+            latents = round_latents(latents, spec)
+            known.update(zip(new, latents, strict=True))
+            store = keep_latents(store, spec, {key: known[key] for key in new})
+        latents = np.stack([known[key] for key in keys])
+        encoded.append(Encoded(index, keys, latents, *places))
     return encoded
 
 

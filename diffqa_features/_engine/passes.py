@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 _ROWS_ON_CPU, _ROWS_ON_GPU, _MOST_ROWS = 16, 32, 32
 _IN_CACHE = 2**26  # bytes
 _CELLS = 4 * 48 * 48 * 32  # of the first level's output: four rows of `tiny` at 192
-# Numbers that leave the first level of the VAE: it is fastest with single pictures, but
-# for small ones, of which most is overhead (eight of 64 pixels in `tiny`: 0.6 times).
-_VAE_CELLS, _MOST_VIEWS = 2**20, 16
 _weight_bytes = WeakKeyDictionary()  # of each UNet; slow to sum
 _TEXTS_KEPT = 512
 _NOISES_KEPT = 64
@@ -44,8 +41,8 @@ class Passes:
     """The backbone during one call of an estimator.
 
     Stages have separate batch sizes, because they benefit differently: on a CPU the VAE
-    is fastest with single pictures, unless they are small, and the UNet from about
-    eight rows. A batch that runs out of memory is retried in halves.
+    is fastest with single pictures and the UNet from about eight rows. A batch that
+    runs out of memory is retried in halves.
 
     Parameters
     ----------
@@ -65,7 +62,7 @@ class Passes:
         self._seed = seed
         self._batch_size = batch_size
         self._most = math.inf
-        self._most_views = math.inf
+        self._vae_batch = None
         self._texts = OrderedDict()
         self._noises = OrderedDict()
 
@@ -82,17 +79,15 @@ class Passes:
         self, views: Sequence[np.ndarray], normalization: str = "vae"
     ) -> np.ndarray:
         """Encode uint8 views of one size: float32 (N, C, h, w)."""
+        if self._vae_batch is None:
+            on_cpu = self.backbone.device.type == "cpu"
+            self._vae_batch = 1 if on_cpu else self._rows()
 
         def encode(chunk):
             pixels = to_pixels(np.stack(chunk), normalization)
             return self.backbone.encode_images(pixels).cpu().numpy()
 
-        on_cpu = self.backbone.device.type == "cpu"
-        of_device = views_per_pass(self.backbone, views[0].shape)
-        size = min(of_device if on_cpu else self._rows(), self._most_views)
-        parts, fits = in_halves(encode, views, size)
-        if fits < size:
-            self._most_views = fits
+        parts, self._vae_batch = in_halves(encode, views, self._vae_batch)
         return np.concatenate(parts)
 
     def observe(
@@ -206,14 +201,6 @@ def rows_per_pass(backbone: Backbone, shape: Sequence[int] | None = None) -> int
         return rows
     cells = unet.config.block_out_channels[0] * math.prod(shape[1:])
     return max(rows, min(_MOST_ROWS, _CELLS // cells))
-
-
-def views_per_pass(backbone: Backbone, shape: Sequence[int]) -> int:
-    """Views (H, W, 3) per pass of the VAE on a CPU."""
-    config = backbone.info.settings["vae"]
-    names = "block_out_channels", "encoder_block_out_channels"
-    first = next((config[name][0] for name in names if config.get(name)), 128)
-    return max(1, min(_MOST_VIEWS, _VAE_CELLS // (first * math.prod(shape[:2]))))
 
 
 def draw_noise(seed: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:

@@ -25,7 +25,7 @@ from diffqa_features import DiffusionQAFeatures, FeatureStore
 from diffqa_features._backbone.backbone import load_backbone
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._engine.latents import encode_rows
-from diffqa_features._engine.passes import Passes, rows_per_pass, views_per_pass
+from diffqa_features._engine.passes import Passes, rows_per_pass
 from diffqa_features._engine.request import FrameSpec
 from diffqa_features._media.rows import as_rows
 
@@ -273,7 +273,7 @@ def test_latents_are_those_of_the_row_alone(small_folder):
         together = encode_rows(as_rows(images), spec, passes)
     assert count.vae_rows == 2 + 3 + 2 + 25
     assert [row.index for row in together] == list(range(len(images)))
-    for row in together[:8]:
+    for row in together[:8] + together[-3:]:
         (alone,) = encode_rows(as_rows([images[row.index]]), spec, passes)
         assert row.keys == alone.keys
         np.testing.assert_allclose(row.latents, alone.latents, rtol=1e-4, atol=1e-5)
@@ -447,6 +447,8 @@ def test_rows_that_repeat_are_computed_once_by_all_workers(small_folder, tmp_pat
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
 def test_a_batch_that_does_not_fit_is_halved(small_folder, tmp_path):
     """The real allocator fails in a process of limited address space."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("a C library whose memory cannot be given back at once")
     log = tmp_path / "log"
     code = run_in_process(_transform_in_little_space, str(small_folder), log)
     assert code == 0, log.read_text()
@@ -543,10 +545,3 @@ def test_small_pictures_share_a_pass_of_a_small_model():
     assert rows_per_pass(backbone, (32, 96, 96)) == rows_per_pass(backbone)
     assert rows_per_pass(backbone, (32, 24, 24)) == 16
     assert rows_per_pass(backbone, (32, 12, 12)) == 32
-
-
-def test_small_pictures_share_a_pass_of_the_vae():
-    backbone = load_backbone("tiny", "cpu", "float32")
-    sizes = (32, 64, 192, 512)
-    found = [views_per_pass(backbone, (size, size, 3)) for size in sizes]
-    assert found == [16, 5, 1, 1]

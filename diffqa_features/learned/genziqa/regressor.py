@@ -654,29 +654,24 @@ class GenzIQARegressor(BackboneModel, LearnedRegressor):
         """Untrained Q at random timesteps and noise, float64 (n, draws)."""
         import torch
 
-        from diffqa_features._engine.passes import rows_per_pass
         from diffqa_features.learned._training import precision, seed_of
 
         dtype = self._arithmetic(job.backbone.device)
 
         @torch.no_grad()
-        def read(chosen, draws):
+        def read(chosen, draw):
             generators = [
                 torch.Generator().manual_seed(seed_of(self.random_state, draw, row))
-                for draw, row in zip(draws.tolist(), chosen.tolist())
+                for row in chosen.tolist()
             ]
             with precision(job.backbone.device, dtype):
                 return self._sample(job, chosen, generators).double().cpu().numpy()
 
-        # Draws share passes; without gradients these may be as large as predictions'.
-        side = self._checked_image_size(job.info) // job.info.latent_factor
-        most = rows_per_pass(job.backbone, (1, side, side))
-        most //= math.ceil(len(self._prompts()) * self._frames_of_a_row(job))
-        size = max(-(-self.batch_size // self._parts(job)), most)
-        chosen, draws = np.tile(rows, _DRAWS), np.repeat(np.arange(_DRAWS), len(rows))
-        count = -(-len(chosen) // size)
-        parts = zip(np.array_split(chosen, count), np.array_split(draws, count))
-        return np.concatenate([read(*part) for part in parts]).reshape(_DRAWS, -1).T
+        size = -(-self.batch_size // self._parts(job))
+        parts = np.array_split(rows, -(-len(rows) // size))
+        return np.stack(
+            [np.concatenate([read(p, d) for p in parts]) for d in range(_DRAWS)], 1
+        )
 
     def _parts(self, job):
         """On a CPU, enough that a part's numbers stay near the processor.
