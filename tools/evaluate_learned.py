@@ -83,7 +83,10 @@ STAGES = {
 }
 MAIN = [FROZEN, ZERO, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", READ, STUDENT]
 # With the frozen columns:
-MEANS = [("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA"), (READ,)]
+MEANS = [
+    ("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA"), (READ,), (STUDENT,),
+    ("GenzIQA", STUDENT),
+]  # fmt: skip
 
 
 def main():
