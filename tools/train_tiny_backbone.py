@@ -95,7 +95,7 @@ def sample(pool, crop, rng):
         truth = 1.0
     else:
         # Two qualities in one picture: words pay off where they belong.
-        soft = half_plane(image.shape[0], rng)[..., None]
+        soft = _half_plane(image.shape[0], rng)[..., None]
         image = np.rint(soft * image + (1 - soft) * clean).astype(np.uint8)
         both = [name(family, impairment, rng), name(None, 0, rng)]
         wrong = [name(other, other_impairment, rng), name(None, 0, rng)]
@@ -105,7 +105,7 @@ def sample(pool, crop, rng):
     return image[dy : dy + crop, dx : dx + crop], captions, truth
 
 
-def half_plane(size, rng):
+def _half_plane(size, rng):
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     return np.clip((x * np.cos(angle) + y * np.sin(angle) - offset) * 20 + 0.5, 0, 1)

@@ -12,9 +12,7 @@ A step sees two references in four versions each, under two captions each. Besid
 captions predicts it better), `good photo.` against `bad photo.` has to follow JOD, as a
 logistic of it and in pairs of versions; and a linear head on what becomes the columns
 of kind "error" at t = 50 learns JOD, ranks and kinds of fault. Other makings have no
-words: they are only good or bad. With ``--mixed``, a share of the references with words
-are seen as halves of two versions, under a caption that names both and one that names
-neither, for maps (not shown to help yet: `README.md`).
+words: they are only good or bad.
 """
 
 import json
@@ -31,7 +29,6 @@ from train_tiny_backbone import (
     TOKENS,
     build,
     export,
-    half_plane,
     run_tokenizer,
     schedule,
     start,
@@ -81,7 +78,6 @@ def main():
     parser = run_parser(__doc__.splitlines()[0], steps=6000, lr=4e-4, seed=5, every=250)
     parser.add_argument("shards", type=Path)
     parser.add_argument("--crop", type=int, default=64, help="pixels a side")
-    parser.add_argument("--mixed", type=float, default=0.0, help="share of halves")
     parser.add_argument("--start", type=Path, help="exported model to begin with")
     train_or_export(parser.parse_args(), train, export)
 
@@ -160,7 +156,6 @@ def draw_batch(step, args, pictures):
         Of the noise.
     """
     rng = np.random.default_rng([args.seed, step])
-    halves = np.random.default_rng([args.seed, step, 1])
     rows = []
     for reference in range(REFERENCES):
         pixels, jods, chains = pictures.draw(rng)
@@ -174,12 +169,9 @@ def draw_batch(step, args, pictures):
         t = rng.uniform(3, 130) if small else 1 + 999 * rng.random() ** 3
         if form < 0.6 and rng.random() < 0.6:
             t = TIMESTEP
-        crops = pixels[:, y : y + args.crop, x : x + args.crop]
-        if flip:
-            crops = crops[:, :, ::-1]
-        mixed = form >= 0.66 and halves.random() < args.mixed
-        for i, (image, jod, chain) in enumerate(zip(crops, jods, chains, strict=True)):
-            row = {"image": image, "jod": float(jod)}
+        for image, jod, chain in zip(pixels, jods, chains, strict=True):
+            image = image[y : y + args.crop, x : x + args.crop]
+            row = {"image": image[:, ::-1] if flip else image, "jod": float(jod)}
             row |= {"reference": reference, "t": min(int(t), 999), "scale": form < 0.6}
             row["kinds"] = kinds_of(chain)
             if form < 0.6:
@@ -190,19 +182,9 @@ def draw_batch(step, args, pictures):
             else:
                 row["captions"] = captions(chain, jod, chains, rng)
                 row["truth"] = 0.95
-            if mixed:
-                other = (i + 1) % VERSIONS
-                row["image"] = mix(image, crops[other], halves)
-                row["captions"] = captions_of_both(chain, chains[other], halves)
             rows.append(row)
     batch = {key: [row[key] for row in rows] for key in rows[0]}
     return batch, torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-
-
-def mix(one, other, rng):
-    """One version on a half plane, the other beside it."""
-    soft = half_plane(len(one), rng)[..., None]
-    return np.rint(soft * one + (1 - soft) * other).astype(np.uint8)
 
 
 def kinds_of(chain):
@@ -216,27 +198,10 @@ def captions(chain, jod, chains, rng):
     """A true one with the grade, and that of another version."""
     other = chains[rng.integers(len(chains))]
     if other == chain:
-        other = [any_step(rng)]
+        other = [(str(rng.choice(list(WORDS))), rng.random())]
     wrong = words(other, rng)
     grade = GRADES[int(np.abs(np.array(LEAST) - jod).argmin())]
     return f"{words(chain, rng)} photo, {grade} quality.", f"{wrong} photo."
-
-
-def captions_of_both(one, other, rng):
-    """One that names both halves, and one of the same form that names neither."""
-    there = {word for family, _ in [*one, *other] for word in words_of(family)}
-    steps = [(str(f), rng.random()) for f in rng.permutation(list(WORDS))]
-    absent = [step for step in steps if there.isdisjoint(words_of(step[0]))]
-    lengths = [max(1, min(2, len(chain))) for chain in (one, other)]
-    wrong = words(absent[: lengths[0]], rng), words(absent[2 : 2 + lengths[1]], rng)
-    return tuple(
-        f"{' and '.join(both)} photo."
-        for both in ((words(one, rng), words(other, rng)), wrong)
-    )
-
-
-def any_step(rng):
-    return str(rng.choice(list(WORDS))), rng.random()
 
 
 def words(chain, rng):
@@ -245,15 +210,10 @@ def words(chain, rng):
         return str(rng.choice(CLEAN))
     said = []
     for family, strength in chain[-2:]:
+        known = WORDS.get(family) or WORDS[NEAREST[family]]
         how = "slightly " if strength < 0.3 else "" if strength < 0.7 else "strongly "
-        said.append(
-            (how if rng.random() < 0.5 else "") + str(rng.choice(words_of(family)))
-        )
+        said.append((how if rng.random() < 0.5 else "") + str(rng.choice(known)))
     return " and ".join(said)
-
-
-def words_of(family):
-    return WORDS.get(family) or WORDS[NEAREST[family]]
 
 
 # -- losses ----------------------------------------------------------------------------
