@@ -116,8 +116,9 @@ class PredictionDisplay:
         size : float, default=14
             Area of a point, square points.
         n_named : int, default=8
-            Number of outliers named in the legend, farthest first. All are circled and
-            numbered in that order; `outliers` holds all their rows.
+            Number of outliers named in the legend, farthest first, and then how many
+            more there are. All are circled and numbered in that order; `outliers` holds
+            all their rows.
 
         Returns
         -------
@@ -222,6 +223,9 @@ class PredictionDisplay:
                 name = f"row {row}" if self.names is None else str(self.names[row])
                 entry = self.ax_.scatter([], [], label=f"{number}: {name}", **blank)
                 handles.append(entry)
+        if len(rows) > n_named:
+            more = f"and {len(rows) - n_named} more"
+            handles.append(self.ax_.scatter([], [], label=more, **blank))
         return handles
 
     @classmethod

@@ -210,7 +210,7 @@ class TestPredictionDisplay:
         # What is ringed has a number; the legend names as many as it is asked for.
         assert [text.get_text() for text in display.ax_.texts] == ["1", "2"]
         texts = [text.get_text() for text in display.legend_.get_texts()]
-        assert texts == [rule, "1: photo_7.png"]
+        assert texts == [rule, "1: photo_7.png", "and 1 more"]
         assert len(display.rings_.get_offsets()) == 2
         # Twice the standard error, where it is known.
         y_error = np.full(40, 1.0)
