@@ -4,6 +4,8 @@
     python tools/evaluate_learned.py SHARDS runs/learned --table x.csv
     python tools/evaluate_learned.py SHARDS runs/learned --ask HELDOUT --out PREDICTED
     python tools/evaluate_learned.py SHARDS runs/learned --blocks x.csv
+    python tools/evaluate_learned.py SHARDS runs/learned --systems "GenzIQA, t = 50"
+    python tools/evaluate_learned.py SHARDS runs/learned --ablations x.csv
 
 SHARDS come from `label_pictures.py`: procedural pictures and photographs under all
 families of distortions, with JOD. Whole contents (photographs, procedural pictures) are
@@ -15,7 +17,8 @@ columns with a support vector machine, paired. `--ask` has the models of the fol
 the pictures of a folder, and writes one CSV per system; nothing is chosen by it.
 `--blocks` scores the held-out rows by some blocks of the trained GenzIQA of run 0.
 
-Ablations of GenzIQA and DP-IQA are systems here, named by what is changed.
+Ablations of GenzIQA and DP-IQA are systems here, named by what is changed;
+`--ablations` compares those that were run with the system as it is, on run 0.
 """
 
 import argparse
@@ -97,6 +100,7 @@ def main():
     parser.add_argument("--ask", type=Path, help="only score the pictures in here")
     parser.add_argument("--out", type=Path, help="of --ask: a folder")
     parser.add_argument("--blocks", type=Path, help="only write this table")
+    parser.add_argument("--ablations", type=Path, help="only write this table")
     parser.add_argument("--tiles", type=int, help="of --ask, of a picture at most")
     parser.add_argument("--systems", nargs="+", default=MAIN)
     parser.add_argument("--set", type=json.loads, default={}, help="parameters, JSON")
@@ -111,15 +115,22 @@ def main():
         return ask(args)
     data = read_rows(args.shards, args.references, args.versions)
     if args.choose:
-        return choose(data, args)
+        return choose(data, args, make)
     if args.blocks is not None:
         return by_blocks(data, args)
+    if args.ablations is not None:
+        return ablations(data, args)
     if args.table is None:
         # Run by run, so that what was stopped compares all systems on some.
         for run in args.runs:
             for name in args.systems:
-                measure(name, run, data, args)
-    table = summarise(runs_in(args.folder), data)
+                if not (run and name in CLASSICAL):
+                    measure(name, run, data, args, make)
+    report(data, args)
+
+
+def report(data, args, means=MEANS):
+    table = summarise(runs_in(args.folder), data, means)
     print(table.to_string(index=False))
     if args.table is not None:
         table.to_csv(args.table, index=False)
@@ -196,7 +207,7 @@ def folds_of(data):
     return list(GroupKFold(FOLDS).split(data.data, data.target, data.groups))
 
 
-def choose(data, args):
+def choose(data, args, make):
     """SRCC after each epoch on a quarter of the contents that fold 0 trains on."""
     rows = folds_of(data)[0][0]
     for name in args.systems:
@@ -211,23 +222,23 @@ def choose(data, args):
         print(name, args.set, f"{seconds:.0f} s", scores, losses, flush=True)
 
 
-def measure(name, run, data, args):
+def measure(name, run, data, args, make):
     """Fit and ask for each fold that is not there yet."""
     done = {
         (past["system"], past["run"], past["fold"]) for past in runs_in(args.folder)
     }
     for fold, (train, held) in enumerate(folds_of(data)):
-        if (name, run, fold) in done or (run and name in CLASSICAL):
+        if (name, run, fold) in done:
             continue
         start, model = time.process_time(), make(name, (run + fold) % FOLDS, args)
-        pictures = [data.data[i] for i in held]
+        media = [data.data[i] for i in held]
         if model is None:
             fitted = start
-            predicted = load_scorer("tiny").assess(pictures)["jod"].to_numpy(float)
+            predicted = load_scorer("tiny").assess(media)["jod"].to_numpy(float)
         else:
             fit(model, data, train)
             fitted = time.process_time()
-            predicted = model.predict(pictures)
+            predicted = model.predict(media)
             keep(model, args.folder / f"model {name} {run} {fold}")
         found = {
             "system": name,
@@ -280,19 +291,10 @@ def runs_in(folder):
 # -- the table -----------------------------------------------------------------------
 
 
-def summarise(runs, data):
+def summarise(runs, data, means):
     """One line per system of which all folds of a run are there."""
-    known, seconds = {}, {}
-    for run in runs:
-        key = run["system"], run["run"]
-        known.setdefault(key, np.full(len(data.target), np.nan))
-        known[key][run["rows"]] = run["predicted"]
-        seconds.setdefault(run["system"], []).append(run["fit_cpu_s"])
-    whole = {}
-    for (name, number), predicted in known.items():
-        if np.isfinite(predicted).all():
-            whole.setdefault(name, {})[number] = predicted
-    for names in MEANS:
+    whole, seconds = whole_runs(runs, data)
+    for names in means:
         if all(name in whole for name in (FROZEN, *names)):
             add_mean(whole, names)
     lines = []
@@ -313,6 +315,43 @@ def summarise(runs, data):
     return pd.DataFrame(lines).round(3)
 
 
+def whole_runs(runs, data):
+    """Predictions of all rows by system and run, and CPU seconds of its fits."""
+    known, seconds = {}, {}
+    for run in runs:
+        key = run["system"], run["run"]
+        known.setdefault(key, np.full(len(data.target), np.nan))
+        known[key][run["rows"]] = run["predicted"]
+        seconds.setdefault(run["system"], []).append(run["fit_cpu_s"])
+    whole = {}
+    for (name, number), predicted in known.items():
+        if np.isfinite(predicted).all():
+            whole.setdefault(name, {})[number] = predicted
+    return whole, seconds
+
+
+def ablations(data, args):
+    """Each variant, and what it has more than the system that it is a variant of."""
+    whole, seconds = whole_runs(runs_in(args.folder), data)
+    lines = []
+    for variants in (GENZIQA, DPIQA):
+        names = [name for name in variants if 0 in whole.get(name, {})]
+        system = next(iter(variants))
+        for name in names:
+            predicted = whole[name][0]
+            line = {"system": name, **measures(predicted, data)}
+            if name != system:
+                found = bootstrap_difference(
+                    data.target, predicted, whole[system][0],
+                    groups=data.groups, n_resamples=DRAWS,
+                )[:3]  # fmt: skip
+                line |= dict(zip(("more", "more_low", "more_high"), found))
+            lines.append({**line, "fit_cpu_s": np.median(seconds[name])})
+    table = pd.DataFrame(lines).round(3)
+    print(table.to_string(index=False))
+    table.to_csv(args.ablations, index=False)
+
+
 def add_mean(whole, names):
     """Means of predictions; both are in JOD."""
     runs = set.intersection(*(set(whole[name]) for name in names))
@@ -330,7 +369,10 @@ def measures(predicted, data):
             n_resamples=DRAWS,
         )  # fmt: skip
         found |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), values))
-    return {**found, "within": within(predicted, data)}
+    found["within"] = within(predicted, data)
+    for name, rows in data.get("parts", {}).items():
+        found[f"srcc_{name}"] = srcc_score(data.target[rows], predicted[rows])
+    return found
 
 
 def within(predicted, data):
