@@ -20,6 +20,7 @@ from diffqa_features._commands._estimator import (
 from diffqa_features._commands._inputs import read_table, table_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
 from diffqa_features._engine.request import prompt_columns
+from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.files import local_path, whole_file
 from diffqa_features._utils.groups import check_groups
 from diffqa_features._utils.urls import redact_text
@@ -90,7 +91,9 @@ def _read(args, columns):
     )
     if table.empty:
         raise ValueError(f"{args.table!r} has no rows.")
-    y = pd.to_numeric(table[args.target_column], errors="coerce").to_numpy(float)
+    scores = table[args.target_column]
+    refuse_misread(scores, f"{args.target_column!r} of {args.table!r}")
+    y = pd.to_numeric(scores, errors="coerce").to_numpy(float)
     wrong = np.flatnonzero(~np.isfinite(y))
     if len(wrong):
         which = redact_text(repr(table[args.path_column][wrong[0]]))
