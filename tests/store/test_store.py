@@ -1,6 +1,7 @@
 """The store as its users see it: values, bounds, copies, parameters."""
 
 import copy
+import os
 import pickle
 import sqlite3
 import sys
@@ -359,6 +360,14 @@ class TestParameters:
         with pytest.raises(OSError, match="computed but not kept"):
             store.put({"a": np.zeros(2)})
         assert (tmp_path / "file").read_text() == "mine"
+
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+    def test_what_is_no_file_in_place_of_the_database(self, tmp_path, make):
+        make(tmp_path / "features.sqlite")
+        store = FeatureStore(tmp_path)
+        for use in (lambda: store.put({"a": np.zeros(3)}), lambda: store.get(["a"])):
+            with pytest.raises(OSError, match="sqlite' is not a regular file"):
+                use()
 
     def test_the_home_folder_is_known_by_its_sign(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
