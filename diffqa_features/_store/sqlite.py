@@ -276,6 +276,8 @@ def _folder_lock(path: Path, exclusive: bool = False):
     if fcntl is not None:
         for flags in (os.O_RDONLY | os.O_CREAT, os.O_RDONLY):
             with suppress(OSError):
+                # Without waiting for the other end, where it is a pipe.
+                flags |= os.O_NONBLOCK
                 descriptor = os.open(f"{path}.lock", flags, 0o666)
                 break
     if descriptor is None:
