@@ -24,6 +24,7 @@ from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.files import local_path, whole_file
 from diffqa_features._utils.groups import check_groups
 from diffqa_features._utils.urls import redact_text
+from diffqa_features.evaluation._leakage import identities, refuse_shared
 
 _SCORERS = {
     "srcc": metrics.srcc_scorer,
@@ -60,6 +61,7 @@ def _fit(args, features, files, y, groups, grid, out, path):
         files, y = files[good], y[good]
         groups = None if groups is None else groups[good]
         cv = _splitter(args, len(files), groups)
+        _check_folds(cv, files, groups)
         model = Pipeline(
             [
                 ("features", features.set_params(n_jobs=None)),
@@ -142,6 +144,20 @@ def _splitter(args, n_rows, groups):
         "split, and the scores below be too good"
     )
     return KFold(args.folds, shuffle=True, random_state=0)
+
+
+def _check_folds(cv, files, groups):
+    """Raise if a file is on both sides of a fold: the scores would be too good."""
+    media = identities(files)
+    for train, test in cv.split(files, groups=groups):
+        refuse_shared(
+            dict(zip(train, media[train])),
+            dict(zip(test, media[test])),
+            "A fold of the cross-validation leaks",
+            ("row {} of the files that can be read", "row {}"),
+            "Keep one row of each file, or put its rows into one group of a "
+            "--group-column.",
+        )
 
 
 def _show(search, cv, n_rows, group_column):

@@ -112,6 +112,17 @@ class TestFit:
         listed = pd.read_csv("m.skops.bad.csv")
         assert listed["path"].tolist() == ["rated2.png"]
 
+    def test_one_file_on_both_sides_of_a_fold_is_refused(self, rated, run):
+        table = pd.read_csv("photos/scores.csv")
+        first = table.iloc[[0]].assign(file="../photos/rated0.png", source="another")
+        pd.concat([table, first]).to_csv("photos/twice.csv", index=False)
+        words = ("fit", "photos/twice.csv", "-o", "m.skops", *COLUMNS, "--folds", 4)
+        for more in ((), ("--group-column", "source")):
+            code, stdout, stderr = run(*words, *more)
+            assert (code, stdout) == (2, "")
+            assert "leaks: 1 media are in both, for example row 0 of the" in stderr
+            assert "Keep one row of each file" in stderr
+
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
