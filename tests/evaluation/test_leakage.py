@@ -113,6 +113,8 @@ def test_cross_dataset_tells_both_rows(files):
         ValueError, match=r"a to b leaks: 2 media .* row 0 of a is row 0"
     ):
         cross_dataset(MODEL, {"a": a}, {"b": b})
+    with pytest.raises(TypeError, match=r"dicts of data sets by name\. Got a list"):
+        cross_dataset(MODEL, {"a": a}, [b])
 
 
 def test_pixels_and_features():
