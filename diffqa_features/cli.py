@@ -52,7 +52,8 @@ def _run(args):
         command = import_module(f"diffqa_features._commands.{args.command}")
         with ways_out():
             code = command.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where it was closed before the start
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output (`| head`) has closed it. Python would complain again
         # when it closes stdout, so give it one that discards everything.

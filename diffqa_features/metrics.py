@@ -21,6 +21,7 @@ from sklearn.metrics import get_scorer_names as get_sklearn_scorer_names
 from sklearn.metrics import make_scorer
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
+from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.logistic import LogisticMapping
 
 __all__ = [
@@ -285,6 +286,8 @@ def _correlation(y_true, y_pred, measure, name: str) -> float:
 
 def _check_scores(y_true, y_pred, at_least: int, name: str):
     check_consistent_length(y_true, y_pred)
+    for side, y in (("y_true", y_true), ("y_pred", y_pred)):
+        refuse_misread(y, side)
     scores = [
         column_or_1d(
             check_array(

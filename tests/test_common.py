@@ -395,6 +395,7 @@ def test_in_a_grid_search_and_cross_validation(name, estimator, images, store):
         ({"timesteps": True}, "'timesteps'"),
         ({"prompts": []}, "'prompts'"),
         ({"prompts": [3]}, "'prompts'"),
+        ({"prompts": ["cut \ud83d"]}, "'prompts' parameter .* must be Unicode text"),
         ({"blocks": "up4*"}, "up4"),
         ({"blocks": []}, "No block is named"),
         ({"view": "letterbox"}, "'view'"),

@@ -7,6 +7,7 @@ import numpy as np
 from diffqa_features import DiffusionQAFeatures
 from diffqa_features._media.remote import redact_url
 from diffqa_features._media.rows import as_rows
+from diffqa_features._media.tables import is_unicode
 
 _NAMES = (
     "backbone", "vae", "timesteps", "blocks", "prompts", "kinds", "pooling",
@@ -32,7 +33,7 @@ def transform_files(features, files):
     Bad files come as (path, reason). With ``on_error="raise"`` the first one is a
     RuntimeError: the file is to blame, not the command line.
     """
-    good = np.array([_is_text(name) for name in files.index])
+    good = np.array([is_unicode(name) for name in files.index])
     bad = [(place, _NO_TEXT) for place in np.flatnonzero(~good)]
     if bad and features.on_error == "raise":
         raise RuntimeError(f"{redact_url(files.index[bad[0][0]])}: {_NO_TEXT}")
@@ -64,15 +65,7 @@ _NO_TEXT = (
 )
 
 
-def _is_text(name):
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def check_name(name):
     """ValueError where the name of a file cannot stand in a table."""
-    if not _is_text(name):
+    if not is_unicode(name):
         raise ValueError(_NO_TEXT)

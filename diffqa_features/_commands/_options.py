@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import argparse
+import math
 
 VAE = "hub id or folder of an autoencoder in place of the backbone's own"
 BACKBONE = "tiny, sd15, sd21-base, sdxl, a hub id or a folder (default: tiny)"
@@ -125,3 +126,13 @@ def positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
     return int(text)
+
+
+def amount(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, not {text}")
+    return value

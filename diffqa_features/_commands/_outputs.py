@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from diffqa_features._utils.files import exists, expand_user, local_path, write_
 from diffqa_features._utils.tables import quote_formulas
 
 _SHOWN = 10
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HEADER = ("path", "reason")
+
+
+def one_line(name):
+    """A name of a file as a terminal and a reader of lines may see it.
+
+    A line end or tab in it would make another line or column, other control characters
+    are commands to a terminal. They are written as in Python.
+    """
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], name)
 
 
 def note(text):
@@ -76,7 +87,7 @@ def report_bad(bad, total, out=None, quote=False):
         )
     note(f"{len(bad)} of {total} files could not be read{where}:")
     for name, reason in bad[:_SHOWN]:
-        print(f"  {name or '(no path)'}: {reason}", file=sys.stderr)
+        print(f"  {one_line(name) or '(no path)'}: {reason}", file=sys.stderr)
     if len(bad) > _SHOWN:
         print(f"  and {len(bad) - _SHOWN} more", file=sys.stderr)
     if len(bad) == total:

@@ -20,9 +20,11 @@ from diffqa_features._commands._estimator import (
 from diffqa_features._commands._inputs import read_table, table_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
 from diffqa_features._engine.request import prompt_columns
+from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.files import local_path, whole_file
 from diffqa_features._utils.groups import check_groups
 from diffqa_features._utils.urls import redact_text
+from diffqa_features.evaluation._leakage import identities, refuse_shared
 
 _SCORERS = {
     "srcc": metrics.srcc_scorer,
@@ -59,6 +61,7 @@ def _fit(args, features, files, y, groups, grid, out, path):
         files, y = files[good], y[good]
         groups = None if groups is None else groups[good]
         cv = _splitter(args, len(files), groups)
+        _check_folds(cv, files, groups)
         model = Pipeline(
             [
                 ("features", features.set_params(n_jobs=None)),
@@ -90,7 +93,9 @@ def _read(args, columns):
     )
     if table.empty:
         raise ValueError(f"{args.table!r} has no rows.")
-    y = pd.to_numeric(table[args.target_column], errors="coerce").to_numpy(float)
+    scores = table[args.target_column]
+    refuse_misread(scores, f"{args.target_column!r} of {args.table!r}")
+    y = pd.to_numeric(scores, errors="coerce").to_numpy(float)
     wrong = np.flatnonzero(~np.isfinite(y))
     if len(wrong):
         which = redact_text(repr(table[args.path_column][wrong[0]]))
@@ -139,6 +144,20 @@ def _splitter(args, n_rows, groups):
         "split, and the scores below be too good"
     )
     return KFold(args.folds, shuffle=True, random_state=0)
+
+
+def _check_folds(cv, files, groups):
+    """Raise if a file is on both sides of a fold: the scores would be too good."""
+    media = identities(files)
+    for train, test in cv.split(files, groups=groups):
+        refuse_shared(
+            dict(zip(train, media[train])),
+            dict(zip(test, media[test])),
+            "A fold of the cross-validation leaks",
+            ("row {} of the files that can be read", "row {}"),
+            "Keep one row of each file, or put its rows into one group of a "
+            "--group-column.",
+        )
 
 
 def _show(search, cv, n_rows, group_column):

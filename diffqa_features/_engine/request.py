@@ -11,7 +11,7 @@ import numpy as np
 
 from diffqa_features._engine.kinds import Column, Kind, Recipe
 from diffqa_features._media.rows import Media, Row
-from diffqa_features._media.tables import is_missing, spelled
+from diffqa_features._media.tables import is_missing, is_unicode, spelled
 from diffqa_features._media.views import LARGE
 from diffqa_features._utils.hashing import make_key
 from diffqa_features._utils.statistics import pool_rows
@@ -221,6 +221,12 @@ class Request:
                     f"the column {match[1]!r} of the prompts "
                     "is empty here. Fill it or leave the row out."
                 )
-            return spelled(text)
+            text = spelled(text)
+            if not is_unicode(text):
+                raise row.error(
+                    f"the column {match[1]!r} of the prompts holds {text!r}, which is "
+                    "no Unicode text. Decode it anew or leave the row out."
+                )
+            return text
 
         return tuple(_COLUMN.sub(value, prompt) for prompt in self.prompts)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from diffqa_features._media.budget import check_budget
+from diffqa_features._media.complete import gif_frames
 from diffqa_features._media.images import check_whole, explained, frame_pixels, identify
 
 _CLOCKED = ("AVIF", "FLI", "GIF", "PNG", "WEBP")
@@ -103,8 +104,9 @@ class Animation:
         """Reject what would take too much memory or time."""
         width, height = image.size
         if image.format == "GIF":  # its frames may be larger than its screen
-            for _, right, bottom in _gif_frames(self._data):
-                width, height = max(width, right), max(height, bottom)
+            with explained():
+                for _, right, bottom in gif_frames(self._data):
+                    width, height = max(width, right), max(height, bottom)
         check_budget(width, height)
         limit = Image.MAX_IMAGE_PIXELS
         total = width * height * self._count
@@ -134,35 +136,7 @@ def open_animation(data: bytes) -> Animation | None:
 
 
 def _gif_durations(data: bytes) -> list[float]:
-    return [duration for duration, _, _ in _gif_frames(data)]
-
-
-def _gif_frames(data: bytes) -> Iterator[tuple[float, int, int]]:
-    """Duration in milliseconds, right edge and bottom edge of each frame."""
-    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    duration = 0
-    while at < len(data):
-        kind = data[at]
-        if kind == 0x21:  # an extension; 0xF9 is about the frame that follows
-            if data[at + 1 : at + 3] == b"\xf9\x04":
-                duration = 10 * int.from_bytes(data[at + 4 : at + 6], "little")
-            at += 2
-        elif kind == 0x2C and at + 10 <= len(data):
-            left, top, width, height = (
-                int.from_bytes(data[place : place + 2], "little")
-                for place in range(at + 1, at + 9, 2)
-            )
-            yield duration, left + width, top + height
-            duration, flags = 0, data[at + 9]
-            at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-        elif kind == 0x3B:
-            return
-        else:
-            at += 1  # as Pillow does
-            continue
-        while at < len(data) and data[at]:
-            at += 1 + data[at]
-        at += 1
+    return [duration for duration, _, _ in gif_frames(data)]
 
 
 def _png_durations(data: bytes) -> list[float]:

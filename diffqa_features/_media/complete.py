@@ -8,6 +8,7 @@ JPEG 2000, ...) reveal a truncated file, but not an overwritten one.
 
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -232,13 +233,55 @@ def check_embedded_pngs(data: bytes) -> None:
         at = data.find(b"\x89PNG\r\n\x1a\n", at + 8)
 
 
+# -- GIF --
+
+
+def check_gif(data: bytes) -> None:
+    """Raise ValueError if a GIF lacks its end: it may have had more frames."""
+    for _ in gif_frames(data):
+        pass
+
+
+def gif_frames(data: bytes) -> Iterator[tuple[float, int, int]]:
+    """Duration in milliseconds, right edge and bottom edge of each frame.
+
+    Raises ValueError behind the last one if the file lacks its end.
+    """
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    duration = 0
+    while at < len(data):
+        kind = data[at]
+        if kind == 0x21:  # an extension; 0xF9 is about the frame that follows
+            if data[at + 1 : at + 3] == b"\xf9\x04":
+                duration = 10 * int.from_bytes(data[at + 4 : at + 6], "little")
+            at += 2
+        elif kind == 0x2C and at + 10 <= len(data):
+            left, top, width, height = (
+                int.from_bytes(data[place : place + 2], "little")
+                for place in range(at + 1, at + 9, 2)
+            )
+            yield duration, left + width, top + height
+            duration, flags = 0, data[at + 9]
+            at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        elif kind == 0x3B:
+            return
+        else:
+            at += 1  # as Pillow does
+            continue
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+    raise ValueError(TRUNCATED)
+
+
 # -- TIFF --
 
 
 def check_tiff(image: Image.Image, data: bytes) -> None:
     """Raise ValueError if a page's table lists too few strips or tiles.
 
-    Strips compressed by zlib end in a checksum, which libtiff does not check.
+    Strips compressed by zlib end in a checksum, which libtiff does not check, and those
+    that are JPEGs come without the warnings of libjpeg.
     """
     tags = image.tag_v2
     tiled = 324 in tags
@@ -263,6 +306,15 @@ def check_tiff(image: Image.Image, data: bytes) -> None:
         if counts and present == needed:
             present = sum(map(bool, counts[:needed]))
         raise ValueError(f"only {present} of its {needed} {name} are there")
+    if tags.get(259) == 7 and len(counts) >= needed:
+        # Each is a JPEG, less the tables that they share.
+        shared = bytes(tags.get(347, b""))
+        begin = shared[:-2] if shared.endswith(b"\xff\xd9") else b"\xff\xd8"
+        for offset, count in zip(offsets[:needed], counts):
+            try:
+                check_jpeg(begin + data[offset : offset + count][2:])
+            except ValueError as error:
+                raise ValueError(f"one of its {name}: {error}") from error
     if tags.get(259) in (8, 32946) and len(counts) >= needed:
         for offset, count in zip(offsets[:needed], counts):
             stream = zlib.decompressobj()

@@ -24,6 +24,7 @@ from diffqa_features._media.budget import STILL, check_budget
 from diffqa_features._media.color import srgb_converter
 from diffqa_features._media.complete import (
     check_embedded_pngs,
+    check_gif,
     check_jpeg,
     check_png,
     check_tiff,
@@ -77,6 +78,8 @@ def check_whole(image: Image.Image, data: bytes) -> None:
             check_jpeg(data)
         elif image.format == "PNG":
             check_png(data)
+        elif image.format == "GIF":
+            check_gif(data)
         elif image.format in ("ICNS", "ICO"):
             check_embedded_pngs(data)
         elif image.format == "TIFF":
@@ -135,6 +138,7 @@ def array_pixels(array: np.ndarray) -> np.ndarray:
                 "them with array.filled(value), or drop the row."
             )
         array = array.data
+    array = np.asarray(array)  # axes of a np.matrix are two, whatever one asks for
     frames = array[..., None] if array.ndim == 2 else array
     frames = frames[None] if frames.ndim == 3 else frames
     if frames.ndim != 4 or frames.shape[-1] not in (1, 3, 4) or not len(frames):

@@ -126,6 +126,15 @@ def spelled(value: object) -> str:
     return str(int(value)) if whole else str(value)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text, unlike one decoded from something else."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_content(value: object) -> bool:
     """Whether this is the content of a file."""
     return isinstance(value, (bytes, bytearray, memoryview))

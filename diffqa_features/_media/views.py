@@ -83,11 +83,6 @@ def cut_tiles(
         Top, left, height and width of each, as shares of the frame's sides.
     """
     height, width = _enlarged(*frame.shape[:2], size)
-    if (height, width) != frame.shape[:2]:
-        try:
-            check_budget(width, height)
-        except ValueError as error:
-            raise ValueError(f"enlarged to {size} pixels a side it {error}") from error
     (frame,) = _resize(frame[None], height, width)
     rows, columns = -(-height // size), -(-width // size)
     if n_tiles is None or n_tiles >= rows * columns:
@@ -175,6 +170,11 @@ def _resize(
 ) -> np.ndarray:
     if frames.shape[1:3] == (height, width):
         return frames
+    try:
+        check_budget(width, height)
+    except ValueError as error:
+        side = min(height, width)
+        raise ValueError(f"enlarged to {side} pixels a side it {error}") from error
     bicubic = Image.Resampling.BICUBIC
     return np.stack(
         [

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffqa_features._store.disks import network_disk
+from diffqa_features._utils.files import exists
 
 try:
     import fcntl
@@ -125,6 +126,11 @@ class SharedFile:
             self._disconnect()
         if not create and _identity(self.path) is None:
             return False
+        if exists(self.path) and not self.path.is_file():  # it would wait for a pipe
+            raise OSError(
+                f"'{self.path}' is not a regular file; move it away, or choose another "
+                "folder for the store."
+            )
         # A folder that may not be written, or has no room for WAL's shared memory,
         # can be read without taking part in locking, for this one operation.
         modes = (
@@ -270,6 +276,8 @@ def _folder_lock(path: Path, exclusive: bool = False):
     if fcntl is not None:
         for flags in (os.O_RDONLY | os.O_CREAT, os.O_RDONLY):
             with suppress(OSError):
+                # Without waiting for the other end, where it is a pipe.
+                flags |= os.O_NONBLOCK
                 descriptor = os.open(f"{path}.lock", flags, 0o666)
                 break
     if descriptor is None:

@@ -1,7 +1,8 @@
-"""Sequence parameters with a reproducible order."""
+"""Sequences with a reproducible order, and values that NumPy misreads as numbers."""
 
 from collections.abc import Mapping
 
+import numpy as np
 from sklearn.utils._param_validation import HasMethods
 
 
@@ -21,3 +22,16 @@ class InOrder(HasMethods):
 
     def __str__(self):
         return "a sequence with an order (a list, tuple or array; no set or dict)"
+
+
+def refuse_misread(values, name: str) -> None:
+    """Raise for masked values, and for times, which convert to numbers silently."""
+    masked = np.ma.count_masked(values) if np.ma.isMaskedArray(values) else 0
+    if masked:
+        raise ValueError(
+            f"{name} has {masked} masked values, of which nothing is known. Leave "
+            "those rows out, or fill them with array.filled(value)."
+        )
+    kind = np.asarray(values).dtype
+    if kind.kind in "mM":
+        raise ValueError(f"{name} must hold numbers, and these are times ({kind}).")

@@ -93,8 +93,10 @@ def one_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def local_path(path, what: str) -> Path:
-    """A path of a parameter with `~` expanded; ValueError for a URL."""
+    """A path of a parameter with `~` expanded; ValueError for a URL or no text."""
     text = os.fsdecode(path)
+    if not text:  # as of a variable of a shell that is not set; not the folder "."
+        raise ValueError(f"{what} is empty. Write '.' for the working directory.")
     if _URL.match(text):
         raise ValueError(
             f"{what} must be a path of this machine, and {redact_text(text)!r} is a "

@@ -10,6 +10,8 @@ def check_groups(groups, where: str = "") -> np.ndarray:
     In a text array, NaN would become the group ``"nan"``, shared by all rows without a
     source.
     """
+    if np.ma.isMaskedArray(groups):
+        groups = np.where(np.ma.getmaskarray(groups), None, groups.data)
     cells = np.array(groups, dtype=object)
     if cells.ndim != 1:
         raise ValueError(f"Groups{where} must have one axis. Got shape {cells.shape}.")

@@ -9,6 +9,8 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from diffqa_features._utils.checks import refuse_misread
+
 # Steepness, per standard deviation of the predictions: from a line to a step.
 _SLOPES = np.geomspace(0.1, 100, 13)
 _SLOPE_BOUNDS = (0.02, 1000)
@@ -169,6 +171,7 @@ class LogisticMapping(BaseEstimator):
 
 
 def _numbers(values, name: str) -> np.ndarray:
+    refuse_misread(values, name)
     values = check_array(values, ensure_2d=False, dtype=np.float64, input_name=name)
     return column_or_1d(values)
 

@@ -64,11 +64,22 @@ def read_csv(
             rows = [(reader.line_num, row) for row in reader if row]
         except csv.Error as error:
             raise ValueError(f"line {reader.line_num}: {error}.") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"it is not in {error.encoding.upper()} ({error.reason} at byte "
+                f"{error.start:,}). Save it as UTF-8, in Excel as 'CSV UTF-8'."
+            ) from error
     if not rows:
         raise ValueError("it is empty.")
     if _CONTROL.search("".join(rows[0][1])):
         raise ValueError("it is no text: its first line holds control characters.")
     columns = rows[0][1] if names is None else names
+    other = next((mark for mark in ",;\t" if mark in columns[0]), None)
+    if len(columns) == 1 and other and names is None:
+        raise ValueError(
+            f"its first line holds no {sep!r} and is separated by {other!r}. Separate "
+            f"cells by {sep!r}, or read it with pandas.read_csv(file, sep={other!r})."
+        )
     twice = {name for name in columns if name.strip() and columns.count(name) > 1}
     if twice:
         raise ValueError(f"two columns are called {min(twice)!r}; rename one of them.")

@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import validate_params
 
 from diffqa_features._media.remote import check_url, is_url
 from diffqa_features._media.video.raw import COLUMNS, REQUIRED
+from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.files import exists, expand_user, local_path
 from diffqa_features._utils.tables import read_csv
 from diffqa_features.datasets._folder import some
@@ -158,6 +159,7 @@ def from_table(
             f"{len(absent):,} of {len(paths):,} files of '{source}' are not there: "
             f"{some(absent)}. Relative paths start in the folder of the table."
         )
+    refuse_misread(frame["target"], f"The column '{target_column}' of '{source}'")
     target = pd.to_numeric(frame["target"], errors="coerce").to_numpy(np.float64)
     bad = np.flatnonzero(~np.isfinite(target))
     if len(bad):
@@ -217,7 +219,10 @@ def _read(source: Path, roles: dict[str, str | None]) -> pd.DataFrame:
 def _renamed(
     frame: pd.DataFrame, roles: dict[str, str | None], source: Path
 ) -> pd.DataFrame:
-    asked = {name: role for role, name in roles.items() if name is not None}
+    asked = {}
+    for role, name in roles.items():
+        if name is not None:
+            asked.setdefault(name, role)
     absent = [name for name in asked if name not in frame]
     if absent:
         raise ValueError(
@@ -238,7 +243,11 @@ def _renamed(
             f"result uses for others; rename them, or name them in "
             f"{some(f'{name}_column' for name in taken)}."
         )
-    return frame.rename(columns=asked)
+    frame = frame.rename(columns=asked)
+    for role, name in roles.items():
+        if name is not None and asked[name] != role:  # one column may have two roles
+            frame[role] = frame[asked[name]]
+    return frame
 
 
 def _is_blank(column: pd.Series) -> np.ndarray:

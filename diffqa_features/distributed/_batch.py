@@ -77,14 +77,15 @@ class BatchExtractor:
     _dtype = np.float32
 
     def __init__(self, features, media: str = "path", keep=None):
-        if not hasattr(features, self._method):
+        # A table has a transform() too, but no parameters.
+        if not (hasattr(features, self._method) and hasattr(features, "get_params")):
             other = BatchPredictor if self._method == "transform" else BatchExtractor
             hint = ""
-            if hasattr(features, other._method):
+            if hasattr(features, other._method) and hasattr(features, "get_params"):
                 hint = f" {other.__name__} calls its {other._method}()."
             raise TypeError(
                 f"{type(self).__name__} needs an estimator with {self._method}(). Got "
-                f"{features!r} instead.{hint}"
+                f"{features!r:.200} instead.{hint}"
             )
         self.features = features
         self.media = media

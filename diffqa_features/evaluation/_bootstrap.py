@@ -12,6 +12,7 @@ from sklearn.utils import (
 )
 from sklearn.utils._param_validation import Interval, validate_params
 
+from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.groups import check_groups
 from diffqa_features.evaluation._measures import (
     ALIGNED,
@@ -195,6 +196,8 @@ def bootstrap_difference(
 def _checked(y_true, predictions, groups):
     check_consistent_length(y_true, *predictions, groups)
     names = ("y_true", "y_pred", "y_pred_baseline")
+    for y, name in zip([y_true, *predictions], names):
+        refuse_misread(y, name)
     y_true, *predictions = (
         column_or_1d(check_array(y, ensure_2d=False, dtype=float, input_name=name))
         for y, name in zip([y_true, *predictions], names)

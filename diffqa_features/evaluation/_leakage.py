@@ -68,7 +68,8 @@ def _identity(source):
     if is_content(source):
         return hashlib.blake2b(source, digest_size=16).hexdigest()
     if is_url(source):
-        return source
+        local = source.removeprefix("file://")
+        return source if local == source else _identity(local)
     if isinstance(source, str | os.PathLike):
         path = os.path.realpath(expand_user(os.fsdecode(source)))
         try:

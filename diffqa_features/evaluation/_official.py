@@ -107,6 +107,8 @@ def official_split(
     if split.shape != y.shape:
         raise ValueError(f"split has the shape {split.shape}, y has {y.shape}.")
     trains, tests = ([p] if isinstance(p, str) else list(p) for p in (train, test))
+    if not tests:
+        raise ValueError("The 'test' parameter names no part. Name at least one.")
     for part in (*trains, *tests):
         if part not in split:
             known = ", ".join(map(repr, np.unique(split).tolist()))

@@ -7,6 +7,8 @@ from scipy import stats
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, validate_params
 
+from diffqa_features._utils.checks import refuse_misread
+
 
 @validate_params(
     {"test_ratio": [Interval(Real, 0, None, closed="neither"), None]},
@@ -63,6 +65,8 @@ def paired_tests(scores, scores_baseline, *, test_ratio=None):
     wilcoxon: p = 0.062
     """
     check_consistent_length(scores, scores_baseline)
+    for s, name in ((scores, "scores"), (scores_baseline, "scores_baseline")):
+        refuse_misread(s, name)
     a, b = (
         column_or_1d(check_array(s, ensure_2d=False, dtype=float, input_name=name))
         for s, name in ((scores, "scores"), (scores_baseline, "scores_baseline"))

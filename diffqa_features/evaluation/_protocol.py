@@ -12,6 +12,7 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.metadata_routing import get_routing_for_object
 
 from diffqa_features._media.rows import take_rows
+from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.groups import check_groups
 from diffqa_features.evaluation._extraction import memories
 from diffqa_features.evaluation._leakage import refuse_shared
@@ -43,6 +44,7 @@ def name_of(estimator) -> str:
 def check_data(X, y, groups, where: str = ""):
     """Scores as float64 and groups as an array or ``None``, both as long as X."""
     check_consistent_length(X, y, groups)
+    refuse_misread(y, f"y{where}")
     y = column_or_1d(y).astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(y))
     if len(bad):

@@ -139,19 +139,37 @@ def list_splits(X, y, groups, cv, n_splits, test_size, random_state):
     if cv is None:
         kind = ShuffleSplit if groups is None else GroupShuffleSplit
         cv = kind(n_splits, test_size=test_size, random_state=random_state)
-    elif not hasattr(cv, "split") and isinstance(cv, Iterable):
-        cv = [tuple(map(_row_numbers, pair)) for pair in cv]
     # Row numbers stand in for X: splitters index nothing but its length.
-    splits = list(check_cv(cv).split(np.arange(len(y)), y, groups))
+    if hasattr(cv, "split") or not isinstance(cv, Iterable):
+        pairs = check_cv(cv).split(np.arange(len(y)), y, groups)
+    else:
+        pairs = cv
+    splits = [tuple(_row_numbers(rows, len(y)) for rows in pair) for pair in pairs]
+    if not splits or any(len(pair) != 2 for pair in splits):
+        raise ValueError(
+            "The 'cv' parameter must give pairs of training and test rows, at least "
+            f"one. Got {cv!r} instead."
+        )
     media = identities(X)
     for number, (train, test) in enumerate(splits):
         check_split(train, test, groups, media, f"Split {number}")
     return splits
 
 
-def _row_numbers(rows):
-    rows = np.asarray(rows)
-    return np.flatnonzero(rows) if rows.dtype == bool else rows
+def _row_numbers(rows, n_rows: int) -> np.ndarray:
+    """Numbers from 0 of rows that are given by a mask or, as in NumPy, by numbers."""
+    try:
+        found = np.arange(n_rows)[np.asarray(rows)]
+    except IndexError as error:
+        raise ValueError(
+            f"The 'cv' parameter gives rows that are none of the {n_rows} of X: {error}"
+        ) from error
+    if found.ndim != 1:
+        raise ValueError(
+            "The 'cv' parameter must give the rows of a side as an array of one axis. "
+            f"Got {rows!r} instead."
+        )
+    return found
 
 
 def run_splits(name, model, data, y, groups, splits, metrics, mapping):

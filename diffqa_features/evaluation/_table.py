@@ -113,11 +113,16 @@ class EvaluationTable:
             A table with `frame` and `facts` only.
         """
         path = local_path(path, "The 'path' parameter")
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        comments = list(takewhile(lambda line: line.startswith("# "), lines))
-        facts = dict(_read_fact(line[2:].rstrip("\n")) for line in comments)
-        table = io.StringIO("".join(lines[len(comments) :]), newline="")
-        return cls(read_csv(table), facts)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            comments = list(takewhile(lambda line: line.startswith("# "), lines))
+            facts = dict(_read_fact(line[2:].rstrip("\n")) for line in comments)
+            table = io.StringIO("".join(lines[len(comments) :]), newline="")
+            return cls(read_csv(table), facts)
+        except ValueError as error:
+            raise ValueError(
+                f"'{path}' is not a table that to_csv wrote, or is damaged: {error}"
+            ) from error
 
     def to_markdown(self, path=None, *, digits=_DIGITS):
         """Write a Markdown table, followed by the facts.

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from diffqa_features._backbone.hub import with_vae
+from diffqa_features._media.tables import is_unicode
 
 _PAGES = Path(__file__).parents[2] / "docs/_build/html/generated/api"
 """Where ``make docs`` puts the API pages."""
@@ -71,6 +72,8 @@ class BackboneParameters(MediaParameters):
         values = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)
         if not values or not all(isinstance(text, str) for text in values):
             raise self._complaint("prompts", "a str or a sequence of str, at least one")
+        if not all(map(is_unicode, values)):
+            raise self._complaint("prompts", "Unicode text")
         return tuple(map(str, values))
 
     def _burst_length(self):

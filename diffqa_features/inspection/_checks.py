@@ -3,9 +3,12 @@
 import numpy as np
 from sklearn.utils import check_array, column_or_1d
 
+from diffqa_features._utils.checks import refuse_misread
+
 
 def numbers(values, name: str, length: int | None = None) -> np.ndarray:
     """Finite float64 (n,), of a given length."""
+    refuse_misread(values, name)
     values = check_array(values, ensure_2d=False, dtype=float, input_name=name)
     values = column_or_1d(values)
     if length is not None and len(values) != length:

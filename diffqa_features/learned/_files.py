@@ -291,6 +291,12 @@ def load(folder):
                 f"{config.get(key)!r:.60} instead. Restore it from a copy."
             )
     for name, value in weights.items():
+        # A single integer counts the batches that a normalisation has seen.
+        if value.dtype.kind != "f" and value.size > 1:
+            raise ValueError(
+                f"{path}: {name!r} is of type {value.dtype}, and weights are floats. "
+                "Dequantize and save them first, or restore the file from a copy."
+            )
         if not np.isfinite(value).all():
             raise ValueError(
                 f"{path}: {name!r} holds NaN or infinity, and so would every "

@@ -12,6 +12,7 @@ from sklearn.base import RegressorMixin
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.groups import check_groups
 from diffqa_features.learned._base import LearnedModel
 from diffqa_features.metrics import srcc_score
@@ -224,6 +225,7 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
 
 def check_target(y, rows):
     """Scores as float64 of shape (N,): one finite number per row."""
+    refuse_misread(y, "y")
     # Objects, since NumPy makes '1.0' of a number among str.
     values = y if hasattr(y, "dtype") else np.asarray(y, object)
     values = column_or_1d(np.asarray(values), warn=True)
@@ -247,6 +249,7 @@ def check_target(y, rows):
 
 def check_weights(sample_weight, rows):
     """Weights as float64 of shape (N,): finite and non-negative."""
+    refuse_misread(sample_weight, "sample_weight")
     values = column_or_1d(np.asarray(sample_weight)).astype(np.float64)
     check_consistent_length(rows, values)
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))

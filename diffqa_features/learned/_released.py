@@ -40,6 +40,11 @@ def read_tensors(path):
 
 def as_array(tensor, path):
     """A float32 copy: a memory-mapped tensor would change, or crash, with its file."""
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"'{path}' holds weights of type {tensor.dtype}, and they must be floats. "
+            "Dequantize and save them first."
+        )
     array = np.array(tensor.float().numpy(), np.float32, order="C")
     if not np.isfinite(array).all():
         raise ValueError(

@@ -549,6 +549,11 @@ def test_saved_weights_that_are_not_finite_or_do_not_fit_are_refused(student, sa
     rewrite(saved, lambda config: None, weights)
     with pytest.raises(ValueError, match="holds NaN or infinity"):
         DistilledStudentRegressor.from_pretrained(saved)
+    for dtype in (np.int8, np.uint64, np.bool_):
+        weights[name] = np.ones_like(model.weights_[name]).astype(dtype)
+        rewrite(saved, lambda config: None, weights)
+        with pytest.raises(ValueError, match=f"'{name}' is of type .*Dequantize"):
+            DistilledStudentRegressor.from_pretrained(saved)
     weights[name] = np.zeros((2, 2), np.float32)
     rewrite(saved, lambda config: None, weights)
     loaded = DistilledStudentRegressor.from_pretrained(saved)

@@ -2,7 +2,10 @@
 
 import inspect
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -44,6 +47,12 @@ sys.stderr.write(",".join(name for name in {HEAVY} if name in sys.modules))
         assert stderr.startswith("diffqa: error: There is no file or folder")
         assert stderr.count("\n") == 1
 
+    def test_a_closed_output_is_no_crash(self):
+        words = [sys.executable, "-m", "diffqa_features.cli", "study", "--list"]
+        line = f"{shlex.join(words)} >&-"
+        found = subprocess.run(["sh", "-c", line], capture_output=True, check=False)
+        assert (found.returncode, found.stderr) == (0, b"")
+
     @pytest.mark.parametrize("command", COMMANDS)
     def test_examples_parse(self, command, capsys):
         with pytest.raises(SystemExit):
@@ -75,6 +84,14 @@ sys.stderr.write(",".join(name for name in {HEAVY} if name in sys.modules))
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 2
+
+    @pytest.mark.parametrize("value", ["nan", "0", "-1", "inf", "ten"])
+    def test_a_penalty_is_checked_before_anything_is_computed(self, value, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", "t.csv", "-o", "m.skops", "--C", "1", value])
+        assert stop.value.code == 2
+        told = f"argument --C: must be a finite number above 0, not {value}"
+        assert told in capsys.readouterr().err
 
 
 class TestInputs:

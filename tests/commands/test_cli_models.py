@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -111,6 +112,17 @@ class TestFit:
         listed = pd.read_csv("m.skops.bad.csv")
         assert listed["path"].tolist() == ["rated2.png"]
 
+    def test_one_file_on_both_sides_of_a_fold_is_refused(self, rated, run):
+        table = pd.read_csv("photos/scores.csv")
+        first = table.iloc[[0]].assign(file="../photos/rated0.png", source="another")
+        pd.concat([table, first]).to_csv("photos/twice.csv", index=False)
+        words = ("fit", "photos/twice.csv", "-o", "m.skops", *COLUMNS, "--folds", 4)
+        for more in ((), ("--group-column", "source")):
+            code, stdout, stderr = run(*words, *more)
+            assert (code, stdout) == (2, "")
+            assert "leaks: 1 media are in both, for example row 0 of the" in stderr
+            assert "Keep one row of each file" in stderr
+
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
@@ -120,14 +132,19 @@ class TestFit:
             (["--group-column", "MOOS"], "no column 'MOOS', which --group-column"),
             (["--group-column", "constant"], "a single group"),
             (["--folds", "1"], "--folds must be at least 2"),
+            (["--target-column", "day"], "'day' of 'photos/scores.parquet' must hold"),
             (["--folds", "9"], "16 rows are too few for 9 folds"),
             (["--grid-timesteps", "5", "5000"], "'timesteps' parameter"),
         ],
     )
     def test_mistakes_are_2(self, rated, run, words, sentence):
-        rated.drop(columns="path").assign(constant="c").to_csv("photos/scores.csv")
+        day = pd.to_datetime(rated["MOS"])
+        table = rated.drop(columns="path").assign(constant="c", day=day)
+        table.to_csv("photos/scores.csv")
+        table.to_parquet("photos/scores.parquet")
+        suffix = "parquet" if "day" in words else "csv"
         code, _, stderr = run(
-            "fit", "photos/scores.csv", "-o", "m.skops", *COLUMNS, *words
+            "fit", f"photos/scores.{suffix}", "-o", "m.skops", *COLUMNS, *words
         )
         assert code == 2
         assert sentence in stderr
@@ -256,6 +273,16 @@ class TestScoreWithoutModel:
         paths = sorted(str(p) for p in photos.glob("rated*.png"))
         expected = load_scorer().predict(paths)
         np.testing.assert_allclose([float(s) for _, s in lines], expected, rtol=1e-4)
+
+    def test_names_stay_on_their_lines(self, photos, run):
+        name = "two\nlines\tand\x1b[31m red.png"
+        shutil.copy(photos / "a.png", photos / name)
+        (photos / f"{name}.gif").write_bytes(b"no picture")
+        _, stdout, stderr = run("score", f"photos/{name}", f"photos/{name}.gif")
+        written = r"photos/two\nlines\tand\x1b[31m red.png"
+        path, score = stdout.removesuffix("\n").split("\t")
+        assert (path, float(score) > 0) == (written, True)
+        assert f"\n  {written}.gif: not an image" in stderr
 
     def test_table(self, photos, rated, run):
         (photos / "bad.png").write_bytes(b"no picture")

@@ -276,6 +276,15 @@ class TestRows:
         assert np.isfinite(matrix).all(1).tolist() == [True, False]
         assert estimator.failed_[0][0] == 1
 
+    def test_a_cell_of_a_prompt_that_is_no_text(self, photos, features):
+        table = pd.DataFrame({"path": [str(photos / "a.png")] * 2})
+        table["scene"] = pd.Series(["a dog", "half an emoji \ud83d"], dtype=object)
+        estimator = features(prompts="A photo of {scene}.", on_error="nan")
+        with pytest.warns(RuntimeWarning, match="1 of 2 rows"):
+            matrix = estimator.transform(table)
+        assert np.isfinite(matrix).all(1).tolist() == [True, False]
+        assert "'scene' of the prompts holds" in estimator.failed_[0][1]
+
     def test_an_error_carries_its_row_through_processes(self, tmp_path):
         name = str(tmp_path / "x'): y")
         with pytest.raises(FileNotFoundError) as caught:

@@ -101,6 +101,20 @@ def test_absolute_paths_and_names_that_are_numbers(write, tmp_path):
     assert from_table(write(paths)).data == [str(tmp_path / "0012")]
 
 
+def test_one_column_may_have_two_roles(frame, write):
+    found = from_table(write(frame), "file", "mos", "file", split_column="scene")
+    assert found.groups.tolist() == NAMES
+    found = from_table(write(frame), "file", "mos", "part", split_column="part")
+    assert found.groups.tolist() == found.split.tolist() == ["train", "train", "test"]
+
+
+@pytest.mark.parametrize("convert", [pd.to_datetime, pd.to_timedelta])
+def test_times_are_no_scores(frame, tmp_path, convert):
+    frame.assign(mos=convert([1, 2, 3])).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"column 'mos' of .* must hold .*these are t"):
+        from_table(tmp_path / "t.parquet", "file", "mos")
+
+
 def test_raw_video_keeps_its_facts(write, tmp_path):
     (tmp_path / "a.yuv").write_bytes(bytes(24))
     facts = {"width": 4, "height": 4, "frame_rate": 25.0, "pixel_format": "yuv420p"}

@@ -214,6 +214,8 @@ def test_errors_that_no_row_makes_are_raised(files):
         BatchPredictor(model)
     with pytest.raises(TypeError, match=r"BatchPredictor calls its predict\(\)"):
         BatchExtractor(load_scorer())
+    with pytest.raises(TypeError, match=r"needs an estimator with transform\(\)"):
+        extract(NaturalSceneStatistics(), pd.DataFrame({"path": files}), "out")
     with pytest.raises(ValueError, match="on purpose"):
         BatchExtractor(model)({"path": files[:1]})
 

@@ -289,6 +289,13 @@ def test_a_fact_that_is_there_twice_is_no_row(tmp_path):
     assert back.frame.to_dict("list") == {"srcc": [0.5]}
 
 
+@pytest.mark.parametrize("text", ["", "# a: b\n", '# "a: b\nx\n1\n', "\0\1"])
+def test_what_is_no_table_is_named(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"t\.csv' is not a table that to_csv wrote"):
+        EvaluationTable.from_csv(tmp_path / "t.csv")
+
+
 def test_markdown_reads_back(tmp_path):
     NASTY.to_markdown(tmp_path / "t.md", digits=3)
     lines = (tmp_path / "t.md").read_text().splitlines()

@@ -40,10 +40,12 @@ MODEL = make_pipeline(
 )
 
 
-@pytest.mark.parametrize("again", ["7.png", "link.png", "second.png", "./x/../7.png"])
+@pytest.mark.parametrize(
+    "again", ["7.png", "link.png", "second.png", "./x/../7.png", "file://{}/7.png"]
+)
 def test_official_split(files, again, tmp_path):
     (tmp_path / "x").mkdir()
-    X = [*files, again]
+    X = [*files, again.format(tmp_path)]
     split = ["train"] * 8 + ["test"]
     message = r"'train' to 'test' leaks: 1 media .* training row 7 is test row 8"
     with pytest.raises(ValueError, match=message):
@@ -70,6 +72,38 @@ def test_repeated_splits(files):
     )
 
 
+@pytest.mark.parametrize(
+    "pair", [(range(8), [-1]), ([-1, 0, 1], [7]), ([True] * 8, [7]), (range(8), [-8])]
+)
+def test_a_row_is_the_same_from_both_ends(pair):
+    X = np.arange(8.0)[:, None]
+    with pytest.raises(ValueError, match="Split 0 leaks: 1 rows are in training and"):
+        repeated_splits(Ridge(), X, X[:, 0], cv=[pair])
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        ([([0, 1], [8])], "rows that are none of the 8 of X"),
+        ([([0.0, 1.0], [2.0])], "rows that are none of the 8 of X"),
+        ([([True] * 7, [7])], "rows that are none of the 8 of X"),
+        ([([[0, 1]], [[2, 3]])], "array of one axis"),
+        ([([0], [1], [2])], "must give pairs"),
+        ([], "must give pairs"),
+    ],
+)
+def test_splits_that_are_none(cv, message):
+    X = np.arange(8.0)[:, None]
+    with pytest.raises(ValueError, match=f"The 'cv' parameter .*{message}"):
+        repeated_splits(Ridge(), X, X[:, 0], cv=cv)
+
+
+def test_no_part_to_test_on():
+    X = np.arange(8.0)[:, None]
+    with pytest.raises(ValueError, match="'test' parameter names no part"):
+        official_split(Ridge(), X, X[:, 0], ["train"] * 8, test=[])
+
+
 def test_cross_dataset_tells_both_rows(files):
     from sklearn.utils import Bunch
 
@@ -79,6 +113,8 @@ def test_cross_dataset_tells_both_rows(files):
         ValueError, match=r"a to b leaks: 2 media .* row 0 of a is row 0"
     ):
         cross_dataset(MODEL, {"a": a}, {"b": b})
+    with pytest.raises(TypeError, match=r"dicts of data sets by name\. Got a list"):
+        cross_dataset(MODEL, {"a": a}, [b])
 
 
 def test_pixels_and_features():
@@ -115,6 +151,9 @@ def test_a_row_without_a_group(empty):
     groups = ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e", "f", empty]
     with pytest.raises(ValueError, match="The group of row 11 is missing"):
         repeated_splits(Ridge(), X, X[:, 0], groups=groups)
+    hidden = np.ma.array(np.arange(12), mask=[0] * 11 + [1])
+    with pytest.raises(ValueError, match="The group of row 11 is missing"):
+        repeated_splits(Ridge(), X, X[:, 0], groups=hidden)
     with pytest.raises(ValueError, match="The group of row 11 is missing"):
         bootstrap_interval(X[:, 0], X[:, 0], groups=groups)
 

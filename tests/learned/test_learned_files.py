@@ -232,6 +232,9 @@ def test_released_files_that_do_not_fit(released, sd1_folder, odd_folder):
     torch.save(fewer, path)
     with pytest.raises(ValueError, match=r"lacks \d+ of the low-rank factors"):
         load_released(folder, sd1_folder)
+    torch.save({k: v.to(torch.int8) for k, v in processors.items()}, path)
+    with pytest.raises(ValueError, match=r"of type torch\.int8, and they must be fl"):
+        load_released(folder, sd1_folder)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="pytorch_lora_weights"):
         load_released(folder, sd1_folder)

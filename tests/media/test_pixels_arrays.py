@@ -53,6 +53,8 @@ def test_array_shapes(rgb, grey, alpha):
     clip = np.stack([rgb, rgb[::-1]])
     np.testing.assert_array_equal(read(clip), clip)
     np.testing.assert_array_equal(read_one(rgb[::-1, ::-1]), rgb[::-1, ::-1])
+    matrix = grey.view(np.matrix)  # of which NumPy makes no three axes
+    np.testing.assert_array_equal(read_one(matrix), np.stack([grey] * 3, -1))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])

@@ -234,7 +234,40 @@ def test_a_damaged_strip_of_a_tiff(photo):
             decode_image(whole[:middle] + broken + whole[middle + 400 :])
 
 
+def test_half_a_jpeg_inside_a_tiff(photo):
+    buffer = io.BytesIO()
+    photo.save(buffer, "TIFF", compression="jpeg", strip_size=60_000)
+    whole = buffer.getvalue()
+    page = Image.open(io.BytesIO(whole))
+    offsets, counts = page.tag_v2[273], page.tag_v2[279]
+    assert len(offsets) > 1
+    assert 347 in page.tag_v2  # tables that the strips share
+    np.testing.assert_array_equal(decode_image(whole), np.asarray(page.convert("RGB")))
+    start, count = offsets[-1], counts[-1]
+    half = whole[start : start + count // 2]
+    for closed in (half, half + b"\xff\xd9", b""):
+        broken = whole[:start] + closed.ljust(count, b"\0") + whole[start + count :]
+        with pytest.raises(ValueError, match=r"decoded: one of its strips: .*restore"):
+            decode_image(broken)
+
+
 # -- the others, under Pillow's own eyes --
+
+
+def test_a_gif_that_ends_between_two_frames(tmp_path, photo):
+    small = photo.resize((64, 48))
+    pages = [small.rotate(angle) for angle in range(4)]
+    path = tmp_path / "a.gif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], duration=100)
+    whole = path.read_bytes()
+    frames = list(open_media(as_rows([path])[0]).frames(1000))
+    assert len(frames) == 4
+    starts = [at for at in range(len(whole)) if whole.startswith(b"\x21\xf9\x04", at)]
+    assert len(starts) == 4
+    for end in (*starts[1:], len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"the file is truncated; restore"):
+            list(open_media(as_rows([path])[0]).frames(1000))
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,24 @@ def test_variable_frame_rates(folder, suffix):
         assert numbers_in(media.read(range(30))) == list(range(30))
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_still_ending_is_no_damage(folder, suffix):
+    """Frames that wait for others are decoded long before they are shown."""
+    pts = [*range(0, 400, 40), 5000, 9000]
+    path = encode(folder / f"ending.{suffix}", pan(12), pts=pts)
+    for reader in ("decord", "imageio"):
+        media = media_of(path, reader)
+        np.testing.assert_allclose(media.times(), np.array(pts) / 1000, atol=1e-3)
+        assert numbers_in(media.read(range(12))) == list(range(12))
+
+
+def test_a_frame_per_hour(folder):
+    path = encode(folder / "hours.mp4", pan(12), pts=3_600_000 * np.arange(12))
+    assert numbers_in(media_of(path).read(range(12))) == list(range(12))
+    with pytest.raises(ValueError, match="wrong frames where one is shown for very lo"):
+        list(media_of(path, "decord").read([0]))
+
+
 def test_a_late_start_is_the_beginning(folder):
     path = encode(folder / "late.mkv", pan(), pts=5000 + 40 * np.arange(30))
     times = open_video(path).times()

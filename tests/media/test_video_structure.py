@@ -129,6 +129,25 @@ def test_an_ogg_file_without_one_page(tmp_path):
     refused(path, "another checksum")
 
 
+@pytest.mark.parametrize(
+    "kind", ["yuv420p", "yuv411p", "yuv444p", "gray", "yuv422p10le", "gray12le"]
+)
+def test_y4m_ends_behind_a_frame(tmp_path, kind):
+    frames = pan(5, 51, 67)
+    path = encode(
+        tmp_path / "a.y4m", frames, "wrapped_avframe", kind,
+        file_options={"strict": "-1"},
+    )  # fmt: skip
+    whole = path.read_bytes()
+    assert len(read(path)) == 5
+    start = whole.rindex(b"FRAME\n")
+    for end in (start - 1, start + 3, start + 900, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        refused(path, "of its bytes are missing|no frame begins")
+    path.write_bytes(whole[: start - 200] + whole[start:])
+    refused(path, "no frame begins")
+
+
 def test_wmv_without_one_packet(tmp_path):
     path = encode(
         tmp_path / "a.wmv", pan(30), "wmv2", file_options={"packet_size": "500"}

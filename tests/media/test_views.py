@@ -65,6 +65,14 @@ def test_a_sliver_is_not_enlarged_whole():
         cut_tiles(sliver, 512)
 
 
+@pytest.mark.parametrize("view", ["stretch", "fit", "crop"])
+def test_an_input_size_beyond_all_memory_is_refused(view):
+    picture = np.zeros((1, 16, 16, 3), np.uint8)
+    message = "enlarged to 100000 pixels a side it is 100000 x 100000 pixels"
+    with pytest.raises(ValueError, match=message):
+        view_frames(picture, view, 100_000, 8)
+
+
 @given(
     height=st.integers(8, 300),
     width=st.integers(8, 300),

@@ -175,6 +175,9 @@ def test_paths_of_this_machine(monkeypatch, tmp_path):
         local_path("~nobody-is-called-so.png", "It").name == "~nobody-is-called-so.png"
     )
     assert local_path("a:b/x", "It") == Path("a:b/x")
+    assert local_path(Path(), "It") == Path()
+    with pytest.raises(ValueError, match=r"It is empty\. Write '\.' for"):
+        local_path("", "It")
     for url in ("s3://bucket/x", "file:///tmp", "HTTPS://host", Path("s3://bucket")):
         with pytest.raises(ValueError, match="It must be a path of this machine"):
             local_path(url, "It")

@@ -43,11 +43,19 @@ def test_some_lines_only_and_short_ones(write):
         ("", "it is empty"),
         ("path,mos,mos\na,1,2\n", "two columns are called 'mos'; rename"),
         ("\x01\x02,a\n1,2\n", "control characters"),
+        ("path;mos\na.png;1,5\n", "no ',' and is separated by ';'. Separate cells"),
+        ("path\tmos\na.png\t1\n", r"separated by '\\t'. .*sep='\\t'"),
     ],
 )
 def test_what_fits_no_column_is_an_error_with_its_line(write, text, message):
     with pytest.raises(ValueError, match=message):
         read_csv(write(text))
+
+
+def test_a_table_that_is_not_utf8_says_so(write):
+    for encoding in ("latin-1", "utf-16"):
+        with pytest.raises(ValueError, match=r"not in UTF-8 .*Save it as UTF-8"):
+            read_csv(write("name,mos\né.png,1\n", encoding))
 
 
 def test_quotes_marks_and_separators(write):

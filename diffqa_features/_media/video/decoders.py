@@ -30,6 +30,7 @@ _WORTH_A_JUMP = 4  # frames: jumping costs a search and an emptied decoder
 _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".3gp")
 _PATTERNS = frozenset("%*?[]{}")
 _ROOM = 1_000_000  # frames beyond those there are that decord may make room for
+_LONG = 600  # seconds; wrong frames were seen at 3600, none at 3000
 _FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p")
 
 
@@ -46,6 +47,8 @@ def objection(index: Index) -> str:
         return "it may take the name for a pattern"
     if index.expected > 2 * len(index.times) + _ROOM:
         return "its header promises far more frames than it has"
+    if len(index.times) > 1 and np.diff(index.times).max() > _LONG:
+        return "it takes wrong frames where one is shown for very long"
     if not index.alone:
         return "it chooses by itself among several video streams"
     if index.codec not in _CODECS:

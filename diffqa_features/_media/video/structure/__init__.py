@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffqa_features._media.video.containers import PREFIX, demuxer_of
-from diffqa_features._media.video.structure.chunks import walk_avi, walk_ivf, walk_mxf
+from diffqa_features._media.video.structure.chunks import (
+    walk_avi,
+    walk_ivf,
+    walk_mxf,
+    walk_y4m,
+)
 from diffqa_features._media.video.structure.matroska import walk_matroska
 from diffqa_features._media.video.structure.mp4 import walk_mp4
 from diffqa_features._media.video.structure.mpeg import walk_program, walk_transport
@@ -35,6 +40,7 @@ _WALKS: dict[str, Callable[[Bytes], dict[int, int]]] = {
     "ogg": walk_ogg,
     "ivf": walk_ivf,
     "mxf": walk_mxf,
+    "yuv4mpegpipe": walk_y4m,
 }
 
 

@@ -1,13 +1,20 @@
-"""AVI, IVF and MXF: chunks within their lengths, as many as declared."""
+"""AVI, IVF, MXF and Y4M: chunks within their lengths, as many as declared."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 from diffqa_features._media.video.structure.walk import Bytes, Fault, number
 
 _PICTURE_KINDS = (b"db", b"dc")
+# Samples of chroma per sample of luma, down and across; how many planes of them.
+_Y4M_CHROMA = {
+    b"420": (2, 2, 2), b"422": (1, 2, 2), b"411": (1, 4, 2), b"440": (2, 1, 2),
+    b"444alpha": (1, 1, 3), b"444": (1, 1, 2), b"mono": (1, 1, 0),
+}  # fmt: skip
+_LONGEST_LINE = 256  # bytes of a header of Y4M; FFmpeg reads no longer ones
 
 
 def walk_avi(data: Bytes) -> dict[int, int]:
@@ -122,3 +129,28 @@ def walk_mxf(data: Bytes) -> dict[int, int]:
     if footer >= data.size:
         raise Fault("its end is missing")
     return {}
+
+
+def walk_y4m(data: Bytes) -> dict[int, int]:
+    """Frames of the only stream, each behind a line and as long as its size says."""
+    line = data.at(0, _LONGEST_LINE).partition(b"\n")[0]
+    facts = {word[:1]: word[1:] for word in line.split(b" ")[1:]}
+    coding = facts.get(b"C", b"420")
+    chroma = next((c for c in _Y4M_CHROMA if coding.startswith(c)), None)
+    if not (facts.get(b"W", b"").isdigit() and facts.get(b"H", b"").isdigit()):
+        raise Fault("its header does not say its size")
+    if chroma is None:
+        return {}  # left to FFmpeg, which knows no more of them
+    width, height = int(facts[b"W"]), int(facts[b"H"])
+    down, across, planes = _Y4M_CHROMA[chroma]
+    length = width * height + planes * (-(-width // across) * -(-height // down))
+    if re.search(rb"(p|mono)(9|1\d)$", coding):  # bits: two bytes for each sample
+        length *= 2
+    at, count = len(line) + 1, 0
+    while at < data.size:
+        head = data.at(at, _LONGEST_LINE).partition(b"\n")[0]
+        if head != b"FRAME" and not head.startswith(b"FRAME "):
+            raise Fault(f"no frame begins at byte {at:,}")
+        at, count = at + len(head) + 1 + length, count + 1
+        data.ends_by(at)
+    return {0: count}
