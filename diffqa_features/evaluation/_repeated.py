@@ -1,6 +1,6 @@
 """Repeated random splits of one dataset: median and inter-quartile range."""
 
-from collections.abc import Iterable
+from collections.abc import Set
 from numbers import Integral, Real
 
 import numpy as np
@@ -139,19 +139,34 @@ def list_splits(X, y, groups, cv, n_splits, test_size, random_state):
     if cv is None:
         kind = ShuffleSplit if groups is None else GroupShuffleSplit
         cv = kind(n_splits, test_size=test_size, random_state=random_state)
-    elif not hasattr(cv, "split") and isinstance(cv, Iterable):
-        cv = [tuple(map(_row_numbers, pair)) for pair in cv]
+    elif isinstance(cv, Set):
+        raise TypeError(
+            "The 'cv' parameter must be an int, a splitter or an iterable with an "
+            f"order. Got a {type(cv).__name__}, whose order differs between processes."
+        )
     # Row numbers stand in for X: splitters index nothing but its length.
-    splits = list(check_cv(cv).split(np.arange(len(y)), y, groups))
+    splits = [
+        tuple(_row_numbers(rows, len(y), f"Split {number}") for rows in pair)
+        for number, pair in enumerate(check_cv(cv).split(np.arange(len(y)), y, groups))
+    ]
     media = identities(X)
     for number, (train, test) in enumerate(splits):
         check_split(train, test, groups, media, f"Split {number}")
     return splits
 
 
-def _row_numbers(rows):
-    rows = np.asarray(rows)
-    return np.flatnonzero(rows) if rows.dtype == bool else rows
+def _row_numbers(rows, count: int, where: str) -> np.ndarray:
+    """Rows of one side, each under one number: -1 would pass for another row."""
+    found = np.asarray(rows)
+    if found.shape == (count,) and found.dtype == bool:
+        return np.flatnonzero(found)
+    whole = found.ndim == 1 and (found.dtype.kind in "iu" or not found.size)
+    if not whole or ((found < 0) | (found >= count)).any():
+        raise ValueError(
+            f"{where}: a side must be a list of row numbers from 0 to {count - 1}, or "
+            f"a mask of {count} rows. Got {np.asarray(rows, object)!r:.60} instead."
+        )
+    return found.astype(np.intp)
 
 
 def run_splits(name, model, data, y, groups, splits, metrics, mapping):
