@@ -21,6 +21,7 @@ from sklearn.metrics import get_scorer_names as get_sklearn_scorer_names
 from sklearn.metrics import make_scorer
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
+from diffqa_features._utils.checks import check_plain
 from diffqa_features._utils.logistic import LogisticMapping
 
 __all__ = [
@@ -288,7 +289,7 @@ def _check_scores(y_true, y_pred, at_least: int, name: str):
     scores = [
         column_or_1d(
             check_array(
-                y,
+                check_plain(y, side),
                 ensure_2d=False,
                 ensure_min_samples=0,
                 dtype=np.float64,

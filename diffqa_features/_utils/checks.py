@@ -1,7 +1,8 @@
-"""Sequence parameters with a reproducible order."""
+"""Sequence parameters with a reproducible order; numbers that are numbers."""
 
 from collections.abc import Mapping
 
+import numpy as np
 from sklearn.utils._param_validation import HasMethods
 
 
@@ -21,3 +22,25 @@ class InOrder(HasMethods):
 
     def __str__(self):
         return "a sequence with an order (a list, tuple or array; no set or dict)"
+
+
+def check_plain(values, name: str):
+    """`values` as they are; ValueError if NumPy would make other numbers of them.
+
+    It drops the mask of a masked array, so that masked values count, and counts the
+    nanoseconds of dates; NaT is a number then.
+    """
+    kind = getattr(values, "dtype", None)
+    kind = np.asarray(values).dtype if kind is None else kind
+    if getattr(kind, "kind", "") in "mM":
+        raise ValueError(
+            f"{name} must be numbers. Got dates or durations ({kind}) instead; choose "
+            "another column, or convert it to numbers."
+        )
+    masked = np.flatnonzero(np.ma.getmaskarray(values)) if np.ma.isMA(values) else ()
+    if len(masked):
+        raise ValueError(
+            f"{name} is a masked array, in which {len(masked)} values are masked, the "
+            f"first in row {masked[0]}. Drop these rows, or fill them: filled(value)."
+        )
+    return values

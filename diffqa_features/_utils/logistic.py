@@ -9,6 +9,8 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from diffqa_features._utils.checks import check_plain
+
 # Steepness, per standard deviation of the predictions: from a line to a step.
 _SLOPES = np.geomspace(0.1, 100, 13)
 _SLOPE_BOUNDS = (0.02, 1000)
@@ -127,8 +129,7 @@ class LogisticMapping(BaseEstimator):
             falls = not constant and spearmanr(x, y).statistic < 0
             self.direction_ = "decreasing" if falls else "increasing"
         sign = -1.0 if self.direction_ == "decreasing" else 1.0
-        middle, width = x.mean(), x.std() if x.max() > x.min() else 1.0
-        mean, height = y.mean(), y.std() if y.max() > y.min() else 1.0
+        (middle, width), (mean, height) = _centre_and_spread(x), _centre_and_spread(y)
         u, v = sign * (x - middle) / width, (y - mean) / height
         at, slope, (rise, tilt) = _search(u, v, tilted=self.n_parameters == 5)
         # v = level + rise s + tilt u, with s the logistic of slope (u - at)
@@ -168,7 +169,17 @@ class LogisticMapping(BaseEstimator):
         return b1 * (expit(b2 * (x - b3)) - 0.5) + b4 * x + b5
 
 
+def _centre_and_spread(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation, the latter 1 if all are equal."""
+    middle, reach = values.mean(), np.ptp(values)
+    if reach == 0:
+        return middle, 1.0
+    # Squares of very small or large numbers are not finite, or 0.
+    return middle, reach * (values / reach - middle / reach).std()
+
+
 def _numbers(values, name: str) -> np.ndarray:
+    values = check_plain(values, name)
     values = check_array(values, ensure_2d=False, dtype=np.float64, input_name=name)
     return column_or_1d(values)
 

@@ -12,6 +12,7 @@ from sklearn.utils import (
 )
 from sklearn.utils._param_validation import Interval, validate_params
 
+from diffqa_features._utils.checks import check_plain
 from diffqa_features._utils.groups import check_groups
 from diffqa_features.evaluation._measures import (
     ALIGNED,
@@ -196,7 +197,11 @@ def _checked(y_true, predictions, groups):
     check_consistent_length(y_true, *predictions, groups)
     names = ("y_true", "y_pred", "y_pred_baseline")
     y_true, *predictions = (
-        column_or_1d(check_array(y, ensure_2d=False, dtype=float, input_name=name))
+        column_or_1d(
+            check_array(
+                check_plain(y, name), ensure_2d=False, dtype=float, input_name=name
+            )
+        )
         for y, name in zip([y_true, *predictions], names)
     )
     if groups is not None:

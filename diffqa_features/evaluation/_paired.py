@@ -7,6 +7,8 @@ from scipy import stats
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, validate_params
 
+from diffqa_features._utils.checks import check_plain
+
 
 @validate_params(
     {"test_ratio": [Interval(Real, 0, None, closed="neither"), None]},
@@ -64,7 +66,11 @@ def paired_tests(scores, scores_baseline, *, test_ratio=None):
     """
     check_consistent_length(scores, scores_baseline)
     a, b = (
-        column_or_1d(check_array(s, ensure_2d=False, dtype=float, input_name=name))
+        column_or_1d(
+            check_array(
+                check_plain(s, name), ensure_2d=False, dtype=float, input_name=name
+            )
+        )
         for s, name in ((scores, "scores"), (scores_baseline, "scores_baseline"))
     )
     n = len(a)
@@ -112,7 +118,7 @@ def holm(p_values):
     >>> holm([0.01, 0.04, 0.03])
     array([0.03, 0.06, 0.06])
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    p = np.asarray(check_plain(p_values, "p_values"), dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(
             "The 'p_values' parameter of holm must be a list of numbers in [0, 1]. "

@@ -12,6 +12,7 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.metadata_routing import get_routing_for_object
 
 from diffqa_features._media.rows import take_rows
+from diffqa_features._utils.checks import check_plain
 from diffqa_features._utils.groups import check_groups
 from diffqa_features.evaluation._extraction import memories
 from diffqa_features.evaluation._leakage import refuse_shared
@@ -24,7 +25,11 @@ def check_methods(estimator) -> dict:
         return {name_of(estimator): estimator}
     if not estimator:
         raise ValueError("The dict of estimators is empty: nothing to compare.")
-    return {str(name): each for name, each in estimator.items()}
+    names = list(map(str, estimator))
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"Two estimators are called {twice[0]!r}; rename one of them.")
+    return dict(zip(names, estimator.values()))
 
 
 def name_of(estimator) -> str:
@@ -43,7 +48,7 @@ def name_of(estimator) -> str:
 def check_data(X, y, groups, where: str = ""):
     """Scores as float64 and groups as an array or ``None``, both as long as X."""
     check_consistent_length(X, y, groups)
-    y = column_or_1d(y).astype(np.float64)
+    y = column_or_1d(check_plain(y, f"y{where}")).astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(y))
     if len(bad):
         raise ValueError(

@@ -12,6 +12,7 @@ from sklearn.base import RegressorMixin
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from diffqa_features._utils.checks import check_plain
 from diffqa_features._utils.groups import check_groups
 from diffqa_features.learned._base import LearnedModel
 from diffqa_features.metrics import srcc_score
@@ -225,7 +226,7 @@ class LearnedRegressor(RegressorMixin, LearnedModel):
 def check_target(y, rows):
     """Scores as float64 of shape (N,): one finite number per row."""
     # Objects, since NumPy makes '1.0' of a number among str.
-    values = y if hasattr(y, "dtype") else np.asarray(y, object)
+    values = check_plain(y, "y") if hasattr(y, "dtype") else np.asarray(y, object)
     values = column_or_1d(np.asarray(values), warn=True)
     check_consistent_length(rows, values)
     for row, value in enumerate(values.tolist()):
@@ -247,7 +248,8 @@ def check_target(y, rows):
 
 def check_weights(sample_weight, rows):
     """Weights as float64 of shape (N,): finite and non-negative."""
-    values = column_or_1d(np.asarray(sample_weight)).astype(np.float64)
+    values = check_plain(sample_weight, "sample_weight")
+    values = column_or_1d(np.asarray(values)).astype(np.float64)
     check_consistent_length(rows, values)
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if len(bad):

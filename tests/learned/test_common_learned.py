@@ -369,10 +369,24 @@ def test_weights_that_are_none(name, make, X):
         ([1, 1, 1, np.nan, 1, 1], "Row 3: sample_weight is nan"),
         ([1, 1], "inconsistent numbers"),
         ([0, 0, 0, 0, 0, 1], "at least two rows"),
+        (np.ma.array(np.ones(6), mask=np.arange(6) == 4), "first in row 4"),
     ):
         with pytest.raises(ValueError, match=message):
             model.fit(X, Y, sample_weight=weight)
     assert not hasattr(model, "weights_")
+
+
+@weighted
+def test_scores_with_a_mask_and_dates_are_refused(name, make, X):
+    for y, message in (
+        (
+            np.ma.array(Y, mask=np.arange(6) == 2),
+            "y is a masked array.* first in row 2",
+        ),
+        (pd.to_datetime(Y, unit="D"), "y must be numbers. Got dates"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(name).fit(X, y)
 
 
 def test_a_weighted_correlation_is_that_of_equal_rows():
