@@ -415,7 +415,7 @@ def test_what_is_no_data_set_is_refused(problem):
 def test_splits_and_methods_in_a_set_have_no_order(problem):
     X, y, _ = problem
     cv = {(tuple(range(30)), tuple(range(30, 60)))}
-    with pytest.raises(TypeError, match="'cv' .* whose order differs between"):
+    with pytest.raises(TypeError, match=r"'cv' .* whose order differs between"):
         evaluation.repeated_splits(Ridge(), X, y, cv=cv)
 
 

@@ -381,7 +381,7 @@ def test_scores_with_a_mask_and_dates_are_refused(name, make, X):
     for y, message in (
         (
             np.ma.array(Y, mask=np.arange(6) == 2),
-            "y is a masked array.* first in row 2",
+            r"y is a masked .* in row 2",
         ),
         (pd.to_datetime(Y, unit="D"), "y must be numbers. Got dates"),
     ):
