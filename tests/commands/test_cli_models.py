@@ -119,13 +119,15 @@ class TestFit:
             (["--target-column", "file"], "row 0 ('rated0.png'): the column 'file'"),
             (["--group-column", "MOOS"], "no column 'MOOS', which --group-column"),
             (["--group-column", "constant"], "a single group"),
+            (["--group-column", "alone"], "in 2 folds, one has a single row, of which"),
             (["--folds", "1"], "--folds must be at least 2"),
             (["--folds", "9"], "16 rows are too few for 9 folds"),
             (["--grid-timesteps", "5", "5000"], "'timesteps' parameter"),
         ],
     )
     def test_mistakes_are_2(self, rated, run, words, sentence):
-        rated.drop(columns="path").assign(constant="c").to_csv("photos/scores.csv")
+        more = {"constant": "c", "alone": ["a"] + 15 * ["b"]}
+        rated.drop(columns="path").assign(**more).to_csv("photos/scores.csv")
         code, _, stderr = run(
             "fit", "photos/scores.csv", "-o", "m.skops", *COLUMNS, *words
         )

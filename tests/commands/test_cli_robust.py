@@ -32,6 +32,23 @@ def listed(name):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("out", [(), ("-o", "o.csv")])
+def test_streams_that_are_closed(photos, tmp_path, out):
+    """As of services, and after ``>&- 2>&-``."""
+    program = (
+        "import os, sys; os.closerange(0, 3)\n"
+        "sys.stdin = sys.stdout = sys.stderr = None\n"
+        "from diffqa_features.cli import main\n"
+        f"code = main(['score', 'photos/a.png', *{out}])\n"
+        "open('code.txt', 'w').write(f'{code} {os.open(os.devnull, os.O_RDONLY)}')\n"
+    )
+    python("-c", program).wait()
+    code, descriptor = Path("code.txt").read_text().split()
+    assert code == "0" and int(descriptor) > 2
+    if out:
+        assert pd.read_csv("o.csv")["path"].tolist() == ["photos/a.png"]
+
+
 class TestFolders:
     def test_what_is_taken_and_what_is_told(self, photos, run):
         for name in ("x.jfif", "x.jpe"):
