@@ -269,14 +269,14 @@ def load(folder):
             f"{path} is damaged or was not written by save_pretrained: {error!r}. "
             "Restore it from a copy, or fit again."
         ) from error
-    config = _read_config(folder / _CONFIG)
-    if config is None or config.get("weights_sha256") != _sha256(content):
+    config, digest = _read_config(folder / _CONFIG), _sha256(content)
+    if config is None or config.get("weights_sha256") != digest:
         logger.warning(
             "%s is not the one that was saved with the weights beside it, as after a "
             "crash; the weights' own copy is used.",
             folder / _CONFIG,
         )
-        config = inner
+        config = {**inner, "weights_sha256": digest}
     if config.get("format") != FORMAT:
         raise ValueError(
             f"'{folder}' has format {config.get('format')!r}, and this version of "
