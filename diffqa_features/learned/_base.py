@@ -464,7 +464,15 @@ def load_weights(network, weights):
     """Load arrays into a network; names and shapes must match exactly."""
     import torch
 
+    odd = [
+        name
+        for name, value in network.state_dict().items()
+        if name in weights
+        and value.is_floating_point() != (weights[name].dtype.kind == "f")
+    ]
     try:
+        if odd:
+            raise TypeError(f"{odd[0]!r} is of type {weights[odd[0]].dtype}.")
         network.load_state_dict(
             {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
         )

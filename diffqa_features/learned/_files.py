@@ -144,6 +144,9 @@ class SavedModel(BaseEstimator):
         or a folder. Pass these parameters to choose them yourself.
         """
         config, weights = load(folder)
+        for name, value in weights.items():
+            if value.dtype.kind == "f":
+                weights[name] = value.astype(np.float32, copy=False)
         if config["estimator"] != cls.__name__:
             raise ValueError(
                 f"'{folder}' holds a {config['estimator']}, not a {cls.__name__}. Load "
@@ -291,6 +294,12 @@ def load(folder):
                 f"{config.get(key)!r:.60} instead. Restore it from a copy."
             )
     for name, value in weights.items():
+        # Others than floats and counts would be rounded to fit, without a word.
+        if value.dtype.kind != "f" and value.dtype != np.int64:
+            raise ValueError(
+                f"{path}: {name!r} is of type {value.dtype}, and weights are floats. "
+                "Restore it from a copy, or fit again."
+            )
         if not np.isfinite(value).all():
             raise ValueError(
                 f"{path}: {name!r} holds NaN or infinity, and so would every "
