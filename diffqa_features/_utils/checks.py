@@ -30,11 +30,11 @@ def check_plain(values, name: str):
     It drops the mask of a masked array, so that masked values count, and counts the
     nanoseconds of dates; NaT is a number then.
     """
-    kind = getattr(values, "dtype", None)
-    kind = np.asarray(values).dtype if kind is None else kind
-    if getattr(kind, "kind", "") in "mM":
+    dtype = getattr(values, "dtype", None)
+    dtype = np.asarray(values).dtype if dtype is None else dtype
+    if getattr(dtype, "kind", None) in ("m", "M"):
         raise ValueError(
-            f"{name} must be numbers. Got dates or durations ({kind}) instead; choose "
+            f"{name} must be numbers. Got dates or durations ({dtype}) instead; choose "
             "another column, or convert it to numbers."
         )
     masked = np.flatnonzero(np.ma.getmaskarray(values)) if np.ma.isMA(values) else ()

@@ -114,7 +114,8 @@ class LearnedModel(MediaParameters, SavedModel):
         "patience": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "checkpoint_dir": [str, os.PathLike, None],
-        "random_state": _shared["random_state"],
+        # What scikit-learn's splits take as a seed.
+        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
         "memory": _shared["memory"],
         "device": _shared["device"],
         "dtype": [StrOptions({"float32", "float16", "bfloat16"}), None],

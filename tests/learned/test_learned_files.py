@@ -143,6 +143,7 @@ def test_bad_files_say_what_to_do(fitted, images, tmp_path):
         weights.write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged or was not written"):
             GenzIQARegressor.from_pretrained(tmp_path)
+    weights.write_bytes(whole)
     held = load_safetensors(whole)
     info = {"config": json.dumps(load(tmp_path)[0])}
     name = next(name for name, value in held.items() if value.dtype == np.float32)
