@@ -4,6 +4,7 @@ import atexit
 import itertools
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -74,7 +75,7 @@ class SharedFile:
         failures = 0
         while True:
             with _MUTEX:
-                if not create and _identity(self.path) is None:
+                if _identity(self.path) is None and not create:
                     return None
                 with _folder_lock(self.path):
                     try:
@@ -251,6 +252,9 @@ def _identity(path: Path) -> "tuple[int, int] | None":
             f"A feature store needs a folder, but '{path.parent}' is a file or lies "
             "below one. Choose another folder."
         ) from None
+    if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
+        # SQLite would wait for the other end of a pipe.
+        raise OSError(f"'{path}' is a pipe or a device; move it away.")
     return status.st_dev, status.st_ino
 
 
@@ -270,7 +274,8 @@ def _folder_lock(path: Path, exclusive: bool = False):
     if fcntl is not None:
         for flags in (os.O_RDONLY | os.O_CREAT, os.O_RDONLY):
             with suppress(OSError):
-                descriptor = os.open(f"{path}.lock", flags, 0o666)
+                # Not waiting for the other end, where it is a pipe.
+                descriptor = os.open(f"{path}.lock", flags | os.O_NONBLOCK, 0o666)
                 break
     if descriptor is None:
         yield
