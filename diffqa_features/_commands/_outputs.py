@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from diffqa_features._utils.files import exists, expand_user, local_path, write_
 from diffqa_features._utils.tables import quote_formulas
 
 _SHOWN = 10
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _HEADER = ("path", "reason")
 
 
@@ -76,12 +78,17 @@ def report_bad(bad, total, out=None, quote=False):
         )
     note(f"{len(bad)} of {total} files could not be read{where}:")
     for name, reason in bad[:_SHOWN]:
-        print(f"  {name or '(no path)'}: {reason}", file=sys.stderr)
+        print(f"  {one_line(name) or '(no path)'}: {reason}", file=sys.stderr)
     if len(bad) > _SHOWN:
         print(f"  and {len(bad) - _SHOWN} more", file=sys.stderr)
     if len(bad) == total:
         raise RuntimeError(f"none of the {total} files could be read{where}.")
     return 3
+
+
+def one_line(name):
+    """A name to print: line ends, tabs and other controls as Python spells them."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], name)
 
 
 def _listing(out):

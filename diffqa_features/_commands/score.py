@@ -17,7 +17,12 @@ from diffqa_features._commands._models import (
     refuse,
     split_model,
 )
-from diffqa_features._commands._outputs import check_output, note, report_bad
+from diffqa_features._commands._outputs import (
+    check_output,
+    note,
+    one_line,
+    report_bad,
+)
 from diffqa_features._engine.request import prompt_columns
 from diffqa_features._media.remote import redact_url
 from diffqa_features._utils.allocator import keep_memory
@@ -69,7 +74,7 @@ def _score(args, predict, files, out=None):
                 tables.append(found)
             if out is None:
                 for name, score in zip(found["path"], found["score"]):
-                    print(f"{name}\t{score:.6g}", flush=True)
+                    print(f"{one_line(name)}\t{score:.6g}", flush=True)
     code = report_bad(bad, len(files), out, args.quote_formulas)
     return code, pd.concat(tables, ignore_index=True)
 

@@ -93,8 +93,11 @@ def one_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def local_path(path, what: str) -> Path:
-    """A path of a parameter with `~` expanded; ValueError for a URL."""
+    """A path of a parameter with `~` expanded; ValueError for a URL or nothing."""
     text = os.fsdecode(path)
+    if not text:
+        # A Path takes it for the working directory: of a variable that is not set.
+        raise ValueError(f"{what} is empty; '.' is the working directory.")
     if _URL.match(text):
         raise ValueError(
             f"{what} must be a path of this machine, and {redact_text(text)!r} is a "
