@@ -18,7 +18,12 @@ from diffqa_features._backbone.settings import (
     parse_json,
     read_json,
 )
-from diffqa_features._utils.files import local_path, one_writer, write_whole
+from diffqa_features._utils.files import (
+    expand_user,
+    local_path,
+    one_writer,
+    write_whole,
+)
 from diffqa_features._utils.parameters import LOCAL
 
 logger = logging.getLogger(__name__)
@@ -310,7 +315,7 @@ def load(folder):
 
 def _find(folder):
     """The folder of a saved model, which may be a repository of the hub."""
-    path, text = Path(folder).expanduser(), os.fspath(folder)
+    path, text = Path(expand_user(folder)), os.fspath(folder)
     if path.exists() or not isinstance(text, str) or not is_hub_id(text):
         return path
     from huggingface_hub import snapshot_download

@@ -15,7 +15,11 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as save_safetensors
 from safetensors.torch import save_file
 
-from diffqa_features import GenzIQARegressor
+from diffqa_features import (
+    DistilledStudentRegressor,
+    GenzIQARegressor,
+    MotionFeatures,
+)
 from diffqa_features._backbone.info import describe_backbone
 from diffqa_features._backbone.settings import read_json
 from diffqa_features.learned._files import load, save
@@ -161,6 +165,19 @@ def test_bad_files_say_what_to_do(fitted, images, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message):
             GenzIQARegressor.from_pretrained(tmp_path)
+
+
+def test_the_home_of_nobody_is_a_folder_that_is_not_there(small_folder, tmp_path):
+    name = "~nobody-is-called-so/model"
+    for call in (
+        lambda: GenzIQARegressor.from_pretrained(name),
+        lambda: GenzIQARegressor.from_released(name, str(small_folder)),
+        lambda: DistilledStudentRegressor.from_released(name),
+        lambda: describe_backbone(name),
+        lambda: MotionFeatures(motion_network=name).fit(),
+    ):
+        with pytest.raises((OSError, ValueError), match="~nobody-is-called-so"):
+            call()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
