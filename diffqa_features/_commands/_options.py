@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import argparse
+import math
 
 VAE = "hub id or folder of an autoencoder in place of the backbone's own"
 BACKBONE = "tiny, sd15, sd21-base, sdxl, a hub id or a folder (default: tiny)"
@@ -119,6 +120,16 @@ def count(text):
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text}")
     return int(text)
+
+
+def above_zero(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return value
 
 
 def positive(text):

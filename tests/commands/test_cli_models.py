@@ -135,6 +135,13 @@ class TestFit:
         assert sentence in stderr
         assert "Traceback" not in stderr
 
+    @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1,2"])
+    def test_c_is_looked_at_before_any_file(self, run, capsys, value):
+        with pytest.raises(SystemExit, match="2"):
+            run("fit", "none.csv", "-o", "m.skops", *COLUMNS, f"--C={value}")
+        said = f"argument --C: must be a number above 0, not {value}"
+        assert said in capsys.readouterr().err
+
 
 class TestScore:
     @pytest.fixture
