@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from importlib import import_module
+from pathlib import Path
 
 from diffqa_features._commands._parser import make_parser
 from diffqa_features._utils.shortage import ways_out
@@ -23,6 +24,7 @@ def main(argv=None):
         0 success, 1 no output, 2 invalid arguments, 3 some files were unreadable.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    _open_closed_streams()
     args = make_parser().parse_args(argv)
     args.argv = argv
     # File names can contain characters that the terminal's encoding lacks.
@@ -42,6 +44,20 @@ def main(argv=None):
         except KeyboardInterrupt:
             print("diffqa: interrupted", file=sys.stderr)
             return 130
+
+
+def _open_closed_streams():
+    """Point streams that are closed (``>&-``, services) to nowhere.
+
+    Python has None for them, which cannot be written to; and the next file to be opened
+    would take their number, and what C libraries print.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
 
 
 _REPORTED = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)

@@ -5,6 +5,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.dummy import DummyRegressor
@@ -100,6 +101,13 @@ def test_constant_scores_give_zero_and_a_warning(score, side):
         ([1, np.nan], [1, 2], "y_true contains NaN"),
         ([1, 2], [1, np.inf], "y_pred contains infinity"),
         ([[1, 2], [3, 4]], [1, 2], "1d array"),
+        (
+            np.ma.array([1, 2, 9], mask=[0, 0, 1]),
+            [1, 2, 3],
+            "y_true is .*row 2",
+        ),
+        ([1, 2], np.array(["2026-01-01", "NaT"], "M8[ns]"), "y_pred .* Got dates"),
+        (pd.Series([1, 2]), pd.to_timedelta([1, 2]), "y_pred .* Got dates"),
     ],
 )
 def test_bad_scores_are_refused(score, y_true, y_pred, message):

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from diffqa_features._backbone.files import list_parts, list_vae
+from diffqa_features._utils.files import expand_user
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def find_folder(name: str | os.PathLike) -> tuple[str, Path]:
     if text in MIRRORS:
         return text, _from_mirrors(text, MIRRORS[text])
 
-    path = Path(text).expanduser()
+    path = Path(expand_user(text))
     if text and path.is_dir():
         path = path.resolve()
         return str(path), _checked(path, text)
@@ -132,7 +133,7 @@ def with_vae(name: str, vae: str | os.PathLike | None) -> str:
         raise ValueError(
             "The 'vae' parameter must be None, a hub id or a folder. Got '' instead."
         )
-    return f"{name}{_VAE}{Path(text).expanduser() if text[:1] == '~' else text}"
+    return f"{name}{_VAE}{Path(expand_user(text)) if text[:1] == '~' else text}"
 
 
 def split_vae(name: str | os.PathLike) -> tuple[str | os.PathLike, str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ def read_json(path: Path) -> dict[str, Any]:
     ValueError
         If the file contains anything else; the message names the file.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        # A pipe would be waited for, and a device such as /dev/zero has no end.
+        raise ValueError(f"{path} is no file, but a folder, a pipe or a device.")
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(
             f"{path} has {path.stat().st_size} bytes, and at most {_MOST_BYTES} are "

@@ -11,7 +11,7 @@ from diffqa_features._utils.files import exists, expand_user, local_path, write_
 from diffqa_features._utils.tables import quote_formulas
 
 _SHOWN = 10
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _HEADER = ("path", "reason")
 
 
@@ -21,7 +21,7 @@ def one_line(name):
     A line end or tab in it would make another line or column, other control characters
     are commands to a terminal. They are written as in Python.
     """
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], name)
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], name)
 
 
 def note(text):

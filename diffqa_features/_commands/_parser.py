@@ -8,12 +8,12 @@ from diffqa_features._commands._options import (
     DEVICE,
     RELATIVE,
     VAE,
+    above_zero,
     add_bad_files,
     add_features,
     add_inputs,
     add_machine,
     add_on_error,
-    amount,
     count,
     gpus,
     positive,
@@ -178,7 +178,7 @@ def _add_fit(commands):
         help="folds of the cross-validation (default: 5)")  # fmt: skip
     add("--grid-timesteps", type=int, nargs="+", metavar="T",
         help="timesteps to try; the one with the best SRCC is kept")  # fmt: skip
-    add("--C", type=amount, nargs="+", default=[10.0], metavar="C",
+    add("--C", type=above_zero, nargs="+", default=[10.0], metavar="C",
         help="of the SVR; several are tried like timesteps (default: 10)")  # fmt: skip
     add_bad_files(fit, "MODEL.skops.bad.csv")
     add_features(fit)

@@ -25,6 +25,7 @@ FAMILIES = (
 LEVELS = 4
 # With ten photographs 1,440 UNet rows: three minutes at eight rows per second.
 TIMESTEPS = (10, 50, 200)
+_MARKER = ".diffqa-demo"
 BLOCKS = ("down*", "mid*", "up*", "all")
 
 
@@ -39,6 +40,7 @@ def run(args):
     features = DiffusionQAFeatures(
         args.backbone, image_size=size, device=args.device, memory=str(out / "store")
     ).fit()
+    _check_folder(out)
     images, originals = _make_images(out / "images", args.photos, size)
     _score_folder(out, images, originals, args.device)
 
@@ -145,6 +147,19 @@ def _make_images(folder, n_photos, size):
         "target is minus the level; nobody rated them."
     )
     return images, list(map(str, originals))
+
+
+def _check_folder(out):
+    """FileExistsError if a folder holds files, and was not made by a demo."""
+    marker = out / _MARKER
+    if not marker.is_file():
+        names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+        if names:
+            raise FileExistsError(
+                f"'{out}' holds other files ({names[0]}, ...) and no demo, which would "
+                "replace files of the same names; choose another --out."
+            )
+        write_whole(marker, "")
 
 
 def _with_regressor(features):

@@ -133,7 +133,15 @@ def _splitter(args, n_rows, groups):
                 f"--group-column {args.group_column!r} holds a single group; nothing "
                 "can be kept apart from it."
             )
-        return GroupKFold(min(args.folds, n_groups))
+        cv = GroupKFold(min(args.folds, n_groups))
+        smallest = min(len(test) for _, test in cv.split(groups, groups=groups))
+        if smallest < 2:
+            raise ValueError(
+                f"{n_rows} rows in {n_groups} groups: in {cv.get_n_splits()} folds, "
+                "one has a single row, of which nothing can be ranked. Pass fewer "
+                "--folds, or more rows."
+            )
+        return cv
     if n_rows < 2 * args.folds:
         raise ValueError(
             f"{n_rows} rows are too few for {args.folds} folds of at least two; pass "

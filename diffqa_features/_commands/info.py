@@ -7,6 +7,7 @@ from pathlib import Path
 from diffqa_features import FeatureStore, __version__
 from diffqa_features._backbone.hub import with_vae
 from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._utils.files import expand_user
 
 _PACKAGES = (
     "numpy", "scikit-learn", "torch", "diffusers", "transformers", "Pillow",
@@ -34,7 +35,7 @@ def run(args):
 
 
 def _show_store(folder):
-    if not Path(folder).expanduser().is_dir():
+    if not Path(expand_user(folder)).is_dir():
         raise ValueError(f"There is no folder {folder!r}.")
     with FeatureStore(folder) as store:
         info = store.info()

@@ -4,6 +4,7 @@ import atexit
 import itertools
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffqa_features._store.disks import network_disk
-from diffqa_features._utils.files import exists
 
 try:
     import fcntl
@@ -75,7 +75,7 @@ class SharedFile:
         failures = 0
         while True:
             with _MUTEX:
-                if not create and _identity(self.path) is None:
+                if _identity(self.path) is None and not create:
                     return None
                 with _folder_lock(self.path):
                     try:
@@ -126,11 +126,6 @@ class SharedFile:
             self._disconnect()
         if not create and _identity(self.path) is None:
             return False
-        if exists(self.path) and not self.path.is_file():  # it would wait for a pipe
-            raise OSError(
-                f"'{self.path}' is not a regular file; move it away, or choose another "
-                "folder for the store."
-            )
         # A folder that may not be written, or has no room for WAL's shared memory,
         # can be read without taking part in locking, for this one operation.
         modes = (
@@ -257,6 +252,12 @@ def _identity(path: Path) -> "tuple[int, int] | None":
             f"A feature store needs a folder, but '{path.parent}' is a file or lies "
             "below one. Choose another folder."
         ) from None
+    if not stat.S_ISREG(status.st_mode):
+        # SQLite would wait for the other end of a pipe.
+        raise OSError(
+            f"'{path}' is not a regular file; move it away, or choose another folder "
+            "for the store."
+        )
     return status.st_dev, status.st_ino
 
 
@@ -276,9 +277,8 @@ def _folder_lock(path: Path, exclusive: bool = False):
     if fcntl is not None:
         for flags in (os.O_RDONLY | os.O_CREAT, os.O_RDONLY):
             with suppress(OSError):
-                # Without waiting for the other end, where it is a pipe.
-                flags |= os.O_NONBLOCK
-                descriptor = os.open(f"{path}.lock", flags, 0o666)
+                # Not waiting for the other end, where it is a pipe.
+                descriptor = os.open(f"{path}.lock", flags | os.O_NONBLOCK, 0o666)
                 break
     if descriptor is None:
         yield

@@ -1,8 +1,10 @@
 """Arrays by content key in, the same arrays out, from one SQLite file in a folder."""
 
 import hashlib
+import math
 import numbers
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -25,6 +27,7 @@ from diffqa_features._utils.files import local_path
 _CHUNK = 500  # SQLite before 3.32 allows 999 variables
 _LARGEST = 900_000_000  # bytes; SQLite's own limit is 1e9 with all columns
 _MANY = 10_000
+_DTYPE = re.compile(r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f[248]|[<>]c(8|16)")
 _LATENTS = ("keep", "drop", "float16")
 _DELETE = "DELETE FROM entries WHERE rowid = ?"
 
@@ -256,7 +259,7 @@ class FeatureStore:
             for rowid, *entry in rows:
                 try:
                     key, value = _decode(*entry)
-                except ValueError:
+                except (ValueError, OverflowError):
                     damaged.append((rowid,))
                 else:
                     found[key] = value
@@ -374,8 +377,14 @@ def _decode(name, header, checksum, content) -> "tuple[str, np.ndarray]":
     if not whole or checksum != _checksum(name, header, content):
         raise ValueError("checksum")
     dtype, *shape = header.decode().split()
-    array = np.ndarray(tuple(map(int, shape)), dtype, buffer=bytearray(content))
-    return name.decode(), array.copy()
+    # A checksum proves no good will: of objects, NumPy would follow the bytes as
+    # addresses.
+    if not _DTYPE.fullmatch(dtype) or not all(map(str.isdecimal, shape)):
+        raise ValueError("header")
+    shape = tuple(map(int, shape))
+    if math.prod(shape) * np.dtype(dtype).itemsize != len(content):
+        raise ValueError("length")
+    return name.decode(), np.ndarray(shape, dtype, buffer=bytearray(content)).copy()
 
 
 def _checksum(name: bytes, header: bytes, content: bytes) -> bytes:

@@ -26,12 +26,15 @@ class InOrder(HasMethods):
 
 def refuse_misread(values, name: str) -> None:
     """Raise for masked values, and for times, which convert to numbers silently."""
-    masked = np.ma.count_masked(values) if np.ma.isMaskedArray(values) else 0
-    if masked:
+    masked = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else np.array([])
+    if masked.any():
+        first = np.argwhere(masked)[0].tolist()
         raise ValueError(
-            f"{name} has {masked} masked values, of which nothing is known. Leave "
-            "those rows out, or fill them with array.filled(value)."
+            f"{name} has {masked.sum()} masked values, the first in row {first[0]}, of "
+            "which nothing is known. Leave those rows out, or fill them with "
+            "array.filled(value)."
         )
-    kind = np.asarray(values).dtype
-    if kind.kind in "mM":
-        raise ValueError(f"{name} must hold numbers, and these are times ({kind}).")
+    dtype = getattr(values, "dtype", None)
+    dtype = np.asarray(values).dtype if dtype is None else dtype
+    if getattr(dtype, "kind", None) in ("m", "M"):
+        raise ValueError(f"{name} must hold numbers, and these are times ({dtype}).")

@@ -129,8 +129,7 @@ class LogisticMapping(BaseEstimator):
             falls = not constant and spearmanr(x, y).statistic < 0
             self.direction_ = "decreasing" if falls else "increasing"
         sign = -1.0 if self.direction_ == "decreasing" else 1.0
-        middle, width = x.mean(), x.std() if x.max() > x.min() else 1.0
-        mean, height = y.mean(), y.std() if y.max() > y.min() else 1.0
+        (middle, width), (mean, height) = _centre_and_spread(x), _centre_and_spread(y)
         u, v = sign * (x - middle) / width, (y - mean) / height
         at, slope, (rise, tilt) = _search(u, v, tilted=self.n_parameters == 5)
         # v = level + rise s + tilt u, with s the logistic of slope (u - at)
@@ -168,6 +167,15 @@ class LogisticMapping(BaseEstimator):
             return b2 + (b1 - b2) * expit((x - b3) / abs(b4))
         b1, b2, b3, b4, b5 = self.parameters_
         return b1 * (expit(b2 * (x - b3)) - 0.5) + b4 * x + b5
+
+
+def _centre_and_spread(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation, the latter 1 if all are equal."""
+    middle, reach = values.mean(), np.ptp(values)
+    if reach == 0:
+        return middle, 1.0
+    # Squares of very small or large numbers are not finite, or 0.
+    return middle, reach * (values / reach - middle / reach).std()
 
 
 def _numbers(values, name: str) -> np.ndarray:

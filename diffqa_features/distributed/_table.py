@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from diffqa_features._media.remote import TypedUrl, is_url
+from diffqa_features._utils.files import expand_user
 from diffqa_features._utils.tables import TABLES, load_table
 from diffqa_features._utils.urls import redact_text
 from diffqa_features.distributed._parts import STAMPS
@@ -25,7 +26,7 @@ def read_source(source, media: str, text: Iterable[str] = ()) -> pd.DataFrame:
     if isinstance(source, pd.DataFrame):
         table = source.reset_index(drop=True)
     elif isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
+        path = Path(expand_user(source))
         if path.suffix.lower() not in TABLES and not path.is_dir():
             raise ValueError(
                 f"source must be a list of paths, or a .csv, .tsv or .parquet table. "

@@ -46,7 +46,8 @@ def check_metric(metric) -> str:
 
 def check_mapping(mapping, metrics=ALIGNED):
     """``None`` or a known name; ``None`` if no metric needs a curve."""
-    if mapping is not None and mapping not in MAPPINGS:
+    known = mapping is None or (isinstance(mapping, str) and mapping in MAPPINGS)
+    if not known:
         raise ValueError(
             f"The 'mapping' parameter must be None or one of {set(MAPPINGS)}. "
             f"Got {mapping!r} instead."

@@ -25,7 +25,11 @@ def check_methods(estimator) -> dict:
         return {name_of(estimator): estimator}
     if not estimator:
         raise ValueError("The dict of estimators is empty: nothing to compare.")
-    return {str(name): each for name, each in estimator.items()}
+    names = list(map(str, estimator))
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"Two estimators are called {twice[0]!r}; rename one of them.")
+    return dict(zip(names, estimator.values()))
 
 
 def name_of(estimator) -> str:

@@ -1,6 +1,6 @@
 """Repeated random splits of one dataset: median and inter-quartile range."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from numbers import Integral, Real
 
 import numpy as np
@@ -139,12 +139,20 @@ def list_splits(X, y, groups, cv, n_splits, test_size, random_state):
     if cv is None:
         kind = ShuffleSplit if groups is None else GroupShuffleSplit
         cv = kind(n_splits, test_size=test_size, random_state=random_state)
+    elif isinstance(cv, Set):
+        raise TypeError(
+            "The 'cv' parameter must be an int, a splitter or an iterable with an "
+            f"order. Got a {type(cv).__name__}, whose order differs between processes."
+        )
     # Row numbers stand in for X: splitters index nothing but its length.
     if hasattr(cv, "split") or not isinstance(cv, Iterable):
         pairs = check_cv(cv).split(np.arange(len(y)), y, groups)
     else:
         pairs = cv
-    splits = [tuple(_row_numbers(rows, len(y)) for rows in pair) for pair in pairs]
+    splits = [
+        tuple(_row_numbers(rows, len(y), f"Split {number}") for rows in pair)
+        for number, pair in enumerate(pairs)
+    ]
     if not splits or any(len(pair) != 2 for pair in splits):
         raise ValueError(
             "The 'cv' parameter must give pairs of training and test rows, at least "
@@ -156,20 +164,18 @@ def list_splits(X, y, groups, cv, n_splits, test_size, random_state):
     return splits
 
 
-def _row_numbers(rows, n_rows: int) -> np.ndarray:
-    """Numbers from 0 of rows that are given by a mask or, as in NumPy, by numbers."""
-    try:
-        found = np.arange(n_rows)[np.asarray(rows)]
-    except IndexError as error:
+def _row_numbers(rows, count: int, where: str) -> np.ndarray:
+    """Rows of one side, each under one number: -1 would pass for another row."""
+    found = np.asarray(rows)
+    if found.shape == (count,) and found.dtype == bool:
+        return np.flatnonzero(found)
+    whole = found.ndim == 1 and (found.dtype.kind in "iu" or not found.size)
+    if not whole or ((found < 0) | (found >= count)).any():
         raise ValueError(
-            f"The 'cv' parameter gives rows that are none of the {n_rows} of X: {error}"
-        ) from error
-    if found.ndim != 1:
-        raise ValueError(
-            "The 'cv' parameter must give the rows of a side as an array of one axis. "
-            f"Got {rows!r} instead."
+            f"{where}: a side must be a list of row numbers from 0 to {count - 1}, or "
+            f"a mask of {count} rows. Got {np.asarray(rows, object)!r:.60} instead."
         )
-    return found
+    return found.astype(np.intp)
 
 
 def run_splits(name, model, data, y, groups, splits, metrics, mapping):

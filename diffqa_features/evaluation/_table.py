@@ -11,6 +11,11 @@ from diffqa_features._utils.tables import quote_formulas as quoted
 from diffqa_features._utils.tables import read_csv
 
 _DIGITS = 4
+_NAMES = (
+    "method", "baseline", "train", "test", "test_set", "metric", "setting", "changed",
+    "stage",
+)  # fmt: skip
+"""Columns of names: text, whatever it looks like."""
 
 
 class EvaluationTable:
@@ -118,7 +123,15 @@ class EvaluationTable:
             comments = list(takewhile(lambda line: line.startswith("# "), lines))
             facts = dict(_read_fact(line[2:].rstrip("\n")) for line in comments)
             table = io.StringIO("".join(lines[len(comments) :]), newline="")
-            return cls(read_csv(table), facts)
+            # A method may be called "null", or "007".
+            frame = read_csv(
+                table,
+                dtype=dict.fromkeys(_NAMES, str),
+                keep_default_na=False,
+                na_values=[""],
+            )
+            names = [name for name in _NAMES if name in frame]
+            return cls(frame.assign(**frame[names].fillna("")), facts)
         except ValueError as error:
             raise ValueError(
                 f"'{path}' is not a table that to_csv wrote, or is damaged: {error}"

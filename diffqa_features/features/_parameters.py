@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffqa_features._backbone.hub import with_vae
 from diffqa_features._media.tables import is_unicode
+from diffqa_features._utils.files import expand_user
 
 _PAGES = Path(__file__).parents[2] / "docs/_build/html/generated/api"
 """Where ``make docs`` puts the API pages."""
@@ -65,7 +66,7 @@ class BackboneParameters(MediaParameters):
 
     def _backbone_name(self):
         name = os.fspath(self.backbone)
-        name = str(Path(name).expanduser()) if name.startswith("~") else name
+        name = str(Path(expand_user(name))) if name.startswith("~") else name
         return with_vae(name, getattr(self, "vae", None))  # not all let one choose
 
     def _prompts(self):

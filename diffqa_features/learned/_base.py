@@ -114,7 +114,8 @@ class LearnedModel(MediaParameters, SavedModel):
         "patience": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "checkpoint_dir": [str, os.PathLike, None],
-        "random_state": _shared["random_state"],
+        # What scikit-learn's splits take as a seed.
+        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
         "memory": _shared["memory"],
         "device": _shared["device"],
         "dtype": [StrOptions({"float32", "float16", "bfloat16"}), None],
@@ -464,7 +465,15 @@ def load_weights(network, weights):
     """Load arrays into a network; names and shapes must match exactly."""
     import torch
 
+    odd = [
+        name
+        for name, value in network.state_dict().items()
+        if name in weights
+        and value.is_floating_point() != (weights[name].dtype.kind == "f")
+    ]
     try:
+        if odd:
+            raise TypeError(f"{odd[0]!r} is of type {weights[odd[0]].dtype}.")
         network.load_state_dict(
             {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
         )

@@ -18,7 +18,12 @@ from diffqa_features._backbone.settings import (
     parse_json,
     read_json,
 )
-from diffqa_features._utils.files import local_path, one_writer, write_whole
+from diffqa_features._utils.files import (
+    expand_user,
+    local_path,
+    one_writer,
+    write_whole,
+)
 from diffqa_features._utils.parameters import LOCAL
 
 logger = logging.getLogger(__name__)
@@ -144,6 +149,9 @@ class SavedModel(BaseEstimator):
         or a folder. Pass these parameters to choose them yourself.
         """
         config, weights = load(folder)
+        for name, value in weights.items():
+            if value.dtype.kind == "f":
+                weights[name] = value.astype(np.float32, copy=False)
         if config["estimator"] != cls.__name__:
             raise ValueError(
                 f"'{folder}' holds a {config['estimator']}, not a {cls.__name__}. Load "
@@ -269,14 +277,14 @@ def load(folder):
             f"{path} is damaged or was not written by save_pretrained: {error!r}. "
             "Restore it from a copy, or fit again."
         ) from error
-    config = _read_config(folder / _CONFIG)
-    if config is None or config.get("weights_sha256") != _sha256(content):
+    config, digest = _read_config(folder / _CONFIG), _sha256(content)
+    if config is None or config.get("weights_sha256") != digest:
         logger.warning(
             "%s is not the one that was saved with the weights beside it, as after a "
             "crash; the weights' own copy is used.",
             folder / _CONFIG,
         )
-        config = inner
+        config = {**inner, "weights_sha256": digest}
     if config.get("format") != FORMAT:
         raise ValueError(
             f"'{folder}' has format {config.get('format')!r}, and this version of "
@@ -291,11 +299,11 @@ def load(folder):
                 f"{config.get(key)!r:.60} instead. Restore it from a copy."
             )
     for name, value in weights.items():
-        # A single integer counts the batches that a normalisation has seen.
-        if value.dtype.kind != "f" and value.size > 1:
+        # Others than floats and counts would be rounded to fit, without a word.
+        if value.dtype.kind != "f" and value.dtype != np.int64:
             raise ValueError(
                 f"{path}: {name!r} is of type {value.dtype}, and weights are floats. "
-                "Dequantize and save them first, or restore the file from a copy."
+                "Restore it from a copy, or fit again."
             )
         if not np.isfinite(value).all():
             raise ValueError(
@@ -307,7 +315,7 @@ def load(folder):
 
 def _find(folder):
     """The folder of a saved model, which may be a repository of the hub."""
-    path, text = Path(folder).expanduser(), os.fspath(folder)
+    path, text = Path(expand_user(folder)), os.fspath(folder)
     if path.exists() or not isinstance(text, str) or not is_hub_id(text):
         return path
     from huggingface_hub import snapshot_download

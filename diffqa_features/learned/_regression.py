@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from decimal import Decimal
 from numbers import Real
@@ -232,9 +233,9 @@ def check_target(y, rows):
     check_consistent_length(rows, values)
     for row, value in enumerate(values.tolist()):
         missing = type(value).__name__ in ("NoneType", "NAType", "NaTType")
-        if missing or (isinstance(value, Real) and not np.isfinite(value)):
+        if missing or (isinstance(value, Real) and not _is_finite(value)):
             raise ValueError(
-                f"Row {row}: y is {value}. Drop rows without a finite score."
+                f"Row {row}: y is {value!s:.40}. Drop rows without a finite score."
             )
         if not isinstance(value, (Real, Decimal)):
             raise ValueError(
@@ -245,6 +246,13 @@ def check_target(y, rows):
     if len(values) < 2:
         raise ValueError("fit needs at least two rows. Got 1 sample.")
     return values.astype(np.float64)
+
+
+def _is_finite(value) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
 
 
 def check_weights(sample_weight, rows):
@@ -258,6 +266,12 @@ def check_weights(sample_weight, rows):
             f"Row {bad[0]}: sample_weight is {values[bad[0]]}. A weight is finite and "
             "not negative; 0 leaves the row out."
         )
+    with np.errstate(over="ignore"):
+        if not np.isfinite(values.sum()):
+            raise ValueError(
+                f"The sum of sample_weight is no finite number: the largest is "
+                f"{values.max():g}. Only ratios count; divide them by it."
+            )
     return values
 
 

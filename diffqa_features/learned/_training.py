@@ -8,6 +8,7 @@ and no random generator state has to be saved.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -294,6 +295,18 @@ class _Run:
         path = self.schedule.checkpoint
         if path is None:
             return
+        try:
+            # Now, and not when the first epoch is done and would be lost.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writable = os.access(path.parent, os.W_OK)
+            reason = "it is read-only"
+        except OSError as error:
+            writable, reason = False, error.strerror
+        if not writable:
+            raise OSError(
+                f"The folder of checkpoints, '{path.parent}', cannot be written: "
+                f"{reason}. Choose another checkpoint_dir, or None."
+            )
         remove_leftover(path)
         if not path.exists():
             return

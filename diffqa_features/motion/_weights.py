@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from diffqa_features._backbone.digests import hash_file
+from diffqa_features._utils.files import expand_user
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def find_weights(name: str | os.PathLike, *, download: bool = True) -> WeightsIn
         if not path.is_file() and download:
             _download(path)
         return WeightsInfo(text, path, "r50")
-    path, wanted = Path(text).expanduser(), _WANTED
+    path, wanted = Path(expand_user(text)), _WANTED
     if not path.is_file():
         hint = f"{text!r} was not found (looked for {path.absolute()})."
         if not (path.suffix or path.name != text):  # a word, not a path
@@ -188,7 +189,7 @@ def _cached() -> Path:
     if home is None:
         cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
         home = str(Path(cache) / "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints" / URL.rpartition("/")[2]
+    return Path(expand_user(home)) / "hub" / "checkpoints" / URL.rpartition("/")[2]
 
 
 def _download(path: Path) -> None:

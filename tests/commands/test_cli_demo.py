@@ -80,6 +80,17 @@ class TestDemo:
         assert (out / "results.csv").read_text() == before
         assert FeatureStore(out / "store").info().entries == entries
 
+    def test_a_folder_of_somebody_is_left_as_it_is(self, run, tmp_path, small_folder):
+        (tmp_path / "results.csv").write_text("mine")
+        code, _, stderr = run(
+            "demo", "--out", tmp_path, "--photos", 2, "--size", 32,
+            "--backbone", small_folder, backbone=False,
+        )  # fmt: skip
+        assert code == 1
+        assert "holds other files (results.csv, ...) and no demo" in stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+        assert (tmp_path / "results.csv").read_text() == "mine"
+
     def test_mistakes_are_2(self, run, tmp_path):
         for words in (["--photos", 1], ["--photos", 10, "--size", 512]):
             code, _, stderr = run("demo", "--out", tmp_path / "demo", *words)

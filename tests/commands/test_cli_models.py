@@ -131,6 +131,7 @@ class TestFit:
             (["--target-column", "file"], "row 0 ('rated0.png'): the column 'file'"),
             (["--group-column", "MOOS"], "no column 'MOOS', which --group-column"),
             (["--group-column", "constant"], "a single group"),
+            (["--group-column", "alone"], "in 2 folds, one has a single row, of which"),
             (["--folds", "1"], "--folds must be at least 2"),
             (["--target-column", "day"], "'day' of 'photos/scores.parquet' must hold"),
             (["--folds", "9"], "16 rows are too few for 9 folds"),
@@ -139,7 +140,8 @@ class TestFit:
     )
     def test_mistakes_are_2(self, rated, run, words, sentence):
         day = pd.to_datetime(rated["MOS"])
-        table = rated.drop(columns="path").assign(constant="c", day=day)
+        more = {"constant": "c", "alone": ["a"] + 15 * ["b"], "day": day}
+        table = rated.drop(columns="path").assign(**more)
         table.to_csv("photos/scores.csv")
         table.to_parquet("photos/scores.parquet")
         suffix = "parquet" if "day" in words else "csv"

@@ -32,6 +32,52 @@ def listed(name):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("out", [(), ("-o", "o.csv")])
+def test_streams_that_are_closed(photos, tmp_path, out):
+    """As of services, and after ``>&- 2>&-``."""
+    program = (
+        "import os, sys; os.closerange(0, 3)\n"
+        "sys.stdin = sys.stdout = sys.stderr = None\n"
+        "from diffqa_features.cli import main\n"
+        f"code = main(['score', 'photos/a.png', *{out}])\n"
+        "open('code.txt', 'w').write(f'{code} {os.open(os.devnull, os.O_RDONLY)}')\n"
+    )
+    python("-c", program).wait()
+    code, descriptor = Path("code.txt").read_text().split()
+    assert code == "0" and int(descriptor) > 2
+    if out:
+        assert pd.read_csv("o.csv")["path"].tolist() == ["photos/a.png"]
+
+
+def test_a_name_is_one_line_whatever_is_in_it(photos, run):
+    (photos / "a.png").rename(photos / "one\ttwo\nthree\x1b[2J\u2028é.png")
+    (photos / "bad\n.png").write_bytes(b"no picture")
+    code, stdout, stderr = run("score", "photos", "-q")
+    assert code == 3
+    assert len(stdout.splitlines()) == 4
+    assert "photos/one\\ttwo\\nthree\\x1b[2J\\u2028é.png\t" in stdout
+    assert "  photos/bad\\n.png: not an image" in stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("score", ""),
+        ("extract", "", "-o", "o.csv"),
+        ("extract", "photos", "-o", ""),
+        ("report", "", "-o", "o.html"),
+        ("merge", "", "-o", "o.csv"),
+    ],
+)
+def test_nothing_is_not_the_working_directory(photos, run, words):
+    """As of "$variable" in a script, where none is set."""
+    before = names_in(".")
+    code, stdout, stderr = run(*words)
+    assert code == 2 and not stdout
+    assert "is empty; '.' is the working directory" in stderr
+    assert names_in(".") == before
+
+
 class TestFolders:
     def test_what_is_taken_and_what_is_told(self, photos, run):
         for name in ("x.jfif", "x.jpe"):

@@ -111,6 +111,12 @@ def test_the_logistic_brings_predictions_to_the_scale_of_scores(problem):
         ([(np.arange(60), [])], "60 training and 0 test rows"),
         (GroupKFold(4), None),
         (KFold(4), "leaks"),  # knows nothing of groups
+        # -30 is row 30: it trains and tests.
+        ([(np.arange(50), np.arange(-30, -10))], "Split 0: .* from 0 to 59"),
+        ([(np.arange(50), np.arange(50, 61))], "Split 0: .* from 0 to 59"),
+        ([([True] * 50, [False] * 50 + [True] * 10)], "a mask of 60 rows"),
+        ([(np.arange(50.0), np.arange(50.0, 60))], "list of row numbers"),
+        ([(set(range(50)), set(range(50, 60)))], "list of row numbers"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The groups parameter is ignored by KFold")
@@ -404,3 +410,37 @@ def test_what_is_no_data_set_is_refused(problem):
         evaluation.repeated_splits(Ridge(), X, y, test_size=3)
     few = evaluation.repeated_splits(Ridge(), X, y, test_size=3, metrics="srcc")
     assert few.facts["mapping"].startswith("none")
+
+
+def test_splits_and_methods_in_a_set_have_no_order(problem):
+    X, y, _ = problem
+    cv = {(tuple(range(30)), tuple(range(30, 60)))}
+    with pytest.raises(TypeError, match=r"'cv' .* whose order differs between"):
+        evaluation.repeated_splits(Ridge(), X, y, cv=cv)
+
+
+def test_no_method_replaces_another_of_its_name(problem):
+    X, y, _ = problem
+    with pytest.raises(ValueError, match="Two estimators are called '1'"):
+        evaluation.repeated_splits({1: Ridge(), "1": First()}, X, y)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: np.ma.masked_greater(y, 1), r"y has \d+ masked values"),
+        (
+            lambda y: (1e9 * y).astype("M8[ns]"),
+            "y must hold numbers, and these are times",
+        ),
+    ],
+)
+def test_scores_that_are_no_numbers(problem, change, message):
+    X, y, _ = problem
+    with pytest.raises(ValueError, match=message):
+        evaluation.repeated_splits(Ridge(), X, change(y), n_splits=1)
+    if "masked" in message:
+        with pytest.raises(ValueError, match=r"y_pred has \d+ masked values"):
+            evaluation.bootstrap_interval(y, change(y))
+        with pytest.raises(ValueError, match=r"scores_baseline has \d+ masked values"):
+            evaluation.paired_tests(y, change(y))

@@ -283,6 +283,17 @@ def test_any_name_of_a_fact_reads_back(tmp_path):
     pd.testing.assert_frame_equal(back.frame, NASTY.frame)
 
 
+def test_any_name_of_a_method_reads_back(problem, tmp_path):
+    names = ["null", "NA", "007", "7", "1e3", ""]
+    X, y, _ = problem
+    table = evaluation.repeated_splits(dict.fromkeys(names, Ridge()), X, y, n_splits=2)
+    table.to_csv(tmp_path / "t.csv")
+    back = EvaluationTable.from_csv(tmp_path / "t.csv").frame
+    assert back["method"].tolist() == table.frame["method"].tolist()
+    numbers = ["median", "q1", "q3", "mean", "std", "n_splits"]
+    pd.testing.assert_frame_equal(back[numbers], table.frame[numbers])
+
+
 def test_a_fact_that_is_there_twice_is_no_row(tmp_path):
     (tmp_path / "t.csv").write_text("# data: 1\n# data: 2\nsrcc\n0.5\n")
     back = EvaluationTable.from_csv(tmp_path / "t.csv")

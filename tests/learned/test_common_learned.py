@@ -369,10 +369,48 @@ def test_weights_that_are_none(name, make, X):
         ([1, 1, 1, np.nan, 1, 1], "Row 3: sample_weight is nan"),
         ([1, 1], "inconsistent numbers"),
         ([0, 0, 0, 0, 0, 1], "at least two rows"),
+        (np.full(6, 1e308), r"The sum .* the largest is 1e\+308"),
+        (np.ma.array(np.ones(6), mask=np.arange(6) == 4), "first in row 4"),
     ):
         with pytest.raises(ValueError, match=message):
             model.fit(X, Y, sample_weight=weight)
     assert not hasattr(model, "weights_")
+
+
+@weighted
+def test_scores_with_a_mask_and_dates_are_refused(name, make, X):
+    for y, message in (
+        (
+            np.ma.array(Y, mask=np.arange(6) == 2),
+            r"y has 1 masked values, the first in row 2",
+        ),
+        (pd.to_datetime(Y, unit="D"), "y must hold numbers, and these are times"),
+        ([1, 2, 10**400, 3, 4, 5], "Row 2: y is 1000"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(name).fit(X, y)
+
+
+@pytest.mark.parametrize("name", ["student"])
+def test_scores_may_be_a_tensor(name, make, fitted, X):
+    again = make(name).fit(X, torch.from_numpy(Y))
+    np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+
+
+@pytest.mark.parametrize("name", ["student"])
+def test_a_seed_is_one_that_every_part_can_take(name, make, X):
+    """Or the split failed, and the rows were said to be too few."""
+    model = make(name, random_state=2**40, validation_fraction=0.5)
+    with pytest.raises(ValueError, match=r"'random_state' .* 4294967295"):
+        model.fit(X, Y, groups=range(6))
+
+
+@pytest.mark.parametrize("name", ["student"])
+def test_a_folder_of_checkpoints_is_tried_before_the_training(name, make, X, tmp_path):
+    (tmp_path / "file").touch()
+    model = make(name, checkpoint_dir=tmp_path / "file", max_epochs=0)
+    with pytest.raises(OSError, match="cannot be written: File exists"):
+        model.fit(X, Y)
 
 
 def test_a_weighted_correlation_is_that_of_equal_rows():

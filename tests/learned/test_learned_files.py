@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 import torch
 from interruptions import counted_steps, train_and_die
+from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import load_file
+from safetensors.numpy import save as save_safetensors
 from safetensors.torch import save_file
 
-from diffqa_features import GenzIQARegressor
+from diffqa_features import (
+    DistilledStudentRegressor,
+    GenzIQARegressor,
+    MotionFeatures,
+)
 from diffqa_features._backbone.info import describe_backbone
+from diffqa_features._backbone.settings import read_json
 from diffqa_features.learned._files import load, save
 
 Y = [1.0, 5.0, 2.0, 4.0]
@@ -130,7 +137,7 @@ def test_a_crash_while_saving_leaves_a_whole_model(
     assert len(loaded.history_) == len(expected.history_)
 
 
-def test_bad_files_say_what_to_do(fitted, tmp_path):
+def test_bad_files_say_what_to_do(fitted, images, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
         GenzIQARegressor.from_pretrained(tmp_path)
     fitted.save_pretrained(tmp_path)
@@ -141,6 +148,15 @@ def test_bad_files_say_what_to_do(fitted, tmp_path):
         with pytest.raises(ValueError, match="damaged or was not written"):
             GenzIQARegressor.from_pretrained(tmp_path)
     weights.write_bytes(whole)
+    held = load_safetensors(whole)
+    info = {"config": json.dumps(load(tmp_path)[0])}
+    name = next(name for name, value in held.items() if value.dtype == np.float32)
+    for kind in ("int8", "uint64", "bool", "complex64", "int64"):
+        odd = {**held, name: held[name].astype(kind)}
+        weights.write_bytes(save_safetensors(odd, metadata=info))
+        with pytest.raises(ValueError, match=f"{name}' is of type {kind}"):
+            GenzIQARegressor.from_pretrained(tmp_path).predict(images)
+    weights.write_bytes(whole)
     config = json.loads((tmp_path / "config.json").read_text())
     for change, message in (
         ({"estimator": "DPIQARegressor"}, "holds a DPIQARegressor, not a GenzIQA"),
@@ -149,6 +165,36 @@ def test_bad_files_say_what_to_do(fitted, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message):
             GenzIQARegressor.from_pretrained(tmp_path)
+
+
+def test_the_home_of_nobody_is_a_folder_that_is_not_there(small_folder, tmp_path):
+    name = "~nobody-is-called-so/model"
+    for call in (
+        lambda: GenzIQARegressor.from_pretrained(name),
+        lambda: GenzIQARegressor.from_released(name, str(small_folder)),
+        lambda: DistilledStudentRegressor.from_released(name),
+        lambda: describe_backbone(name),
+        lambda: MotionFeatures(motion_network=name).fit(),
+    ):
+        with pytest.raises((OSError, ValueError), match="~nobody-is-called-so"):
+            call()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_configuration_that_is_no_file_is_not_read(fitted, images, tmp_path, kind):
+    fitted.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    loaded = GenzIQARegressor.from_pretrained(tmp_path)  # the copy in the weights
+    np.testing.assert_array_equal(loaded.predict(images), fitted.predict(images))
+    with pytest.raises(ValueError, match=r"config\.json is no file, but"):
+        read_json(path)
 
 
 # -- the authors' layout --------------------------------------------------------------

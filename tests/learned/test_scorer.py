@@ -1,6 +1,7 @@
 """The scorer: tiles, files, what it says about real pictures, as others use it."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -349,6 +350,19 @@ class TestFiles:
         other = load_scorer(tmp_path / "copy")
         np.testing.assert_array_equal(other.predict(photos), scorer.predict(photos))
 
+    def test_another_scorer_of_the_same_time_takes_its_place(self, photos, tmp_path):
+        # As archives and rsync leave it: one folder, one size, one time of change.
+        folder = tmp_path / "scorer"
+        shutil.copytree(SHIPPED, folder, ignore=shutil.ignore_patterns("video"))
+        times = folder / "model.safetensors"
+        stamp = times.stat().st_atime_ns, times.stat().st_mtime_ns
+        before = load_scorer(folder).predict(photos[:1])
+        config, weights = _files.load(folder)
+        bias = max(name for name in weights if name.startswith("biases."))
+        _files.save(folder, config, {**weights, bias: weights[bias] + 0.5})
+        os.utime(times, ns=stamp)
+        assert abs(load_scorer(folder).predict(photos[:1]) - before) > 0.01
+
     def test_other_models(self, photos, tmp_path):
         student = DistilledStudentRegressor(
             network="tiny", image_size=64, max_epochs=1, device="cpu"
@@ -371,6 +385,36 @@ class TestFiles:
         _files.save(tmp_path, {**config, "fitted": {"faults": 3}}, weights)
         with pytest.raises(ValueError, match="'faults'"):
             load_scorer(tmp_path)
+
+    @pytest.mark.parametrize("twice", ["noise", "jod", "std", "freeze"])
+    def test_names_of_faults_are_distinct(self, tmp_path, twice):
+        config, weights = _files.load(SHIPPED)
+        faults = [twice if name == "blur" else name for name in FAULTS]
+        _files.save(tmp_path, {**config, "fitted": {"faults": faults}}, weights)
+        with pytest.raises(ValueError, match=r"'faults' .* must be distinct"):
+            load_scorer(tmp_path)
+
+    def test_weights_that_give_no_numbers(self, photos, tmp_path):
+        config, weights = _files.load(SHIPPED)
+        scale = np.where(np.arange(len(weights["scale"])) == 5, 0, weights["scale"])
+        _files.save(tmp_path, config, {**weights, "scale": scale.astype(np.float32)})
+        with pytest.raises(ValueError, match=r"'scale' holds 0\.0 where spreads are"):
+            load_scorer(tmp_path)
+        huge = np.full_like(weights["biases.0"], 3e38)
+        _files.save(tmp_path, config, {**weights, "biases.0": huge})
+        with np.errstate(all="ignore"):
+            for call in ("predict", "quality_maps"):
+                with pytest.raises(ValueError, match="answers with NaN or infinity"):
+                    getattr(load_scorer(tmp_path), call)(photos[:1])
+
+    @pytest.mark.parametrize("text", [None, "null", "[" * 5000])
+    def test_a_configuration_that_is_lost(self, scorer, photos, tmp_path, text):
+        folder = shutil.copytree(SHIPPED, tmp_path / "scorer")
+        (folder / "config.json").unlink()
+        if text is not None:
+            (folder / "config.json").write_text(text)
+        found = load_scorer(folder).predict(photos[:1])  # from the copy in the weights
+        np.testing.assert_array_equal(found, scorer.predict(photos[:1]))
 
     def test_config_is_plain(self):
         config = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))

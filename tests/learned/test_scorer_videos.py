@@ -262,6 +262,15 @@ class TestFiles:
         _files.save(folder / "video", config, broken)
         with pytest.raises(ValueError, match="weights of another machine: 'bias'"):
             load_scorer(folder).predict([film(PAN, range(8))])
+        fewer = {**weights, "answers": weights["answers"][:3]}
+        _files.save(folder / "video", config, fewer)
+        with pytest.raises(ValueError, match=r"'landmarks' are \d+, 'answers' 3"):
+            load_scorer(folder)
+        unknown = ["speed", *config["fitted"]["columns"][1:]]
+        fitted = {**config["fitted"], "columns": unknown}
+        _files.save(folder / "video", {**config, "fitted": fitted}, weights)
+        with pytest.raises(ValueError, match="trained on the column 'speed'"):
+            load_scorer(folder).predict([film(PAN, range(8))])
         _files.save(folder / "video", {**config, "estimator": "Other"}, weights)
         with pytest.raises(ValueError, match="holds a 'Other', not a VideoMachine"):
             load_scorer(folder)

@@ -319,6 +319,19 @@ def test_onnx_agrees_with_torch(tiny, exported, images):
         np.testing.assert_allclose(scores, tiny.predict(images[:count]), **NEAR)
 
 
+def test_onnx_is_a_file_of_this_machine(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)
+    for path, message in (
+        (tmp_path, "is a folder; give the name of a file"),
+        ("s3://bucket/x.onnx", "must be a path of this machine"),
+        ("", "is empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny.export_onnx(path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_onnx_says_which_view_it_takes(tiny):
     cropped = copy.copy(tiny).set_params(view="crop")
     (stretched, middle) = (_metadata(m)["preprocessing"] for m in (tiny, cropped))

@@ -1,5 +1,7 @@
 """The store's file against damage, other formats, and disks that refuse."""
 
+import hashlib
+import os
 import random
 import shutil
 import signal
@@ -200,6 +202,48 @@ def test_a_damaged_value_is_removed_with_a_warning(tmp_path, column, value):
     assert list(store.get(asked)) == ["whole"]
     store.put({"a": np.arange(4.0)})
     assert np.array_equal(store.get(["a"])["a"], np.arange(4.0))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"|O 4",  # addresses of objects
+        b"<M8[ns] 4",
+        b"|V32",
+        b"odd 4",
+        b"<f8 -1",
+        b"<f8 99999999",
+        b"<f8 2",
+        b"<f8 0 " + b"9" * 30,
+    ],
+)
+def test_what_no_put_wrote_is_damaged_whatever_its_checksum(tmp_path, header):
+    store = FeatureStore(tmp_path)
+    store.put({"a": np.arange(4.0)})
+    store.close()
+    content = np.arange(4.0).tobytes()
+    told = b"%d %d " % (1, len(header)) + b"a" + header + content
+    digest = hashlib.blake2b(told, digest_size=16).digest()
+    with closing(sqlite3.connect(tmp_path / "features.sqlite")) as connection:
+        with connection:
+            connection.execute(
+                "UPDATE entries SET header = ?, checksum = ?", (header, digest)
+            )
+    with pytest.warns(RuntimeWarning, match="1 damaged value"):
+        assert store.get(["a"]) == {}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    for name in ("features.sqlite", "features.sqlite.lock"):
+        os.mkfifo(tmp_path / name)
+    store = FeatureStore(tmp_path)
+    with pytest.warns(RuntimeWarning, match="is a pipe or a device"):
+        assert store.get(["a"]) == {}
+    with pytest.raises(OSError, match="is a pipe or a device; move it away"):
+        store.put({"a": np.ones(3)})
+    (tmp_path / "features.sqlite").unlink()
+    store.put({"a": np.ones(3)})
+    assert list(store.get(["a"])) == ["a"]
 
 
 def test_a_value_moved_to_another_key_is_not_served(tmp_path):

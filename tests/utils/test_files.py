@@ -181,6 +181,8 @@ def test_paths_of_this_machine(monkeypatch, tmp_path):
     for url in ("s3://bucket/x", "file:///tmp", "HTTPS://host", Path("s3://bucket")):
         with pytest.raises(ValueError, match="It must be a path of this machine"):
             local_path(url, "It")
+    with pytest.raises(ValueError, match="It is empty; "):
+        local_path("", "It")
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):

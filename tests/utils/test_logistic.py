@@ -153,3 +153,18 @@ def test_estimator_rules(x):
     mapping.fit(x, x)
     again = pickle.loads(pickle.dumps(mapping))
     np.testing.assert_array_equal(again.transform(x), mapping.transform(x))
+
+
+@pytest.mark.parametrize("n_parameters", [4, 5])
+@pytest.mark.parametrize("factor", [1e-200, 1e200])
+def test_squares_of_predictions_need_not_be_numbers(n_parameters, factor):
+    x = np.linspace(-3, 3, 30)
+    y = 1 + 4 / (1 + np.exp(-2 * (x - 0.5)))
+    curve = LogisticMapping(n_parameters)
+    plain = curve.fit(x, y).transform(x)
+    np.testing.assert_allclose(
+        curve.fit(factor * x, y).transform(factor * x), plain, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        curve.fit(x, factor * y).transform(x) / factor, plain, atol=1e-6
+    )

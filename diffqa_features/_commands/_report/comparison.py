@@ -76,10 +76,20 @@ def _read(name, path_column):
             f"{name!r}, row {wrong[0]} ({which}): the column 'score' must hold finite "
             f"numbers. Got {table['score'][wrong[0]]!r} instead."
         )
+    blank = [row for row, path in enumerate(table[path_column]) if not _is_path(path)]
+    if blank:
+        raise ValueError(
+            f"{name!r}, row {blank[0]}: the column {path_column!r} is empty. Drop the "
+            "row, or name its file."
+        )
     folder = local_path(name, "--compare").parent
     files = table_files(table, folder, path_column, ())
     fault = table["fault"].fillna("").to_list() if "fault" in table.columns else ""
     return files.assign(shown=files.index, score=score, fault=fault)
+
+
+def _is_path(cell):
+    return isinstance(cell, str) and cell.strip()
 
 
 def _stem(names):

@@ -16,6 +16,7 @@ from diffqa_features._backbone.digests import hash_file
 from diffqa_features._backbone.settings import TEXT_ENCODER, check_settings, read_json
 from diffqa_features._engine.parallel import put_or_disable
 from diffqa_features._store.store import FeatureStore
+from diffqa_features._utils.files import expand_user
 from diffqa_features._utils.hashing import make_key
 
 QUALITIES = ("bad", "poor", "fair", "good", "perfect")
@@ -182,7 +183,7 @@ def _clip(name, prompts, device):
 
 def _text_folder(name):
     """The folder of a text model; for a hub id its snapshot, maybe downloaded."""
-    folder = Path(name).expanduser()
+    folder = Path(expand_user(name))
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
@@ -192,7 +193,7 @@ def _text_folder(name):
 
 def _files_key(name):
     """Identify a text model by the content of its files, which can change."""
-    folder = Path(name).expanduser()
+    folder = Path(expand_user(name))
     if not folder.is_dir():
         return f"hub {name}"
     found = [folder / file for file in _TEXT_FILES if (folder / file).is_file()]

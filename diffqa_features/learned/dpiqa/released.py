@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffqa_features._utils.files import expand_user
 from diffqa_features.learned._released import as_array, read_tensors
 from diffqa_features.learned.dpiqa.decoder import MAPS
 
@@ -35,7 +36,7 @@ class ReleasedTeacher:
     """
 
     def __init__(self, path):
-        self.path = Path(path).expanduser()
+        self.path = Path(expand_user(path))
         if not self.path.is_file():
             raise FileNotFoundError(
                 f"There is no file '{self.path}'. Pass the authors' checkpoint, such "

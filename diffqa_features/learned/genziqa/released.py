@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from diffqa_features._utils.files import expand_user
 from diffqa_features.learned._released import as_array, find_file, read_tensors
 from diffqa_features.learned.genziqa.low_rank import LAYERS, factor_name
 
@@ -22,7 +23,7 @@ def read_released(folder, blocks):
     `pytorch_lora_weights` the attention processors as saved by diffusers 0.17. Both can
     be in subfolders.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(expand_user(folder))
     learner = read_tensors(find_file(folder, (_CONTEXT,)))
     context = [v for k, v in learner.items() if k.split(".")[-1] == "ctx"]
     if len(context) != 1 or context[0].ndim != 2:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from diffqa_features._utils.files import expand_user
 from diffqa_features.learned._released import as_array, find_file, read_tensors
 from diffqa_features.learned.genzvqa.modulator import WIDTH, module_name
 
@@ -38,7 +39,7 @@ def read_modulator(folder, blocks, widths):
 
 def _read_tensors(folder, name, wanted):
     """Tensors of a file under our names; their names and shapes have to be `wanted`."""
-    path = find_file(Path(folder).expanduser(), (name,))
+    path = find_file(Path(expand_user(folder)), (name,))
     found = read_tensors(path)
     odd = sorted(found.keys() ^ wanted.keys())
     if odd:

@@ -38,6 +38,7 @@ class Perceptrons:
         for name, shape in shapes.items():
             if weights[name].shape != shape:
                 raise ValueError(f"{name!r} has the shape {weights[name].shape}.")
+        check_scale(weights["scale"])
         values = {name: weights[name].astype(np.float32) for name in shapes}
         self._mean, self._scale = values["mean"], values["scale"]
         *self._hidden, self._last = [
@@ -56,3 +57,10 @@ class Perceptrons:
         answers = (x @ weight + bias).mean(0).astype(float)
         spread = np.exp(np.clip(answers[:, 1], -4, 2))
         return 10 - answers[:, 0], spread, expit(answers[:, 2:])
+
+
+def check_scale(scale):
+    """ValueError for a spread of 0: what is divided by it still looks like a number."""
+    bad = np.flatnonzero(~(np.atleast_1d(scale) > 0))
+    if len(bad):
+        raise ValueError(f"'scale' holds {scale[bad[0]]} where spreads are above 0.")

@@ -332,7 +332,8 @@ class QualityScorer(RegressorMixin, BaseEstimator):
         check = partial(_check_size, row)
         for burst in read_bursts(media, times, self.max_bursts, self.max_tiles, check):
             verdicts = [self._judge(tiles) for tiles in burst.looked_at]
-            score, spread, timing = machine(burst_columns(burst, verdicts))
+            answers = machine(burst_columns(burst, verdicts))
+            score, spread, timing = self._checked(answers)
             pictures = np.mean([faults for *_, faults in verdicts], 0)
             scores.append(score)
             spreads.append(spread)
@@ -362,7 +363,16 @@ class QualityScorer(RegressorMixin, BaseEstimator):
     def _look(self, tiles):
         """JOD (n,), standard deviations (n,) and probabilities (n, F) of tiles."""
         perceptrons, _, _ = _load(self._folder(), self.device or "cpu")
-        return perceptrons(describe(tiles))
+        return self._checked(perceptrons(describe(tiles)))
+
+    def _checked(self, answers):
+        """`answers`; ValueError where they overflow, as those of damaged weights."""
+        if not all(np.isfinite(part).all() for part in answers):
+            raise ValueError(
+                f"The scorer in '{self._folder()}' answers with NaN or infinity: its "
+                "weights are damaged. Restore them from a copy, or train it again."
+            )
+        return answers
 
     def _folder(self):
         if str(self.weights) in _NAMES:
@@ -413,11 +423,22 @@ def _load(folder, device="cpu"):
 
 
 def _changed(folder):
-    """When the weights in a folder changed; None if it has none."""
-    try:
-        return Path(folder, "model.safetensors").stat().st_mtime_ns
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    """What differs between versions of the files in a folder; None if it has none.
+
+    Not the time of change alone: unpacked and copied files have that of the original.
+    """
+    found = []
+    for name in ("model.safetensors", "config.json"):
+        try:
+            stat = Path(folder, name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if not found:
+                return None
+            continue
+        found.append((
+            stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        ))  # fmt: skip
+    return tuple(found)
 
 
 @lru_cache(maxsize=4)
@@ -426,6 +447,12 @@ def _load_files(folder, stamp, device):
     faults = config["fitted"].get("faults")
     if not isinstance(faults, list) or not all(isinstance(f, str) for f in faults):
         raise ValueError(f"'{folder}': 'faults' in config.json is not a list of names.")
+    taken = {"jod", "std", *TIMING}
+    if len({*faults, *taken}) < len(faults) + len(taken):
+        raise ValueError(
+            f"'{folder}': 'faults' in config.json must be distinct, and none of "
+            f"{', '.join(sorted(taken))}. Got {faults}."
+        )
     try:
         perceptrons = Perceptrons(weights, len(faults))
     except (KeyError, ValueError, IndexError) as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffqa_features._media.video.video import spread
 from diffqa_features.learned.scorer.motion import LUMA, describe_burst, to_luma
+from diffqa_features.learned.scorer.perceptrons import check_scale
 from diffqa_features.learned.scorer.tiles import cut_tiles
 
 BURST = 32
@@ -164,9 +165,20 @@ class VideoMachine:
             if value.ndim != len(shape) or value.shape != wanted:
                 raise ValueError(f"{name!r} has the shape {value.shape}.")
             setattr(self, name, value)
+        if len(self.landmarks) != len(self.answers):
+            raise ValueError(
+                f"'landmarks' are {len(self.landmarks)}, 'answers' {len(self.answers)}."
+            )
+        check_scale(self.scale)
 
     def __call__(self, columns: dict[str, float]):
         """JOD, standard deviation, and probabilities (kinds,) of a burst."""
+        unknown = [name for name in self.columns if name not in columns]
+        if unknown:
+            raise ValueError(
+                f"the scorer was trained on the column {unknown[0]!r}, which is not "
+                "measured here. Use the version of diffqa_features that trained it."
+            )
         row = np.array([[columns[name] for name in self.columns]])
         score, spread, kinds = self.answer(row)
         return score[0], spread[0], kinds[0]

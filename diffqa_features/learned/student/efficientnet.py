@@ -12,6 +12,7 @@ from torch import nn
 
 from diffqa_features._backbone.settings import EFFICIENTNET, check_settings, read_json
 from diffqa_features._backbone.tensors import read_tensor_list, read_tensors
+from diffqa_features._utils.files import expand_user
 
 # name -> width, depth, side of the pictures it is meant for (of b7: DP-IQA's).
 VARIANTS = {
@@ -222,7 +223,7 @@ def _config(**found) -> dict:
 
 def _find(name, parameter, allowed, file) -> Path:
     """Folder with the file, local or in the hub cache."""
-    folder = Path(name).expanduser()
+    folder = Path(expand_user(name))
     if folder.is_dir():
         if not (folder / file).is_file():
             raise FileNotFoundError(

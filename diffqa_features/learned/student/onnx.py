@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diffqa_features import __version__
-from diffqa_features._utils.files import write_whole
+from diffqa_features._utils.files import local_path, write_whole
 from diffqa_features.learned.student.network import Scorer
 
 _VIEWS = {
@@ -29,6 +29,9 @@ def export(student, path):
             "export_onnx needs the packages onnx and onnxscript: pip install "
             "'diffqa-features[onnx]'."
         ) from error
+    path = local_path(path, "The path of export_onnx")
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder; give the name of a file.")
     network = student._trained(torch.device("cpu"))
     scorer = Scorer(network, student.slope_, student.intercept_).eval()
     size = student.image_size_
@@ -51,7 +54,7 @@ def export(student, path):
         model = onnx.load(whole)
     for key, value in _metadata(student).items():
         model.metadata_props.add(key=key, value=value)
-    write_whole(Path(path).expanduser(), model.SerializeToString())
+    write_whole(path, model.SerializeToString())
 
 
 def _metadata(student):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from diffqa_features._backbone.tensors import check_finite
+from diffqa_features._utils.files import expand_user
 from diffqa_features.learned._released import read_tensors
 from diffqa_features.learned.student.efficientnet import from_torchvision
 
@@ -20,7 +21,7 @@ _HEAD = {
 
 def read_released_student(path, network, config):
     """Arrays by the names of `network`; names and shapes must match exactly."""
-    path = Path(path).expanduser()
+    path = Path(expand_user(path))
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no file '{path}'. Pass the student's checkpoint itself."
