@@ -299,11 +299,13 @@ def load(folder):
                 f"{config.get(key)!r:.60} instead. Restore it from a copy."
             )
     for name, value in weights.items():
-        # Others than floats and counts would be rounded to fit, without a word.
-        if value.dtype.kind != "f" and value.dtype != np.int64:
+        # Others would be rounded to fit, without a word. A single integer counts the
+        # batches that a normalisation has seen.
+        counts = value.dtype == np.int64 and value.size == 1
+        if value.dtype.kind != "f" and not counts:
             raise ValueError(
                 f"{path}: {name!r} is of type {value.dtype}, and weights are floats. "
-                "Restore it from a copy, or fit again."
+                "Dequantize and save them first, or restore the file from a copy."
             )
         if not np.isfinite(value).all():
             raise ValueError(
