@@ -158,8 +158,10 @@ def list_splits(X, y, groups, cv, n_splits, test_size, random_state):
 
 def _row_numbers(rows, n_rows: int) -> np.ndarray:
     """Numbers from 0 of rows that are given by a mask or, as in NumPy, by numbers."""
+    given = np.asarray(rows)
     try:
-        found = np.arange(n_rows)[np.asarray(rows)]
+        # An empty list is an array of floats.
+        found = np.arange(n_rows)[given if given.size else given.astype(int)]
     except IndexError as error:
         raise ValueError(
             f"The 'cv' parameter gives rows that are none of the {n_rows} of X: {error}"
