@@ -40,6 +40,7 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
     path = _behind(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, descriptor = _claim(path, wait)
+    ours = True
     try:
         yield temporary
         if not temporary.exists():
@@ -49,6 +50,7 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
             )
         os.fsync(descriptor)
         temporary.replace(path)
+        ours = False  # from here on a file of that name is the next writer's
         _sync_folder(path.parent)
     except OSError as error:
         if error.errno not in _FULL:
@@ -61,7 +63,8 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         # Before the lock is released, or it could be a successor's.
-        temporary.unlink(missing_ok=True)
+        if ours:
+            temporary.unlink(missing_ok=True)
         os.close(descriptor)
 
 

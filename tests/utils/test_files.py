@@ -92,6 +92,26 @@ def test_those_who_wait_write_one_after_the_other(tmp_path):
     assert names_in(tmp_path) == ["a"]
 
 
+def test_who_begins_while_another_ends_keeps_its_file(tmp_path, monkeypatch):
+    path, real, begun = tmp_path / "a", Path.replace, []
+
+    def replace(self, target):
+        real(self, target)
+        if not begun:  # the name of the temporary file is free now
+            begun.append(whole_file(path))
+            begun.append(begun[0].__enter__())
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with whole_file(path) as part:
+        part.write_text("first")
+    second, part = begun
+    assert path.read_text() == "first" and part.exists()
+    part.write_text("second")
+    second.__exit__(None, None, None)
+    assert path.read_text() == "second"
+    assert names_in(tmp_path) == ["a"]
+
+
 def test_an_error_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     write_whole(path, "old\r\n")
