@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
     killed process left behind. Through a link the file that it leads to is written.
     """
     path = _behind(path)
+    _refuse_devices(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, descriptor = _claim(path, wait)
     ours = True
@@ -161,6 +163,17 @@ def remove_leftover(path: Path) -> None:
 
 def _behind(path: Path) -> Path:
     return path.resolve() if path.is_symlink() else path
+
+
+def _refuse_devices(path: Path) -> None:
+    """OSError for what may be written to but not replaced, such as /dev/null."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # there is nothing yet
+        return
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise OSError(f"'{path}' is {what} and no file. Choose another name.")
 
 
 def _beside(path: Path, suffix: str) -> Path:
