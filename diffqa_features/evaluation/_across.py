@@ -1,5 +1,7 @@
 """Train on some datasets, test on others: a value with an interval per pair."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from sklearn.utils._param_validation import validate_params
 
@@ -92,12 +94,24 @@ def cross_dataset(
     methods = check_methods(estimator)
     metrics = check_metrics(metrics)
     mapping = check_mapping(mapping, metrics)
+    for side in (train, test):
+        if not isinstance(side, Mapping):
+            raise TypeError(
+                "train and test are dicts of data sets by name. Got a "
+                f"{type(side).__name__} instead."
+            )
     parts = {}
     for name, bunch in (*train.items(), *test.items()):
         if not (hasattr(bunch, "data") and hasattr(bunch, "target")):
             raise TypeError(
                 "train and test are dicts of data sets by name, each with data and "
                 f"target. Got {type(bunch).__name__} under {name!r} instead."
+            )
+        rises = bunch.get("higher_is_better", True)
+        if not isinstance(rises, (bool, np.bool_)):
+            raise TypeError(
+                f"higher_is_better of {name} must be True or False: it decides the "
+                f"sign of the predictions. Got {rises!r} instead."
             )
         if parts.get(name, bunch) is not bunch:
             raise ValueError(f"Two data sets are called {name!r}.")
