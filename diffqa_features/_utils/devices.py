@@ -36,6 +36,13 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"There is no device {device} on this machine.")
+    if device.type not in ("cpu", "mps"):
+        try:
+            torch.zeros(1, device=device).item()  # of "meta" there is no value
+        # Of devices that it was not built for, torch raises AssertionError and others.
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"There is no device {device} here: {reason}") from error
     return torch.device("cpu") if device.type == "cpu" else device
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,8 +39,10 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
     killed process left behind. Through a link the file that it leads to is written.
     """
     path = _behind(path)
+    _refuse_devices(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, descriptor = _claim(path, wait)
+    ours = True
     try:
         yield temporary
         if not temporary.exists():
@@ -49,6 +52,7 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
             )
         os.fsync(descriptor)
         temporary.replace(path)
+        ours = False  # from here on a file of that name is the next writer's
         _sync_folder(path.parent)
     except OSError as error:
         if error.errno not in _FULL:
@@ -61,7 +65,8 @@ def whole_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         # Before the lock is released, or it could be a successor's.
-        temporary.unlink(missing_ok=True)
+        if ours:
+            temporary.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -157,6 +162,17 @@ def remove_leftover(path: Path) -> None:
 
 def _behind(path: Path) -> Path:
     return path.resolve() if path.is_symlink() else path
+
+
+def _refuse_devices(path: Path) -> None:
+    """OSError for what may be written to but not replaced, such as /dev/null."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # there is nothing yet
+        return
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise OSError(f"'{path}' is {what} and no file. Choose another name.")
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -107,6 +107,12 @@ def cross_dataset(
                 "train and test are dicts of data sets by name, each with data and "
                 f"target. Got {type(bunch).__name__} under {name!r} instead."
             )
+        rises = bunch.get("higher_is_better", True)
+        if not isinstance(rises, (bool, np.bool_)):
+            raise TypeError(
+                f"higher_is_better of {name} must be True or False: it decides the "
+                f"sign of the predictions. Got {rises!r} instead."
+            )
         if parts.get(name, bunch) is not bunch:
             raise ValueError(f"Two data sets are called {name!r}.")
         parts[name] = bunch

@@ -139,6 +139,8 @@ def compare(
 
 
 def _joined(tables, metric):
+    if not tables:
+        raise ValueError("A comparison needs two methods. Got no table.")
     for table in tables:
         if table.scores is None or table.predictions is None:
             raise ValueError(

@@ -273,10 +273,10 @@ class _Run:
 
     # -- checkpoints -------------------------------------------------------------
 
-    _STATE = (
-        "done_epochs", "done_batches", "losses", "order_seen", "predictions",
-        "history", "best",
-    )  # fmt: skip
+    _STATE = {
+        "done_epochs": int, "done_batches": int, "losses": list, "order_seen": list,
+        "predictions": list, "history": list, "best": (dict, type(None)),
+    }  # fmt: skip
 
     def save(self):
         self.saved_at = time.monotonic()
@@ -315,9 +315,12 @@ class _Run:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
+            for name, kind in self._STATE.items():
+                if not isinstance(state[name], kind):
+                    raise TypeError(f"{name!r} is a {type(state[name]).__name__}")
         except Exception as error:  # torch and zipfile raise many types on damage
             raise OSError(
-                f"The checkpoint {path} is damaged: {error}. Delete it to train from "
+                f"The checkpoint {path} is damaged: {error!r}. Delete it to train from "
                 "the beginning."
             ) from error
         for name in self._STATE:

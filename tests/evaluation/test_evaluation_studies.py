@@ -444,3 +444,21 @@ def test_scores_that_are_no_numbers(problem, change, message):
             evaluation.bootstrap_interval(y, change(y))
         with pytest.raises(ValueError, match=r"scores_baseline has \d+ masked values"):
             evaluation.paired_tests(y, change(y))
+
+
+@pytest.mark.parametrize("direction", [None, "lower", 0])
+def test_a_direction_is_stated_or_left_out(problem, direction):
+    """None would have turned the sign."""
+    X, y, _ = problem
+    rated = Bunch(data=X[:30], target=y[:30])
+    other = Bunch(data=X[30:], target=y[30:], higher_is_better=direction)
+    with pytest.raises(TypeError, match="higher_is_better of b must be True or False"):
+        evaluation.cross_dataset(Ridge(), {"a": rated}, {"b": other})
+
+
+def test_a_comparison_of_nothing(problem):
+    X, y, _ = problem
+    with pytest.raises(ValueError, match="two methods"):
+        evaluation.compare([])
+    with pytest.raises(TypeError, match="Got a list"):
+        evaluation.cross_dataset(Ridge(), [Bunch(data=X, target=y)], {})

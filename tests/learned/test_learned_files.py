@@ -350,6 +350,15 @@ def test_a_damaged_checkpoint_is_an_error(images, small_folder, tmp_path):
     model = GenzIQARegressor(str(small_folder), checkpoint_dir=tmp_path, **SETTINGS)
     model.fit(images, Y)
     (path,) = tmp_path.iterdir()
+    state = torch.load(path, weights_only=True)
+    for change in ({"done_epochs": "2"}, {"history": None}, {"best": 3}):
+        torch.save({**state, **change}, path)
+        with pytest.raises(OSError, match=rf"is damaged: .*{next(iter(change))}"):
+            model.fit(images, Y)
+    torch.save({k: v for k, v in state.items() if k != "losses"}, path)
+    with pytest.raises(OSError, match=r"is damaged: KeyError\('losses'\). Delete it"):
+        model.fit(images, Y)
+    torch.save(state, path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(OSError, match=r"is damaged: .* Delete it"):
         model.fit(images, Y)

@@ -92,6 +92,43 @@ def test_those_who_wait_write_one_after_the_other(tmp_path):
     assert names_in(tmp_path) == ["a"]
 
 
+def test_who_begins_while_another_ends_keeps_its_file(tmp_path, monkeypatch):
+    path, real, begun = tmp_path / "a", Path.replace, []
+
+    def replace(self, target):
+        real(self, target)
+        if not begun:  # the name of the temporary file is free now
+            begun.append(whole_file(path))
+            begun.append(begun[0].__enter__())
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with whole_file(path) as part:
+        part.write_text("first")
+    second, part = begun
+    assert path.read_text() == "first" and part.exists()
+    part.write_text("second")
+    second.__exit__(None, None, None)
+    assert path.read_text() == "second"
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_devices_and_pipes_are_not_replaced(tmp_path):
+    """The super-user could: /dev/null would be a file from then on."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "null").symlink_to(os.devnull)
+    (tmp_path / "folder").mkdir()
+    before = names_in(tmp_path)
+    for name, what in (("link", "a pipe"), ("null", "a pipe or a device"),
+                       ("pipe", "a pipe"), ("folder", "a folder")):  # fmt: skip
+        # Only looked at: should the refusal fail, nothing is written here.
+        with pytest.raises(OSError, match=f"is {what}.* and no file"):
+            with whole_file(tmp_path / name):
+                raise AssertionError("it was not refused")
+    assert names_in(tmp_path) == before
+    assert (tmp_path / "pipe").is_fifo() and Path(os.devnull).is_char_device()
+
+
 def test_an_error_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     write_whole(path, "old\r\n")
