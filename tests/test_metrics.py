@@ -104,10 +104,14 @@ def test_constant_scores_give_zero_and_a_warning(score, side):
         (
             np.ma.array([1, 2, 9], mask=[0, 0, 1]),
             [1, 2, 3],
-            "y_true is .*row 2",
+            "y_true has .*row 2",
         ),
-        ([1, 2], np.array(["2026-01-01", "NaT"], "M8[ns]"), "y_pred .* Got dates"),
-        (pd.Series([1, 2]), pd.to_timedelta([1, 2]), "y_pred .* Got dates"),
+        (
+            [1, 2],
+            np.array(["2026-01-01", "NaT"], "M8[ns]"),
+            "y_pred .* these are times",
+        ),
+        (pd.Series([1, 2]), pd.to_timedelta([1, 2]), "y_pred .* these are times"),
     ],
 )
 def test_bad_scores_are_refused(score, y_true, y_pred, message):
