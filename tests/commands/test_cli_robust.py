@@ -74,7 +74,7 @@ def test_nothing_is_not_the_working_directory(photos, run, words):
     before = names_in(".")
     code, stdout, stderr = run(*words)
     assert code == 2 and not stdout
-    assert "is empty; '.' is the working directory" in stderr
+    assert "is empty. Write '.' for the working directory" in stderr
     assert names_in(".") == before
 
 
