@@ -38,7 +38,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"There is no device {device} on this machine.")
     if device.type not in ("cpu", "mps"):
         try:
-            torch.zeros(1, device=device).item()  # of "meta" there is no value
+            torch.zeros(1, device=device)
         # Of devices that it was not built for, torch raises AssertionError and others.
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)

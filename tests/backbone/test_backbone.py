@@ -606,7 +606,7 @@ def _load_in_fork(folder):
 
 
 @pytest.mark.parametrize(
-    "device", ["gpu", "cuda:99", "cpu cpu", 3.5, "xpu:9", "meta", "vulkan"]
+    "device", ["gpu", "cuda:99", "cpu cpu", 3.5, "xpu:9", "vulkan"]
 )
 def test_a_device_that_is_not_there_is_refused(sd1_folder, device):
     with pytest.raises(ValueError, match=r"'device' parameter|There is no device"):

@@ -193,8 +193,9 @@ class TestTables:
         assert "No file matches" in stderr
 
     def test_fit_takes_the_column_that_was_named(self, photos, run):
-        rows = [f"photos/{name},{k}," for k, name in enumerate(["a.png", "d.png"])]
-        text = "path,mos,group\n" + "\n".join(r + f"g{k}," for k, r in enumerate(rows))
+        rows = [f"photos/{name},{k}," for k, name in enumerate(["a.png", "d.png"] * 2)]
+        ends = [row + f"g{k % 2}," for k, row in enumerate(rows)]
+        text = "path,mos,group\n" + "\n".join(ends)
         Path("t.csv").write_text(text)
         words = ("fit", "t.csv", "-o", "m.skops", "--group-column", "group")
         assert run(*words)[0] == 0
