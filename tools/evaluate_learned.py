@@ -85,10 +85,12 @@ STAGES = {
     "stages of DP-IQA, untrained + SVR": {"max_epochs": 0, "image_adapter": False},
 }
 MAIN = [FROZEN, ZERO, "NSS + SVR", SCORER, "GenzIQA", "DP-IQA", READ, STUDENT]
-# With the frozen columns:
 MEANS = [
-    ("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA"), (READ,), (STUDENT,),
-    ("GenzIQA", STUDENT),
+    (FROZEN, *names)
+    for names in (
+        ("GenzIQA",), ("DP-IQA",), ("GenzIQA", "DP-IQA"), (READ,), (STUDENT,),
+        ("GenzIQA", STUDENT),
+    )
 ]  # fmt: skip
 
 
@@ -129,8 +131,8 @@ def main():
     report(data, args)
 
 
-def report(data, args, means=MEANS):
-    table = summarise(runs_in(args.folder), data, means)
+def report(data, args, means=MEANS, baseline=FROZEN):
+    table = summarise(runs_in(args.folder), data, means, baseline)
     print(table.to_string(index=False))
     if args.table is not None:
         table.to_csv(args.table, index=False)
@@ -291,20 +293,20 @@ def runs_in(folder):
 # -- the table -----------------------------------------------------------------------
 
 
-def summarise(runs, data, means):
+def summarise(runs, data, means, baseline):
     """One line per system of which all folds of a run are there."""
     whole, seconds = whole_runs(runs, data)
     for names in means:
-        if all(name in whole for name in (FROZEN, *names)):
+        if all(name in whole for name in names):
             add_mean(whole, names)
     lines = []
     for name, found_runs in whole.items():
         found = [measures(predicted, data) for predicted in found_runs.values()]
         line = {"system": name, "runs": len(found_runs), **pd.DataFrame(found).mean()}
-        if FROZEN in whole and name != FROZEN:
+        if baseline in whole and name != baseline:
             pairs = [
                 bootstrap_difference(
-                    data.target, predicted, whole[FROZEN][0],
+                    data.target, predicted, whole[baseline][0],
                     groups=data.groups, n_resamples=DRAWS,
                 )[:3]
                 for predicted in found_runs.values()
@@ -353,11 +355,14 @@ def ablations(data, args):
 
 
 def add_mean(whole, names):
-    """Means of predictions; both are in JOD."""
-    runs = set.intersection(*(set(whole[name]) for name in names))
-    parts = {r: [whole[FROZEN][0], *(whole[n][r] for n in names)] for r in runs}
-    if runs:
-        title = "mean of " + " and ".join([FROZEN, *names])
+    """Means of predictions, which are in JOD; the first of `names` has one run."""
+    first, *others = (whole[name] for name in names)
+    parts = {
+        r: [first[0], *(runs[r] for runs in others)]
+        for r in set.intersection(*map(set, others))
+    }
+    if parts:
+        title = "mean of " + " and ".join(names)
         whole[title] = {r: np.mean(part, 0) for r, part in parts.items()}
 
 

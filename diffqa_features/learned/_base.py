@@ -131,6 +131,7 @@ class LearnedModel(MediaParameters, SavedModel):
         job = Job(X, as_rows(X), more, failed=self._list_of_failed())
         self._check_targets(job, y, groups, sample_weight)
         job.info = self._check_parameters()
+        self._check_milestones()
         job.warm = self.warm_start and hasattr(self, "weights_")
         if job.warm:
             self._check_fitted()
@@ -149,6 +150,12 @@ class LearnedModel(MediaParameters, SavedModel):
         self.failed_ = job.failed or []
         self._warn_of_failed(job.rows, "were left out")
         return self
+
+    def _check_milestones(self):
+        if hasattr(self, "milestones"):
+            epochs = list(self._value("milestones"))
+            if not all(isinstance(epoch, Integral) and epoch > 0 for epoch in epochs):
+                raise self._complaint("milestones", "positive ints, numbers of epochs")
 
     # What a method supplies:
 

@@ -2,7 +2,7 @@
 
 import os
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import clone
@@ -158,7 +158,14 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         a single leftover clip joins the last step.
 
     learning_rate : float, default=1e-3
-        Constant learning rate of AdamW.
+        Initial learning rate of AdamW.
+
+    milestones : sequence of int, default=()
+        Epochs after which the learning rate is multiplied by `lr_decay`. At a constant
+        rate, the ranks of unseen clips may change a lot from one epoch to the next.
+
+    lr_decay : float, default=0.2
+        Factor applied at `milestones`, in (0, 1].
 
     weight_decay : float, default=1e-2
         Weight decay of AdamW.
@@ -333,6 +340,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         "mamba_layers": _positive,
         "mamba_state": _positive,
         "loss": [StrOptions({"plcc+rank", "l1"})],
+        "milestones": [InOrder()],
+        "lr_decay": [Interval(Real, 0, 1, closed="right")],
     }
 
     def __init__(
@@ -366,6 +375,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         max_epochs=30,
         batch_size=16,
         learning_rate=1e-3,
+        milestones=(),
+        lr_decay=0.2,
         weight_decay=1e-2,
         max_grad_norm=1.0,
         validation_fraction=None,
@@ -407,6 +418,8 @@ class DiffVQARegressor(BackboneModel, LearnedRegressor):
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.milestones = milestones
+        self.lr_decay = lr_decay
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
         self.validation_fraction = validation_fraction

@@ -598,9 +598,6 @@ class DPIQARegressor(BackboneModel, LearnedRegressor):
         info = super()._check_parameters()
         info.require_one_text(type(self).__name__)
         self._grid_of_prompts(info)
-        epochs = list(self._value("milestones"))
-        if not all(isinstance(e, Integral) and e > 0 for e in epochs):
-            raise self._complaint("milestones", "positive ints, numbers of epochs")
         return info
 
     def _value(self, name):

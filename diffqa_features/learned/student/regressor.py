@@ -480,12 +480,6 @@ class DistilledStudentRegressor(LearnedRegressor):
         """Architecture and input size; checks parameters against each other."""
         from diffqa_features.learned.student.efficientnet import find_config
 
-        epochs = list(self.milestones)
-        if not all(isinstance(e, Integral) and e >= 1 for e in epochs):
-            raise ValueError(
-                f"The 'milestones' parameter of {type(self).__name__} must be epochs, "
-                f"ints from 1 on. Got {self.milestones!r} instead."
-            )
         if str(self.network) == "tiny":
             if self.weights is not None:
                 raise ValueError(
