@@ -53,7 +53,7 @@ def _open_closed_streams():
     would take their number, and what C libraries print.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(descriptor, True)  # workers need them, too
     os.close(descriptor)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -68,8 +68,7 @@ def _run(args):
         command = import_module(f"diffqa_features._commands.{args.command}")
         with ways_out():
             code = command.run(args)
-        if sys.stdout is not None:  # as where it was closed before the start
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output (`| head`) has closed it. Python would complain again
         # when it closes stdout, so give it one that discards everything.

@@ -36,11 +36,12 @@ def run(args):
     if args.photos < 2:
         raise ValueError("--photos must be at least 2: some are held out.")
     out = local_path(args.out, "--out")
+    _check_folder(out)
     size = args.size or describe_backbone(args.backbone).image_size
     features = DiffusionQAFeatures(
         args.backbone, image_size=size, device=args.device, memory=str(out / "store")
     ).fit()
-    _check_folder(out)
+    write_whole(out / _MARKER, "")
     images, originals = _make_images(out / "images", args.photos, size)
     _score_folder(out, images, originals, args.device)
 
@@ -151,15 +152,16 @@ def _make_images(folder, n_photos, size):
 
 def _check_folder(out):
     """FileExistsError if a folder holds files, and was not made by a demo."""
-    marker = out / _MARKER
-    if not marker.is_file():
-        names = sorted(path.name for path in out.iterdir()) if out.exists() else []
-        if names:
-            raise FileExistsError(
-                f"'{out}' holds other files ({names[0]}, ...) and no demo, which would "
-                "replace files of the same names; choose another --out."
-            )
-        write_whole(marker, "")
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    # Those of earlier versions have no marker.
+    if _MARKER in names or {"images", "store"} <= names:
+        return
+    names = sorted(name for name in names if not name.startswith("."))
+    if names:
+        raise FileExistsError(
+            f"'{out}' holds other files ({names[0]}, ...) and no demo, which would "
+            "replace files of the same names; choose another --out."
+        )
 
 
 def _with_regressor(features):

@@ -20,11 +20,12 @@ from diffqa_features._commands._estimator import (
 from diffqa_features._commands._inputs import read_table, table_files
 from diffqa_features._commands._outputs import check_output, note, report_bad
 from diffqa_features._engine.request import prompt_columns
+from diffqa_features._media.remote import redact_url
 from diffqa_features._utils.checks import refuse_misread
 from diffqa_features._utils.files import local_path, whole_file
 from diffqa_features._utils.groups import check_groups
 from diffqa_features._utils.urls import redact_text
-from diffqa_features.evaluation._leakage import identities, refuse_shared
+from diffqa_features.evaluation._leakage import identities
 
 _SCORERS = {
     "srcc": metrics.srcc_scorer,
@@ -61,7 +62,6 @@ def _fit(args, features, files, y, groups, grid, out, path):
         files, y = files[good], y[good]
         groups = None if groups is None else groups[good]
         cv = _splitter(args, len(files), groups)
-        _check_folds(cv, files, groups)
         model = Pipeline(
             [
                 ("features", features.set_params(n_jobs=None)),
@@ -110,6 +110,7 @@ def _read(args, columns):
     if args.group_column:
         groups = check_groups(table[args.group_column], f" of {args.table!r}")
         groups = groups.astype(str).astype(object)
+    _refuse_repeated(args, files, groups)
     return files, y, groups
 
 
@@ -154,18 +155,18 @@ def _splitter(args, n_rows, groups):
     return KFold(args.folds, shuffle=True, random_state=0)
 
 
-def _check_folds(cv, files, groups):
-    """Raise if a file is on both sides of a fold: the scores would be too good."""
-    media = identities(files)
-    for train, test in cv.split(files, groups=groups):
-        refuse_shared(
-            dict(zip(train, media[train])),
-            dict(zip(test, media[test])),
-            "A fold of the cross-validation leaks",
-            ("row {} of the files that can be read", "row {}"),
-            "Keep one row of each file, or put its rows into one group of a "
-            "--group-column.",
-        )
+def _refuse_repeated(args, files, groups):
+    """Raise if a file could be on both sides of a fold: scores would be too good."""
+    seen = {}
+    for row, medium in enumerate(identities(files)):
+        first = row if medium is None else seen.setdefault(medium, row)
+        if first != row and (groups is None or groups[first] != groups[row]):
+            which = redact_url(files.index[row])
+            raise ValueError(
+                f"{args.table!r}: row {first} and row {row} are the same file "
+                f"({which}), and may stand on both sides of a fold. Keep one of them, "
+                "or put all rows of a file into one group of a --group-column."
+            )
 
 
 def _show(search, cv, n_rows, group_column):

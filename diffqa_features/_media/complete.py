@@ -308,8 +308,10 @@ def check_tiff(image: Image.Image, data: bytes) -> None:
         raise ValueError(f"only {present} of its {needed} {name} are there")
     if tags.get(259) == 7 and len(counts) >= needed:
         # Each is a JPEG, less the tables that they share.
-        shared = bytes(tags.get(347, b""))
-        begin = shared[:-2] if shared.endswith(b"\xff\xd9") else b"\xff\xd8"
+        shared = bytes(tags.get(347, b"\xff\xd8\xff\xd9")).rstrip(b"\0")
+        if not shared.endswith(b"\xff\xd9"):
+            return  # left to libtiff
+        begin = shared[:-2]
         for offset, count in zip(offsets[:needed], counts):
             try:
                 check_jpeg(begin + data[offset : offset + count][2:])

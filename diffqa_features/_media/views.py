@@ -173,8 +173,7 @@ def _resize(
     try:
         check_budget(width, height)
     except ValueError as error:
-        side = min(height, width)
-        raise ValueError(f"enlarged to {side} pixels a side it {error}") from error
+        raise ValueError(f"enlarged it {error}") from error
     bicubic = Image.Resampling.BICUBIC
     return np.stack(
         [

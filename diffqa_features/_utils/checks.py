@@ -30,11 +30,16 @@ def refuse_misread(values, name: str) -> None:
     if masked.any():
         first = np.argwhere(masked)[0].tolist()
         raise ValueError(
-            f"{name} has {masked.sum()} masked values, the first in row {first[0]}, of "
-            "which nothing is known. Leave those rows out, or fill them with "
+            f"{name} has {masked.sum()} masked values, the first in row {first[0]}; "
+            "nothing is known of them. Leave those rows out, or fill them with "
             "array.filled(value)."
         )
     dtype = getattr(values, "dtype", None)
-    dtype = np.asarray(values).dtype if dtype is None else dtype
-    if getattr(dtype, "kind", None) in ("m", "M"):
+    if dtype is None:
+        try:
+            dtype = np.asarray(values).dtype
+        except ValueError:  # of several lengths; whoever reads them names the row
+            return
+    of_polars = getattr(dtype, "is_temporal", None)
+    if getattr(dtype, "kind", None) in ("m", "M") or (of_polars and of_polars()):
         raise ValueError(f"{name} must hold numbers, and these are times ({dtype}).")

@@ -171,8 +171,7 @@ def _refuse_devices(path: Path) -> None:
     except OSError:  # there is nothing yet
         return
     if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise OSError(f"'{path}' is {what} and no file. Choose another name.")
+        raise OSError(f"'{path}' is not a regular file. Choose another name.")
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -66,15 +66,15 @@ def read_csv(
             raise ValueError(f"line {reader.line_num}: {error}.") from error
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"it is not in {error.encoding.upper()} ({error.reason} at byte "
-                f"{error.start:,}). Save it as UTF-8, in Excel as 'CSV UTF-8'."
+                f"it is not in {error.encoding.upper()} ({error.reason} behind line "
+                f"{reader.line_num}). Save it as UTF-8, in Excel as 'CSV UTF-8'."
             ) from error
     if not rows:
         raise ValueError("it is empty.")
     if _CONTROL.search("".join(rows[0][1])):
         raise ValueError("it is no text: its first line holds control characters.")
     columns = rows[0][1] if names is None else names
-    other = next((mark for mark in ",;\t" if mark in columns[0]), None)
+    other = next((m for m in ",;\t" if m != sep and m in columns[0]), None)
     if len(columns) == 1 and other and names is None:
         raise ValueError(
             f"its first line holds no {sep!r} and is separated by {other!r}. Separate "

@@ -84,8 +84,8 @@ class BatchExtractor:
             if hasattr(features, other._method) and hasattr(features, "get_params"):
                 hint = f" {other.__name__} calls its {other._method}()."
             raise TypeError(
-                f"{type(self).__name__} needs an estimator with {self._method}(). Got "
-                f"{features!r:.200} instead.{hint}"
+                f"{type(self).__name__} needs a scikit-learn estimator with "
+                f"{self._method}(). Got {features!r:.200} instead.{hint}"
             )
         self.features = features
         self.media = media

@@ -149,15 +149,16 @@ def list_splits(X, y, groups, cv, n_splits, test_size, random_state):
         pairs = check_cv(cv).split(np.arange(len(y)), y, groups)
     else:
         pairs = cv
+    pairs = list(pairs)
+    if not pairs or not all(hasattr(p, "__len__") and len(p) == 2 for p in pairs):
+        raise ValueError(
+            "The 'cv' parameter must give pairs of training and test rows, at least "
+            f"one. Got {cv!r:.100} instead."
+        )
     splits = [
         tuple(_row_numbers(rows, len(y), f"Split {number}") for rows in pair)
         for number, pair in enumerate(pairs)
     ]
-    if not splits or any(len(pair) != 2 for pair in splits):
-        raise ValueError(
-            "The 'cv' parameter must give pairs of training and test rows, at least "
-            f"one. Got {cv!r} instead."
-        )
     media = identities(X)
     for number, (train, test) in enumerate(splits):
         check_split(train, test, groups, media, f"Split {number}")

@@ -150,7 +150,7 @@ class SavedModel(BaseEstimator):
         """
         config, weights = load(folder)
         for name, value in weights.items():
-            if value.dtype.kind == "f":
+            if value.dtype.kind == "f":  # files may be in half or double precision
                 weights[name] = value.astype(np.float32, copy=False)
         if config["estimator"] != cls.__name__:
             raise ValueError(

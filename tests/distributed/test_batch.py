@@ -210,11 +210,11 @@ def test_urls_of_this_machine_are_those_that_were_typed(files, tmp_path):
 def test_errors_that_no_row_makes_are_raised(files):
     failing = FunctionTransformer(fail, feature_names_out="one-to-one")
     model = make_pipeline(NaturalSceneStatistics(), failing)
-    with pytest.raises(TypeError, match=r"needs an estimator with predict\(\)"):
+    with pytest.raises(TypeError, match=r"scikit-learn estimator with predict\(\)"):
         BatchPredictor(model)
     with pytest.raises(TypeError, match=r"BatchPredictor calls its predict\(\)"):
         BatchExtractor(load_scorer())
-    with pytest.raises(TypeError, match=r"needs an estimator with transform\(\)"):
+    with pytest.raises(TypeError, match=r"scikit-learn estimator with transform\(\)"):
         extract(NaturalSceneStatistics(), pd.DataFrame({"path": files}), "out")
     with pytest.raises(ValueError, match="on purpose"):
         BatchExtractor(model)({"path": files[:1]})

@@ -91,6 +91,7 @@ def test_a_mask_of_training_rows_is_seen_by_the_check():
         ),
         ([([0], [1], [2])], "The 'cv' parameter must give pairs"),
         ([], "The 'cv' parameter must give pairs"),
+        ([0, 1, 2], "The 'cv' parameter must give pairs"),
     ],
 )
 def test_splits_that_are_none(cv, message):

@@ -180,6 +180,7 @@ def test_the_home_of_nobody_is_a_folder_that_is_not_there(small_folder, tmp_path
             call()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_a_configuration_that_is_no_file_is_not_read(fitted, images, tmp_path, kind):
     fitted.save_pretrained(tmp_path)

@@ -148,6 +148,18 @@ def test_y4m_ends_behind_a_frame(tmp_path, kind):
     refused(path, "no frame begins")
 
 
+def test_y4m_whose_coding_is_in_a_comment(tmp_path):
+    """As mjpegtools write it: 4:2:0 is not what it is without the word."""
+    path = encode(
+        tmp_path / "a.y4m", pan(3, 50, 66), "wrapped_avframe", "yuv444p",
+        file_options={"strict": "-1"},
+    )  # fmt: skip
+    head, frames = path.read_bytes().split(b"\n", 1)
+    words = [word for word in head.split(b" ") if not word.startswith((b"C", b"X"))]
+    path.write_bytes(b" ".join([*words, b"XYSCSS=444"]) + b"\n" + frames)
+    assert len(read(path)) == 3
+
+
 def test_wmv_without_one_packet(tmp_path):
     path = encode(
         tmp_path / "a.wmv", pan(30), "wmv2", file_options={"packet_size": "500"}

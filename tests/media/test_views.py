@@ -60,7 +60,7 @@ def test_a_sliver_is_not_enlarged_whole():
     """That of a file of some kilobytes would take six gigabytes."""
     sliver = np.zeros((8, 60_000, 3), np.uint8)
     assert view_frames(sliver[None], "crop", 512, 8).shape == (1, 512, 512, 3)
-    message = "enlarged to 512 pixels a side it is 3840000 x 512 pixels"
+    message = "enlarged it is 3840000 x 512 pixels"
     with pytest.raises(ValueError, match=message):
         cut_tiles(sliver, 512)
 
@@ -68,7 +68,7 @@ def test_a_sliver_is_not_enlarged_whole():
 @pytest.mark.parametrize("view", ["stretch", "fit", "crop"])
 def test_an_input_size_beyond_all_memory_is_refused(view):
     picture = np.zeros((1, 16, 16, 3), np.uint8)
-    message = "enlarged to 100000 pixels a side it is 100000 x 100000 pixels"
+    message = "enlarged it is 100000 x 100000 pixels"
     with pytest.raises(ValueError, match=message):
         view_frames(picture, view, 100_000, 8)
 

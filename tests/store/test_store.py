@@ -1,7 +1,6 @@
 """The store as its users see it: values, bounds, copies, parameters."""
 
 import copy
-import os
 import pickle
 import sqlite3
 import sys
@@ -361,20 +360,13 @@ class TestParameters:
             store.put({"a": np.zeros(2)})
         assert (tmp_path / "file").read_text() == "mine"
 
-    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-    def test_what_is_no_file_in_place_of_the_database(self, tmp_path, make):
-        make(tmp_path / "features.sqlite")
+    def test_a_folder_in_place_of_the_database(self, tmp_path):
+        (tmp_path / "features.sqlite").mkdir()
         store = FeatureStore(tmp_path)
         with pytest.raises(OSError, match="sqlite' is not a regular file"):
             store.put({"a": np.zeros(2)})
         with pytest.warns(RuntimeWarning, match="sqlite' is not a regular file"):
             assert store.get(["a"]) == {}
-
-    def test_a_pipe_in_place_of_the_lock_is_not_waited_for(self, tmp_path):
-        os.mkfifo(tmp_path / "features.sqlite.lock")
-        with FeatureStore(tmp_path) as store:
-            store.put({"a": np.zeros(2)})
-            assert list(store.get(["a"])) == ["a"]
 
     def test_the_home_folder_is_known_by_its_sign(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))

@@ -47,5 +47,17 @@ def test_masked_values_and_times_are_refused(door):
             door(times)
 
 
+def test_times_of_polars_are_refused():
+    polars = pytest.importorskip("polars")
+    times = polars.Series(STAMPS.to_list())
+    with pytest.raises(ValueError, match="must hold numbers, and these are times"):
+        srcc_score(times, PLAIN)
+
+
+def test_scores_of_several_lengths_are_told_by_their_row():
+    with pytest.raises(ValueError, match="Row 1: y is"):
+        fit([1, [2, 3], *PLAIN[2:]])
+
+
 def test_a_mask_that_hides_nothing_is_no_matter():
     assert srcc_score(np.ma.array(PLAIN), PLAIN) == 1

@@ -112,6 +112,7 @@ def test_who_begins_while_another_ends_keeps_its_file(tmp_path, monkeypatch):
     assert names_in(tmp_path) == ["a"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_devices_and_pipes_are_not_replaced(tmp_path):
     """The super-user could: /dev/null would be a file from then on."""
     os.mkfifo(tmp_path / "pipe")
@@ -119,10 +120,9 @@ def test_devices_and_pipes_are_not_replaced(tmp_path):
     (tmp_path / "null").symlink_to(os.devnull)
     (tmp_path / "folder").mkdir()
     before = names_in(tmp_path)
-    for name, what in (("link", "a pipe"), ("null", "a pipe or a device"),
-                       ("pipe", "a pipe"), ("folder", "a folder")):  # fmt: skip
+    for name in ("link", "null", "pipe", "folder"):
         # Only looked at: should the refusal fail, nothing is written here.
-        with pytest.raises(OSError, match=f"is {what}.* and no file"):
+        with pytest.raises(OSError, match="is not a regular file"):
             with whole_file(tmp_path / name):
                 raise AssertionError("it was not refused")
     assert names_in(tmp_path) == before
@@ -218,8 +218,6 @@ def test_paths_of_this_machine(monkeypatch, tmp_path):
     for url in ("s3://bucket/x", "file:///tmp", "HTTPS://host", Path("s3://bucket")):
         with pytest.raises(ValueError, match="It must be a path of this machine"):
             local_path(url, "It")
-    with pytest.raises(ValueError, match="It is empty; "):
-        local_path("", "It")
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):

@@ -62,6 +62,7 @@ def test_quotes_marks_and_separators(write):
     text = '\ufeffname;mos\n"a;""b""\nc";1,5\n'
     table = read_csv(write(text), sep=";", decimal=",")
     assert table.to_dict("list") == {"name": ['a;"b"\nc'], "mos": [1.5]}
+    assert read_csv(write('"mos, mean"\n4\n')).columns.tolist() == ["mos, mean"]
     assert read_csv(write("x,1\ny,2,\n"), names=["n", "v"])["v"].tolist() == [1, 2]
 
 

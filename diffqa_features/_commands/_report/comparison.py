@@ -79,8 +79,8 @@ def _read(name, path_column):
     blank = [row for row, path in enumerate(table[path_column]) if not _is_path(path)]
     if blank:
         raise ValueError(
-            f"{name!r}, row {blank[0]}: the column {path_column!r} is empty. Drop the "
-            "row, or name its file."
+            f"{name!r}, row {blank[0]}: the column {path_column!r} holds no path, but "
+            f"{table[path_column][blank[0]]!r}. Drop the row, or name its file."
         )
     folder = local_path(name, "--compare").parent
     files = table_files(table, folder, path_column, ())

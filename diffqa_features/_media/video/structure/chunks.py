@@ -139,8 +139,8 @@ def walk_y4m(data: Bytes) -> dict[int, int]:
     chroma = next((c for c in _Y4M_CHROMA if coding.startswith(c)), None)
     if not (facts.get(b"W", b"").isdigit() and facts.get(b"H", b"").isdigit()):
         raise Fault("its header does not say its size")
-    if chroma is None:
-        return {}  # left to FFmpeg, which knows no more of them
+    if chroma is None or (b"C" not in facts and b" XYSCSS=" in line):
+        return {}  # left to FFmpeg
     width, height = int(facts[b"W"]), int(facts[b"H"])
     down, across, planes = _Y4M_CHROMA[chroma]
     length = width * height + planes * (-(-width // across) * -(-height // down))

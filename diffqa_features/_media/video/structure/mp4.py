@@ -121,7 +121,7 @@ def _read_track(data: Bytes, at: int, end: int, tracks: dict) -> None:
             elif kind == b"ctts":
                 table = _table(data, start + 8, stop, number(data.at(start + 4, 4)), 2)
                 # Of version 0 they should have no sign, but some writers give them one.
-                table[:, 1] -= (table[:, 1] >= 1 << 31) << 32
+                table[table[:, 1] >= 1 << 31, 1] -= 1 << 32
                 track.offsets = table
             elif kind == b"stsz":
                 track.sizes = number(data.at(start + 8, 4))
