@@ -362,7 +362,7 @@ class TestCompare:
             ("path,mos\na.png,3\n", "has no column 'score'"),
             ("path,score\na.png,good\n", "must hold finite numbers. Got 'good'"),
             ("path,score\nother.png,3\n", "No file of"),
-            ("path,score\na.png,3\n,4\n", "row 1: the column 'path' holds no path, but"),
+            ("path,score\na.png,3\n,4\n", "row 1: the column 'path' holds no path"),
             ("path,score\na.png,3\na.png,4\n", "names 'a.png' twice"),
         ],
     )
