@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -42,6 +43,7 @@ def main():
     parser.add_argument("--clip-frames", type=int, default=72)
     parser.add_argument("--max-epochs", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--table", type=Path, help="add the lines of all clips to it")
     parser.add_argument("--scale", choices=("multiply", "divide"), default="multiply")
     args = parser.parse_args()
     videos = datasets.make_distorted_videos(
@@ -60,6 +62,8 @@ def main():
         for name, model in methods.items():
             predicted[name].append(held_out(name, model, videos, seed, args))
     report(videos, predicted)
+    if args.table is not None:
+        add_lines(args.table, videos, predicted, args.clip_frames)
 
 
 def make_methods(args):
@@ -117,6 +121,20 @@ def held_out(name, model, videos, seed, args):
             np.save(path, values)
         predicted[test] = np.load(path)
     return predicted
+
+
+def add_lines(path, videos, predicted, clip_frames):
+    """Per method its SRCC over all clips, the mean over seeds, and the intervals'."""
+    lines = []
+    for name, seeds in predicted.items():
+        found = [
+            bootstrap_interval(videos.target, p, groups=videos.groups) for p in seeds
+        ]
+        values = np.mean([each[:3] for each in found], 0).round(3)
+        lines.append((clip_frames, name, len(seeds), *values))
+    columns = ["clip_frames", "method", "seeds", "srcc", "srcc_low", "srcc_high"]
+    table = pd.DataFrame(lines, columns=columns)
+    table.to_csv(path, mode="a", header=not path.exists(), index=False)
 
 
 def report(videos, predicted):
