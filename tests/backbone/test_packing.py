@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from processor import needs_bfloat16_attention
+from processor import needs_bfloat16_attention, needs_bfloat16_kernels
 
 from diffqa_features._backbone import packing
 from diffqa_features._backbone.backbone import Backbone
@@ -13,6 +13,7 @@ from diffqa_features._backbone.packing import pack_weights
 from diffqa_features.evaluation._meters import CostMeter
 
 CPU = torch.device("cpu")
+pytestmark = [needs_bfloat16_attention, needs_bfloat16_kernels]
 
 
 @pytest.fixture(scope="module", params=["sd2", "odd"])
@@ -20,7 +21,7 @@ def backbones(request, model_folders):
     """Two of the same weights; the second is packed. Tests undo what they change."""
     info = describe_backbone(model_folders[request.param])
     plain, packed = (Backbone(info, CPU, torch.bfloat16) for _ in range(2))
-    pack_weights(packed.unet, smallest=0)
+    assert pack_weights(packed.unet, smallest=0)
     return plain, packed
 
 
@@ -39,7 +40,6 @@ def count_packed(backbone):
     return sum(each is not None and each[1] is not None for each in found)
 
 
-@needs_bfloat16_attention
 def test_the_numbers_are_the_same(backbones):
     """Up to another order of sums in bfloat16, at this size and then at another."""
     plain, packed = backbones
@@ -51,7 +51,6 @@ def test_the_numbers_are_the_same(backbones):
             assert count_packed(packed) > 20
 
 
-@needs_bfloat16_attention
 def test_operations_are_counted(backbones):
     counts = []
     for backbone in backbones:
@@ -62,7 +61,6 @@ def test_operations_are_counted(backbones):
     assert counts[0] == pytest.approx(counts[1], rel=1e-12)
 
 
-@needs_bfloat16_attention
 def test_changed_weights_are_packed_again(backbones):
     with torch.inference_mode():
         before = [run(backbone) for backbone in backbones]
@@ -81,7 +79,6 @@ def scale_weights(backbones, factor):
             backbone.unet.time_embedding.linear_1.weight.mul_(factor)
 
 
-@needs_bfloat16_attention
 def test_a_trained_copy_uses_its_own_weights(backbones):
     plain, packed = backbones
     noisy, t, conditioning = inputs(plain)
@@ -98,7 +95,6 @@ def test_a_trained_copy_uses_its_own_weights(backbones):
             assert torch.equal(found, expected)
 
 
-@needs_bfloat16_attention
 def test_gradients_pass(backbones):
     _, packed = backbones
     with torch.no_grad():

@@ -393,14 +393,15 @@ def test_it_learns_what_its_teacher_says():
             return np.array([known[x.tobytes()] for x in X])
 
     student = make(
-        Levels(), max_epochs=12, batch_size=10, learning_rate=3e-3, milestones=(9,)
+        Levels(), max_epochs=16, batch_size=10, learning_rate=2e-3, milestones=(8, 12)
     )
     student.fit([data.data[i] for i in np.flatnonzero(~test)])
     predicted = student.predict([data.data[i] for i in np.flatnonzero(test)])
     wanted = 10 * data.target[test]
     assert srcc_score(wanted, predicted) > 0.75
     constant = np.abs(wanted - np.median(wanted)).mean()
-    assert np.abs(predicted - wanted).mean() < 0.8 * constant
+    # 12 seeds: 0.36 to 0.73, and SRCC of 0.81 to 0.93.
+    assert np.abs(predicted - wanted).mean() < 0.9 * constant
 
 
 def test_prediction_is_the_network_as_it_was_trained(images, mapping):
