@@ -3,21 +3,34 @@
     python tools/evaluate_learned_videos.py CLIPS runs/videos     # goes on
     python tools/evaluate_learned_videos.py CLIPS runs/videos --table x.csv
     python tools/evaluate_learned_videos.py CLIPS runs/videos --choose --systems DiffVQA
+    python tools/evaluate_learned_videos.py CLIPS runs/videos --curve x.csv --count 12
 
 CLIPS come from `label_videos.py`: contents in motion under faults of timing and of the
 picture, with JOD. Whole contents are held out, in three folds; every system is trained
 on the same rows of a fold, run r in fold k with another seed. The table is that of
 `evaluate_learned.py`, with the SRCC of the clips with faults of one kind, these with
-the undistorted clips. `--ask` has the models of run 0 score the clips of shards that
-nobody was trained on (photographs for tests, camera clips), beside the scorer.
+the undistorted clips. `--curve` asks how much more clips help: the held-out clips of
+fold 0, by models of some of the contents that it trains on. It goes on, too.
 """
 
 import argparse
 import json
+import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-from evaluate_learned import FROZEN, choose, measure, report
+import pandas as pd
+from evaluate_learned import (
+    DRAWS,
+    FROZEN,
+    append,
+    choose,
+    fit,
+    folds_of,
+    measure,
+    report,
+)
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -29,6 +42,8 @@ from diffqa_features import (
     GenzVQARegressor,
     MotionFeatures,
 )
+from diffqa_features.evaluation import bootstrap_interval
+from diffqa_features.metrics import srcc_score
 
 MOTION = "motion + SVR"
 BOTH = "frozen and motion + SVR"
@@ -53,6 +68,7 @@ LEARNED = {
     "GenzVQA": (GenzVQARegressor, GENZVQA),
     "GenzVQA, no modulator": (GenzVQARegressor, {**GENZVQA, "modulator": False}),
 }
+PARTS = (0.25, 0.5, 1.0)  # of the contents to train on
 MEANS = [(BOTH, "DiffVQA"), (BOTH, "DiffVQA", "GenzVQA")]
 
 
@@ -69,11 +85,15 @@ def main():
     parser.add_argument("--runs", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--baseline", default=FROZEN, help="of the differences")
     parser.add_argument("--count", type=int, default=6, help="of shards")
+    parser.add_argument("--curve", type=Path, help="only write this table")
+    parser.add_argument("--parts", type=float, nargs="+", default=PARTS)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     data = read_clips(args.shards, range(args.count))
     if args.choose:
         return choose(data, args, make)
+    if args.curve is not None:
+        return curve(data, args)
     if args.table is None:
         for run in args.runs:
             for name in args.systems:
@@ -97,6 +117,44 @@ def read_clips(shards, numbers):
         references=found["number"],
         parts={"timing": ~damaged, "picture": ~timed},
     )
+
+
+def curve(data, args):
+    """SRCC of fold 0's held-out clips after training on parts of its other contents."""
+    train, held = folds_of(data)[0]
+    contents = np.random.default_rng(0).permutation(np.unique(data.groups[train]))
+    done = args.folder / "curve.jsonl"
+    lines = done.read_text("utf-8").splitlines() if done.exists() else []
+    found = {(line["system"], line["part"]): line for line in map(json.loads, lines)}
+    asked, target = [data.data[i] for i in held], data.target[held]
+    for name, part in product(args.systems, args.parts):
+        if (name, part) in found:
+            continue
+        chosen = contents[: round(part * len(contents))]
+        rows = train[np.isin(data.groups[train], chosen)]
+        start, model = time.process_time(), make(name, 0, args)
+        fit(model, data, rows)
+        line = {"system": name, "part": part, "contents": len(chosen)}
+        line |= {"clips": len(rows), "fit_cpu_s": time.process_time() - start}
+        line["srcc_train"] = srcc_score(
+            data.target[rows], model.predict([data.data[i] for i in rows])
+        )
+        line["predicted"] = model.predict(asked).tolist()
+        append(done, line)
+        found[name, part] = line
+    table = []
+    for line in found.values():
+        predicted = np.array(line.pop("predicted"))
+        values = bootstrap_interval(
+            target, predicted, groups=data.groups[held], n_resamples=DRAWS
+        )
+        line |= dict(zip(("srcc", "srcc_low", "srcc_high"), values))
+        for kind, rows in data.parts.items():
+            line[f"srcc_{kind}"] = srcc_score(target[rows[held]], predicted[rows[held]])
+        table.append(line)
+    table = pd.DataFrame(table).round(3)
+    print(table.to_string(index=False))
+    table.to_csv(args.curve, index=False)
 
 
 def make(name, seed, args):

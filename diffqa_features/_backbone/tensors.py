@@ -88,15 +88,16 @@ def read_tensors(entries: Iterable[TensorEntry]) -> Iterator:
 
 
 def check_finite(value, path: Path | str, name: str) -> None:
-    """Reject a tensor with NaN or infinity: all results would be NaN."""
+    """Reject a tensor that is not finite in float32: all results would be NaN."""
     if not value.is_floating_point() or not value.numel():
         return
     # One pass and no copy; both ends are NaN where any number is.
     lowest, highest = value.aminmax()
-    if not (lowest.isfinite() and highest.isfinite()):
+    if not (lowest.float().isfinite() and highest.float().isfinite()):
         raise OSError(
-            f"{path}: {name!r} holds NaN or infinity. The file is damaged, or its "
-            "training diverged; copy or download it again, or take another."
+            f"{path}: {name!r} holds NaN or infinity, or more than float32 can. The "
+            "file is damaged, or its training diverged; copy or download it again, or "
+            "take another."
         )
 
 

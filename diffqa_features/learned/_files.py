@@ -149,9 +149,6 @@ class SavedModel(BaseEstimator):
         or a folder. Pass these parameters to choose them yourself.
         """
         config, weights = load(folder)
-        for name, value in weights.items():
-            if value.dtype.kind == "f":  # files may be in half or double precision
-                weights[name] = value.astype(np.float32, copy=False)
         if config["estimator"] != cls.__name__:
             raise ValueError(
                 f"'{folder}' holds a {config['estimator']}, not a {cls.__name__}. Load "
@@ -307,10 +304,13 @@ def load(folder):
                 f"{path}: {name!r} is of type {value.dtype}, and weights are floats. "
                 "Dequantize and save them first, or restore the file from a copy."
             )
+        if not counts:  # files may be in half or double precision
+            with np.errstate(over="ignore"):
+                value = weights[name] = value.astype(np.float32, copy=False)
         if not np.isfinite(value).all():
             raise ValueError(
-                f"{path}: {name!r} holds NaN or infinity, and so would every "
-                "prediction. Restore it from a copy, or fit again."
+                f"{path}: {name!r} holds NaN or infinity, or more than float32 can, "
+                "and so would every prediction. Restore it from a copy, or fit again."
             )
     return config, weights
 

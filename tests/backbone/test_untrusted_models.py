@@ -284,12 +284,13 @@ def test_what_is_no_object_is_named(folder, file, content):
 
 
 @pytest.mark.parametrize("file", [UNET, VAE, TEXT])
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e300])
 def test_weights_that_are_not_finite_are_refused_and_nothing_is_stored(
     folder, tmp_path, file, value
 ):
     weights = {k: v.clone() for k, v in load_file(folder / file).items()}
     name = sorted(weights)[5]
+    weights[name] = weights[name].double()
     weights[name].view(-1)[-1] = value
     save_file(weights, folder / file, {"format": "pt"})
     features = DiffusionQAFeatures(
@@ -545,10 +546,12 @@ def test_saved_weights_that_are_not_finite_or_do_not_fit_are_refused(student, sa
     model, _ = student
     weights = {name: value.copy() for name, value in model.weights_.items()}
     name = next(n for n in weights if n.endswith("weight"))
-    weights[name].flat[0] = np.inf
-    rewrite(saved, lambda config: None, weights)
-    with pytest.raises(ValueError, match="holds NaN or infinity"):
-        DistilledStudentRegressor.from_pretrained(saved)
+    for value in (np.inf, 1e300):  # the latter in float32
+        weights[name] = weights[name].astype(np.float64)
+        weights[name].flat[0] = value
+        rewrite(saved, lambda config: None, weights)
+        with pytest.raises(ValueError, match="holds NaN or infinity"):
+            DistilledStudentRegressor.from_pretrained(saved)
     for dtype in (np.int8, np.uint64, np.bool_):
         weights[name] = np.ones_like(model.weights_[name]).astype(dtype)
         rewrite(saved, lambda config: None, weights)
