@@ -88,11 +88,14 @@ GENZVQA = {
 }
 DIFFVQA, NO_CHANGE = "DiffVQA", "without the change branch"
 FEW, CROPS = "2 adjacent frames", "2 adjacent frames, predicted with 20 crops"
+EIGHT, CONTROL = "8 adjacent frames", "with control, 8 adjacent frames"
 ONE, TWENTY = "as drawn, 1 step, 2 faults", "as drawn, 20 steps, 2 faults"
+# What a variant is compared with, where it is not DiffVQA as it is.
+PLAIN = {TWENTY: ONE, CROPS: FEW, CONTROL: EIGHT}
 CHAIN = ("x264", "gaussian_blur")  # what 20 steps are compared on
 CHANGES = {
     DIFFVQA: {},
-    "8 adjacent frames": {"max_frames": 8, "burst_length": 8},
+    EIGHT: {"max_frames": 8, "burst_length": 8},
     "8 spread frames": {"max_frames": 8, "frames": "spread"},
     "two bursts of 8 frames": {"max_frames": 16, "burst_length": 8},
     "representation of the paper": {"representation": "paper"},
@@ -102,9 +105,7 @@ CHANGES = {
     "resized view only": {"views": "resize"},
     "crops only": {"views": "crop"},
     "with Mamba": MAMBA,
-    "with control, 8 adjacent frames": {
-        "control": True, "max_frames": 8, "burst_length": 8
-    },
+    CONTROL: {"control": True, "max_frames": 8, "burst_length": 8},
     FEW: {"max_frames": 2, "burst_length": 2},
     CROPS: {"max_frames": 2, "burst_length": 2},
     ONE: {**AS_DRAWN, "control": True, "max_frames": 3},
@@ -255,8 +256,8 @@ def append(path, lines):
 def summarise(table, data):
     """SRCC of each method, mean over seeds; 95% intervals over contents.
 
-    ``less`` is the SRCC of DiffVQA minus that of the method, on the same folds; for 20
-    steps, that of one step, and for 20 crops, that of one crop.
+    ``less`` is the SRCC of DiffVQA minus that of the method, on the same folds; of some
+    variants (`PLAIN`), that of another one.
     """
     table["family"] = data.distortion[table.row]
     lines = []
@@ -280,7 +281,7 @@ def summarise(table, data):
             "srcc_picture": picture,
             "srcc_timing": timing,
         }
-        full = table[table.method == {TWENTY: ONE, CROPS: FEW}.get(name, DIFFVQA)]
+        full = table[table.method == PLAIN.get(name, DIFFVQA)]
         pairs = [(full[full.seed == seed.seed.iloc[0]], seed) for seed in seeds]
         found = [difference(one, two) for one, two in pairs if len(one) == len(two)]
         if name != DIFFVQA and found:
