@@ -32,21 +32,23 @@ def listed(name):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("out", [(), ("-o", "o.csv")])
-def test_streams_that_are_closed(photos, tmp_path, out):
-    """As of services, and after ``>&- 2>&-``."""
+def test_streams_that_are_closed(photos, tmp_path):
+    """As of services, and after ``>&- 2>&-``; one process, which closes them twice."""
     program = (
-        "import os, sys; os.closerange(0, 3)\n"
-        "sys.stdin = sys.stdout = sys.stderr = None\n"
-        "from diffqa_features.cli import main\n"
-        f"code = main(['score', 'photos/a.png', *{out}])\n"
-        "open('code.txt', 'w').write(f'{code} {os.open(os.devnull, os.O_RDONLY)}')\n"
+        "import os, sys\n"
+        "for out in (), ('-o', 'o.csv'):\n"
+        "    os.closerange(0, 3)\n"
+        "    sys.stdin = sys.stdout = sys.stderr = None\n"
+        "    from diffqa_features.cli import main\n"
+        "    code = main(['score', 'photos/a.png', *out])\n"
+        "    descriptor = os.open(os.devnull, os.O_RDONLY)\n"
+        "    open(f'code{len(out)}.txt', 'w').write(f'{code} {descriptor}')\n"
     )
     python("-c", program).wait()
-    code, descriptor = Path("code.txt").read_text().split()
-    assert code == "0" and int(descriptor) > 2
-    if out:
-        assert pd.read_csv("o.csv")["path"].tolist() == ["photos/a.png"]
+    for file in ("code0.txt", "code2.txt"):
+        code, descriptor = Path(file).read_text().split()
+        assert code == "0" and int(descriptor) > 2
+    assert pd.read_csv("o.csv")["path"].tolist() == ["photos/a.png"]
 
 
 def test_a_name_is_one_line_whatever_is_in_it(photos, run):

@@ -169,12 +169,14 @@ def test_grid_search_costs_one_pass_per_row_timestep_and_prompt(
     features.set_params(
         memory=str(tmp_path), kinds=("alignment", "query", "hidden", "error")
     )
-    grid = {
-        "f__timesteps": [(5,), (60,), (5, 200)],
-        "f__blocks": ["down*", "all", ["mid.0", "up1.*"]],
-        "f__pooling": [("mean",), ("std", "max")],
-        "svr__C": [0.1, 10.0],
-    }
+    grid = [
+        {
+            "f__timesteps": [(5,), (60,), (5, 200)],
+            "f__blocks": ["down*", "all", ["mid.0", "up1.*"]],
+            "f__pooling": [("mean",), ("std", "max")],
+        },
+        {"f__timesteps": [(60,)], "svr__C": [0.1, 10.0]},
+    ]
     search = GridSearchCV(Pipeline([("f", features), ("svr", SVR())]), grid, cv=2)
     with counting(small_folder) as count:
         search.fit(images, target)
