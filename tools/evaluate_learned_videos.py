@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from evaluate_learned import (
-    DRAWS,
     FROZEN,
     append,
     choose,
     fit,
     folds_of,
     measure,
+    measures,
     report,
 )
 from sklearn.pipeline import FeatureUnion, make_pipeline
@@ -42,7 +42,6 @@ from diffqa_features import (
     GenzVQARegressor,
     MotionFeatures,
 )
-from diffqa_features.evaluation import bootstrap_interval
 from diffqa_features.metrics import srcc_score
 
 MOTION = "motion + SVR"
@@ -126,7 +125,13 @@ def curve(data, args):
     done = args.folder / "curve.jsonl"
     lines = done.read_text("utf-8").splitlines() if done.exists() else []
     found = {(line["system"], line["part"]): line for line in map(json.loads, lines)}
-    asked, target = [data.data[i] for i in held], data.target[held]
+    asked = Bunch(
+        data=[data.data[i] for i in held],
+        target=data.target[held],
+        groups=data.groups[held],
+        references=data.references[held],
+        parts={kind: rows[held] for kind, rows in data.parts.items()},
+    )
     for name, part in product(args.systems, args.parts):
         if (name, part) in found:
             continue
@@ -139,19 +144,13 @@ def curve(data, args):
         line["srcc_train"] = srcc_score(
             data.target[rows], model.predict([data.data[i] for i in rows])
         )
-        line["predicted"] = model.predict(asked).tolist()
+        line["predicted"] = model.predict(asked.data).tolist()
         append(done, line)
         found[name, part] = line
-    table = []
-    for line in found.values():
-        predicted = np.array(line.pop("predicted"))
-        values = bootstrap_interval(
-            target, predicted, groups=data.groups[held], n_resamples=DRAWS
-        )
-        line |= dict(zip(("srcc", "srcc_low", "srcc_high"), values))
-        for kind, rows in data.parts.items():
-            line[f"srcc_{kind}"] = srcc_score(target[rows[held]], predicted[rows[held]])
-        table.append(line)
+    table = [
+        line | measures(np.array(line.pop("predicted")), asked)
+        for line in found.values()
+    ]
     table = pd.DataFrame(table).round(3)
     print(table.to_string(index=False))
     table.to_csv(args.curve, index=False)

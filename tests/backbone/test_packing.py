@@ -13,10 +13,13 @@ from diffqa_features._backbone.packing import pack_weights
 from diffqa_features.evaluation._meters import CostMeter
 
 CPU = torch.device("cpu")
-pytestmark = [needs_bfloat16_attention, needs_bfloat16_kernels]
+PACKED = [
+    pytest.param(name, marks=[needs_bfloat16_attention, needs_bfloat16_kernels])
+    for name in ("sd2", "odd")
+]
 
 
-@pytest.fixture(scope="module", params=["sd2", "odd"])
+@pytest.fixture(scope="module", params=PACKED)
 def backbones(request, model_folders):
     """Two of the same weights; the second is packed. Tests undo what they change."""
     info = describe_backbone(model_folders[request.param])

@@ -74,7 +74,7 @@ class TestDrawChain:
         for family in FAMILIES:
             lowest = min(
                 s
-                for seed in range(60)
+                for seed in range(400)
                 for name, s in draw_chain(rng(seed), 0.0, [family, "jpeg"])
                 if name == family
             )

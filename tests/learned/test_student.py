@@ -401,7 +401,7 @@ def test_it_learns_what_its_teacher_says():
     assert srcc_score(wanted, predicted) > 0.75
     constant = np.abs(wanted - np.median(wanted)).mean()
     # 12 seeds: 0.36 to 0.73, and SRCC of 0.81 to 0.93.
-    assert np.abs(predicted - wanted).mean() < 0.9 * constant
+    assert np.abs(predicted - wanted).mean() < 0.8 * constant
 
 
 def test_prediction_is_the_network_as_it_was_trained(images, mapping):
