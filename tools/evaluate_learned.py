@@ -17,7 +17,7 @@ columns with a support vector machine, paired. `--ask` has the models of the fol
 the pictures of a folder, and writes one CSV per system; nothing is chosen by it.
 `--blocks` scores the held-out rows by some blocks of the trained GenzIQA of run 0.
 
-Ablations of GenzIQA and DP-IQA are systems here, named by what is changed;
+Ablations of GenzIQA, DP-IQA and its student are systems here, named by what is changed;
 `--ablations` compares those that were run with the system as it is, on run 0.
 """
 
@@ -78,6 +78,13 @@ DPIQA = {
     "DP-IQA, frozen UNet": {"train_unet": False},
     "DP-IQA, flips": {"augmentation": "flips"},
     "DP-IQA, pixels in [0, 1]": {"normalization": "unit"},
+}
+DISTILLED = {
+    "student of DP-IQA": {},
+    "student of DP-IQA, no truth": {"target": "teacher"},
+    "student of DP-IQA, no scores": {"target": "truth"},
+    "student of DP-IQA, no maps": {"map_weight": 0.0},
+    "student of DP-IQA, no teacher": {"target": "truth", "map_weight": 0.0},
 }
 BLOCKS = ("down", "mid", "up1", "up2", "up3")
 STAGES = {
@@ -179,15 +186,18 @@ def make(name, seed, args):
     if name == SCORER:
         return None
     shared |= {"random_state": seed, "memory": store, **args.set}
+    student = {"network": "tiny", "target": "both", "flip": True, "learning_rate": 2e-3}
     if name == STUDENT:
-        return DistilledStudentRegressor(
-            frozen, network="tiny", target="both", flip=True, learning_rate=2e-3,
-            **shared,
-        )  # fmt: skip
+        return DistilledStudentRegressor(frozen, **student, **shared)
     if name in GENZIQA:
         common = {"normalization": "vae", "n_timesteps": 2}
         return GenzIQARegressor(**{**common, **shared, **GENZIQA[name]})
     common = {"scenes": ["photo"], "checkpoint_dir": args.folder}
+    if name in DISTILLED:  # of the DP-IQA that is measured here, from its checkpoint
+        teacher = DPIQARegressor(**common, **shared)
+        return DistilledStudentRegressor(
+            teacher, **{**student, **shared, **DISTILLED[name]}
+        )
     if name in STAGES:
         model = DPIQARegressor(**{**common, **shared, **STAGES[name]}, columns="stages")
         return make_pipeline(model, StandardScaler(), SVR())
@@ -336,7 +346,7 @@ def ablations(data, args):
     """Each variant, and what it has more than the system that it is a variant of."""
     whole, seconds = whole_runs(runs_in(args.folder), data)
     lines = []
-    for variants in (GENZIQA, DPIQA):
+    for variants in (GENZIQA, DPIQA, DISTILLED):
         names = [name for name in variants if 0 in whole.get(name, {})]
         system = next(iter(variants))
         for name in names:

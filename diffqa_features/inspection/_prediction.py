@@ -20,6 +20,19 @@ _N_PARAMETERS = {"logistic4": 4, "logistic5": 5}
 _HEIGHT, _LINE = 3.2, 0.15  # inches: of the figure, and of a line of its legend
 _FAR = 3.0  # robust standard deviations
 _MAD_TO_STD = 1.4826  # of a normal distribution
+# Where the number of a ring may stand: inwards first, outwards last.
+_AROUND = np.array(
+    [
+        [1, 0],
+        [0.7, 0.7],
+        [0.7, -0.7],
+        [0, 1],
+        [0, -1],
+        [-0.7, 0.7],
+        [-0.7, -0.7],
+        [-1, 0],
+    ]
+)
 
 
 class PredictionDisplay:
@@ -207,15 +220,15 @@ class PredictionDisplay:
             if self.outlier_rule is None
             else [self.ax_.scatter([], [], label=self.outlier_rule, **ring)]
         )
-        middle = np.mean(self.ax_.get_xlim())
-        for number, row in enumerate(rows, start=1):
-            side = -1 if x[row] > middle else 1  # towards the middle: never clipped
+        points = np.c_[x[rows], self.y_pred[rows]]
+        offsets = self._offsets(points, size**0.5, text)
+        for number, (row, point, offset) in enumerate(zip(rows, points, offsets), 1):
             self.ax_.annotate(
                 str(number),
-                (x[row], self.y_pred[row]),
-                (side * (2 + size**0.5), 0),
+                point,
+                offset,
                 textcoords="offset points",
-                ha="left" if side > 0 else "right",
+                ha="center",
                 va="center",
                 fontsize=text,
             )
@@ -227,6 +240,29 @@ class PredictionDisplay:
             more = f"and {len(rows) - n_named} more"
             handles.append(self.ax_.scatter([], [], label=more, **blank))
         return handles
+
+    def _offsets(self, points, radius, text):
+        """Where each ring's number stands, in points from its middle.
+
+        Beside it towards the middle of the axes, or else where no other number or ring
+        is, or where these are farthest.
+        """
+        import matplotlib as mpl
+
+        text = text or mpl.rcParams["font.size"]
+        sides = np.where(points[:, :1] > np.mean(self.ax_.get_xlim()), -1, 1)
+        scale = 72 / self.figure_.dpi
+        points = scale * self.ax_.transData.transform(points)
+        placed, offsets = points, []
+        for i, (point, side) in enumerate(zip(points, sides)):
+            options = (2 + radius + text / 2) * _AROUND * [side[0], 1]
+            others = np.delete(placed, i, 0)
+            apart = np.linalg.norm((point + options)[:, None] - others, axis=2)
+            apart = apart.min(1, initial=np.inf)
+            free = np.flatnonzero(apart > text + radius / 2)
+            offsets.append(options[free[0] if len(free) else apart.argmax()])
+            placed = np.vstack([placed, point + offsets[-1]])
+        return offsets
 
     @classmethod
     def from_estimator(cls, estimator, X, y, **more):

@@ -220,6 +220,21 @@ class TestPredictionDisplay:
             "off by more than\ntwo standard errors", "1: row 7",
         ]  # fmt: skip
 
+    def test_numbers_of_neighbours_stand_apart(self):
+        y_true = np.tile(np.arange(4.0), 20)
+        y_pred = y_true.copy()
+        y_pred[[3, 7, 11, 15, 19]] -= [2, 2.05, 2.1, 2.15, 2.2]
+        y_pred[[0, 4]] += [1.5, 1.55]
+        display = PredictionDisplay.from_predictions(y_true, y_pred)
+        display.figure_.canvas.draw()
+        boxes = [text.get_window_extent() for text in display.ax_.texts]
+        assert len(boxes) == 7
+        for i, box in enumerate(boxes):
+            assert box.count_overlaps(boxes[:i]) == 0
+            # Towards the middle where there is room, and never beyond the figure.
+            x0, y0, x1, y1 = display.figure_.bbox.extents
+            assert x0 <= box.x0 and box.x1 <= x1 and y0 <= box.y0 and box.y1 <= y1
+
     def test_exact_predictions_have_no_outliers(self):
         y = np.linspace(0, 1, 20)
         display = PredictionDisplay.from_predictions(y, y + 1e-15)
