@@ -4,13 +4,15 @@
     python tools/evaluate_learned_videos.py CLIPS runs/videos --table x.csv
     python tools/evaluate_learned_videos.py CLIPS runs/videos --choose --systems DiffVQA
     python tools/evaluate_learned_videos.py CLIPS runs/videos --curve x.csv --count 12
+    python tools/evaluate_learned_videos.py CLIPS runs/videos --curve x.csv --ask 950
 
 CLIPS come from `label_videos.py`: contents in motion under faults of timing and of the
 picture, with JOD. Whole contents are held out, in three folds; every system is trained
 on the same rows of a fold, run r in fold k with another seed. The table is that of
 `evaluate_learned.py`, with the SRCC of the clips with faults of one kind, these with
 the undistorted clips. `--curve` asks how much more clips help: the held-out clips of
-fold 0, by models of some of the contents that it trains on. It goes on, too.
+fold 0, by models of some of the contents that it trains on, or, with `--ask`, the clips
+of other shards, by models of some of all contents. It goes on, too.
 """
 
 import argparse
@@ -86,6 +88,7 @@ def main():
     parser.add_argument("--count", type=int, default=6, help="of shards")
     parser.add_argument("--curve", type=Path, help="only write this table")
     parser.add_argument("--parts", type=float, nargs="+", default=PARTS)
+    parser.add_argument("--ask", type=int, nargs="+", help="of --curve: these shards")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     data = read_clips(args.shards, range(args.count))
@@ -119,19 +122,23 @@ def read_clips(shards, numbers):
 
 
 def curve(data, args):
-    """SRCC of fold 0's held-out clips after training on parts of its other contents."""
-    train, held = folds_of(data)[0]
+    """SRCC of held-out clips after training on parts of the other contents."""
+    if args.ask is None:
+        train, held = folds_of(data)[0]
+        asked = Bunch(
+            data=[data.data[i] for i in held],
+            target=data.target[held],
+            groups=data.groups[held],
+            references=data.references[held],
+            parts={kind: rows[held] for kind, rows in data.parts.items()},
+        )
+    else:
+        train, asked = np.arange(len(data.target)), read_clips(args.shards, args.ask)
     contents = np.random.default_rng(0).permutation(np.unique(data.groups[train]))
     done = args.folder / "curve.jsonl"
     lines = done.read_text("utf-8").splitlines() if done.exists() else []
-    found = {(line["system"], line["part"]): line for line in map(json.loads, lines)}
-    asked = Bunch(
-        data=[data.data[i] for i in held],
-        target=data.target[held],
-        groups=data.groups[held],
-        references=data.references[held],
-        parts={kind: rows[held] for kind, rows in data.parts.items()},
-    )
+    lines = [line for line in map(json.loads, lines) if line["ask"] == args.ask]
+    found = {(line["system"], line["part"]): line for line in lines}
     for name, part in product(args.systems, args.parts):
         if (name, part) in found:
             continue
@@ -139,7 +146,7 @@ def curve(data, args):
         rows = train[np.isin(data.groups[train], chosen)]
         start, model = time.process_time(), make(name, 0, args)
         fit(model, data, rows)
-        line = {"system": name, "part": part, "contents": len(chosen)}
+        line = {"system": name, "part": part, "ask": args.ask, "contents": len(chosen)}
         line |= {"clips": len(rows), "fit_cpu_s": time.process_time() - start}
         line["srcc_train"] = srcc_score(
             data.target[rows], model.predict([data.data[i] for i in rows])
@@ -151,7 +158,7 @@ def curve(data, args):
         line | measures(np.array(line.pop("predicted")), asked)
         for line in found.values()
     ]
-    table = pd.DataFrame(table).round(3)
+    table = pd.DataFrame(table).drop(columns="ask").round(3)
     print(table.to_string(index=False))
     table.to_csv(args.curve, index=False)
 
