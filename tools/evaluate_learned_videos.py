@@ -158,7 +158,9 @@ def curve(data, args):
         line | measures(np.array(line.pop("predicted")), asked)
         for line in found.values()
     ]
-    table = pd.DataFrame(table).drop(columns="ask").round(3)
+    columns = ["system", "contents", "clips", "srcc_train", "srcc", "srcc_low"]
+    columns += ["srcc_high", "srcc_timing", "srcc_picture", "fit_cpu_s"]
+    table = pd.DataFrame(table)[columns].round(3)
     print(table.to_string(index=False))
     table.to_csv(args.curve, index=False)
 
