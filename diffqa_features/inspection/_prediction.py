@@ -21,18 +21,9 @@ _HEIGHT, _LINE = 3.2, 0.15  # inches: of the figure, and of a line of its legend
 _FAR = 3.0  # robust standard deviations
 _MAD_TO_STD = 1.4826  # of a normal distribution
 # Where the number of a ring may stand: inwards first, outwards last.
-_AROUND = np.array(
-    [
-        [1, 0],
-        [0.7, 0.7],
-        [0.7, -0.7],
-        [0, 1],
-        [0, -1],
-        [-0.7, 0.7],
-        [-0.7, -0.7],
-        [-1, 0],
-    ]
-)
+_AROUND = np.array([
+    [1, 0], [0.7, 0.7], [0.7, -0.7], [0, 1], [0, -1], [-0.7, 0.7], [-0.7, -0.7], [-1, 0]
+])  # fmt: skip
 
 
 class PredictionDisplay:

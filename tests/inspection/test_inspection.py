@@ -231,8 +231,7 @@ class TestPredictionDisplay:
         assert len(boxes) == 7
         for i, box in enumerate(boxes):
             assert box.count_overlaps(boxes[:i]) == 0
-            # Towards the middle where there is room, and never beyond the figure.
-            x0, y0, x1, y1 = display.figure_.bbox.extents
+            x0, y0, x1, y1 = display.figure_.bbox.extents  # nor beyond the figure
             assert x0 <= box.x0 and box.x1 <= x1 and y0 <= box.y0 and box.y1 <= y1
 
     def test_exact_predictions_have_no_outliers(self):
