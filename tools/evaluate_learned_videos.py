@@ -137,7 +137,7 @@ def curve(data, args):
     contents = np.random.default_rng(0).permutation(np.unique(data.groups[train]))
     done = args.folder / "curve.jsonl"
     lines = done.read_text("utf-8").splitlines() if done.exists() else []
-    lines = [line for line in map(json.loads, lines) if line["ask"] == args.ask]
+    lines = [line for line in map(json.loads, lines) if line.get("ask") == args.ask]
     found = {(line["system"], line["part"]): line for line in lines}
     for name, part in product(args.systems, args.parts):
         if (name, part) in found:
